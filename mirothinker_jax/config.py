@@ -1,0 +1,390 @@
+"""Every setting of a run: frozen dataclasses, one per owner, each of which validates itself.
+
+A config file returns `default()` (an ml_collections ConfigDict of the tree below) with some values
+changed; `flags.py` applies `--config.key=value` and calls `build` (config_tree.py). Nothing here imports
+jax, so that a mistyped key is reported before the seconds that jax takes to start. The comment at a field is
+what `--help` says about it.
+
+Sizes carry their unit in the name: `_tokens`, `_s`, `_chars`, `_rows`; a *row* is one packed sequence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from mirothinker_jax.config_tree import ConfigError as ConfigError
+from mirothinker_jax.config_tree import build as build
+from mirothinker_jax.config_tree import check as check
+
+MESH_AXES = ("data", "fsdp", "context", "tensor", "expert")
+STAGES = ("sft", "dpo", "grpo")
+
+
+def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    check(value in choices, f"{key} is {value!r}; choose one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices per mesh axis; one axis may be -1: whatever the others leave."""
+
+    data: int = 1  # replicas of the parameters; each takes other rows
+    fsdp: int = -1  # parameters are split, and so are the rows
+    context: int = 1  # a row's tokens are split
+    tensor: int = 1  # heads and the feed-forward size are split
+    expert: int = 1  # experts are split
+
+    def __post_init__(self):
+        sizes = dataclasses.asdict(self)
+        for axis, size in sizes.items():
+            check(size == -1 or size >= 1, f"{axis} is {size}; give ≥ 1, or -1 for the devices that are left")
+        rest = [f"mesh.{axis}" for axis, size in sizes.items() if size == -1]
+        check(
+            len(rest) <= 1, f"{' and '.join(rest)} are all -1; only one axis may take the rest of the devices"
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A Qwen3 or Qwen2.5 decoder (arXiv 2505.09388, 2412.15115)."""
+
+    vocab_size: int = 0  # 0: the tokenizer's
+    hidden: int = 128  # size of the residual stream
+    layers: int = 2  # decoder blocks
+    heads: int = 4  # query heads
+    kv_heads: int = 2  # key/value heads, each shared by heads / kv_heads query heads
+    head_dim: int = 32  # size of a head
+    ffn: int = 384  # inner size of the feed-forward block
+    rope_theta: float = 1e6  # base of the rotary embedding
+    norm_eps: float = 1e-6  # added to the mean square in RMSNorm
+    qk_norm: bool = True  # Qwen3
+    qkv_bias: bool = False  # Qwen2.5
+    tied_head: bool = True  # the output matrix is the embedding, transposed
+    init_from: str = ""  # run folder, or stage folder, whose newest checkpoint holds the first parameters
+    param_dtype: str = "float32"  # of the stored parameters: float32 or bfloat16
+    compute_dtype: str = "float32"  # of matrix products and activations: float32 or bfloat16
+    # Recomputed in the backward pass: none, full, or all but matrix products and attention (dots).
+    remat: str = "full"
+
+    def __post_init__(self):
+        for key in ("hidden", "layers", "heads", "kv_heads", "head_dim", "ffn"):
+            check(getattr(self, key) >= 1, f"model.{key} is {getattr(self, key)}; it must be ≥ 1")
+        check(self.vocab_size >= 0, f"model.vocab_size is {self.vocab_size}; give 0 to use the tokenizer's")
+        check(
+            self.heads % self.kv_heads == 0,
+            f"model.heads ({self.heads}) must be a multiple of model.kv_heads ({self.kv_heads})",
+        )
+        check(self.head_dim % 2 == 0, f"model.head_dim is {self.head_dim}; rotary embedding needs it even")
+        _one_of("model.param_dtype", self.param_dtype, ("float32", "bfloat16"))
+        _one_of("model.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
+        _one_of("model.remat", self.remat, ("none", "full", "dots"))
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """`path` names a sentencepiece model; empty: one is trained on the run's own corpus."""
+
+    path: str = ""  # a sentencepiece *.model; empty: trained by the run
+    vocab_size: int = 512  # of the one that is trained; fewer if the corpus is small
+    # Strings that are always one token, besides the control tokens and the call tags (data/tokenizer.py).
+    symbols: tuple[str, ...] = ()
+    # Spaces end pieces ("San " + "Jose") instead of beginning them: a name has the same pieces after a space
+    # as after a quote or a bracket, which is what a tiny model needs to copy it.
+    space_suffix: bool = False
+
+    def __post_init__(self):
+        check(self.vocab_size >= 300, f"tokenizer.vocab_size is {self.vocab_size}; bytes alone need 300")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where SFT conversations come from. Empty `path`: the scripted expert of the embedded world."""
+
+    path: str = ""  # *.jsonl, *.arrayrecord (globs and commas), or tfds:NAME/SPLIT
+    # Independent packed streams; a batch takes the same number of rows from each, so what is in a batch
+    # does not depend on how many processes load it. Must be a multiple of the process count.
+    shards: int = 4
+    shuffle: bool = True  # a new order in each epoch, drawn from the seed
+    open_bins: int = 16  # rows that first-fit keeps open at once, per shard
+    read_threads: int = 4  # 0: read in the training thread
+
+    def __post_init__(self):
+        check(self.shards >= 1, f"data.shards is {self.shards}; it must be ≥ 1")
+        check(self.open_bins >= 1, f"data.open_bins is {self.open_bins}; it must be ≥ 1")
+        check(self.read_threads >= 0, f"data.read_threads is {self.read_threads}; it must be ≥ 0")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up, a schedule and global-norm clipping (optax)."""
+
+    learning_rate: float = 1e-3  # the peak, after warm-up
+    schedule: str = "cosine"  # cosine, linear or constant, from the peak on
+    warmup_fraction: float = 0.1  # of the steps, from 0 up to the peak
+    final_fraction: float = 0.1  # of the peak learning rate, at the last step
+    weight_decay: float = 0.1  # decoupled, as in AdamW
+    b1: float = 0.9  # decay of the gradient's average
+    b2: float = 0.95  # decay of the squared gradient's average
+    eps: float = 1e-8  # added to the root in AdamW's denominator
+    clip_norm: float = 1.0  # largest global norm of a gradient
+
+    def __post_init__(self):
+        check(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be > 0")
+        _one_of("schedule", self.schedule, ("cosine", "linear", "constant"))
+        check(0 <= self.warmup_fraction < 1, f"warmup_fraction is {self.warmup_fraction}; give 0 ≤ x < 1")
+        check(self.clip_norm > 0, f"clip_norm is {self.clip_norm}; it must be > 0 (a large value: no clip)")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One run of the training loop. A step sees `rows` rows, `micro_rows` at a time (gradients add up)."""
+
+    steps: int = 100  # optimizer updates
+    rows: int = 8  # per step, over all devices
+    micro_rows: int = 8  # of them at a time, over all devices
+    row_tokens: int = 512  # length of a packed row
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    checkpoint_every: int = 50  # steps between checkpoints
+    keep_checkpoints: int = 2  # how many of the newest stay on disk
+    log_every: int = 10  # steps between lines of metrics
+
+    def __post_init__(self):
+        for key in ("steps", "rows", "micro_rows", "row_tokens", "checkpoint_every", "keep_checkpoints"):
+            check(getattr(self, key) >= 1, f"training.{key} is {getattr(self, key)}; it must be ≥ 1")
+        check(self.log_every >= 1, f"training.log_every is {self.log_every}; it must be ≥ 1")
+        check(
+            self.rows % self.micro_rows == 0,
+            f"training.rows ({self.rows}) must be a multiple of training.micro_rows ({self.micro_rows})",
+        )
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    expert_episodes: int = 2000  # scripted episodes, where data.path is empty
+    expert_max_hops: int = 2  # the expert shows questions up to this depth only
+    expert_mistake_rate: float = 0.15  # chance per turn that the expert errs and then recovers
+
+    def __post_init__(self):
+        check(self.expert_episodes >= 1, f"sft.expert_episodes is {self.expert_episodes}; it must be ≥ 1")
+        check(
+            0 <= self.expert_mistake_rate <= 1,
+            f"sft.expert_mistake_rate is {self.expert_mistake_rate}; give 0 ≤ x ≤ 1",
+        )
+
+
+@dataclass(frozen=True)
+class DPOConfig:
+    """Rafailov et al. (arXiv 2305.18290) on summed log-probs, + sft_coef · SFT on the chosen one."""
+
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    beta: float = 0.1  # β: how far the policy may move from the SFT model
+    sft_coef: float = 0.1  # λ: weight of the SFT loss on the chosen sequence
+    questions: int = 200  # questions that pairs are sampled for
+    samples: int = 8  # episodes per question; correct against wrong makes pairs
+    pairs_per_question: int = 2  # the most that one question gives
+    pairs_per_row: int = 4  # the most pairs that one row may hold
+
+    def __post_init__(self):
+        check(self.beta > 0, f"dpo.beta is {self.beta}; it must be > 0")
+        check(self.sft_coef >= 0, f"dpo.sft_coef is {self.sft_coef}; it must be ≥ 0")
+        check(self.samples >= 2, f"dpo.samples is {self.samples}; a pair needs two episodes")
+        check(self.pairs_per_row >= 1, f"dpo.pairs_per_row is {self.pairs_per_row}; it must be ≥ 1")
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """Group-relative policy optimisation; the defaults are the MiroThinker paper's (arXiv 2511.11793)."""
+
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    question_pool: int = 1000  # different training questions, walked through in shuffled epochs
+    questions: int = 32  # per step
+    group: int = 8  # episodes per question
+    correct_coef: float = 1.0  # α_c of the reward
+    format_coef: float = 0.1  # α_f: subtracted for a format violation
+    advantage: str = "mean"  # mean: R − mean(R); std: also divided by the group's std; rloo: leave-one-out
+    loss: str = "reinforce"  # reinforce: A·log π; clip: PPO's clipped ratio against the sampler
+    clip_low: float = 0.2  # the ratio stays above 1 − this (loss = clip)
+    clip_high: float = 0.28  # and below 1 + this
+    aggregate: str = "token-mean"  # how the tokens' losses are averaged
+    kl_coef: float = 0.0  # β
+    kl: str = "k2"  # estimator of the KL term
+    sampler_correction: str = "none"  # tis: truncated importance sampling; icepop: masked
+    correction_low: float = 0.5  # icepop: ratios below it are masked
+    correction_high: float = 2.0  # tis: ratios are cut to it; icepop: masked above it
+
+    def __post_init__(self):
+        check(self.group >= 2, f"grpo.group is {self.group}; a group advantage needs at least 2 episodes")
+        check(self.questions >= 1, f"grpo.questions is {self.questions}; it must be ≥ 1")
+        check(self.kl_coef >= 0, f"grpo.kl_coef is {self.kl_coef}; it must be ≥ 0")
+        _one_of("grpo.advantage", self.advantage, ("mean", "std", "rloo"))
+        _one_of("grpo.loss", self.loss, ("reinforce", "clip"))
+        _one_of(
+            "grpo.aggregate",
+            self.aggregate,
+            ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean"),
+        )
+        # k1 as a loss has zero expected gradient, plain k3 that of the reverse KL (objectives/grpo.py).
+        _one_of("grpo.kl", self.kl, ("k2", "k3-ratio"))
+        _one_of("grpo.sampler_correction", self.sampler_correction, ("none", "tis", "icepop"))
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """The embedded web: real facts, real HTTP on loopback, and the noise of a real web."""
+
+    sources: tuple[str, ...] = ("airports", "countries")  # kinds of entities: airports, countries
+    max_entities: int = 0  # 0: all
+    attributes: tuple[str, ...] = ()  # what questions ask for (city, elevation, icao, capital, …); empty: all
+    max_hops: int = 6  # deepest question
+    heldout_fraction: float = 0.3  # of the entity neighbourhoods that no training question touches
+    wrong_first_hit: float = 0.2  # chance that a search shows a wrong page first
+    dead_link: float = 0.03  # share of pages whose link is dead (404); a mirror is found by search
+    failing_call: float = 0.03  # chance that a request answers 503
+    slow_call: float = 0.01  # chance that a request takes slow_s
+    slow_s: float = 0.5  # seconds that a slow request takes
+    port: int = 0  # 0: any free one
+
+    def __post_init__(self):
+        for source in self.sources:
+            _one_of("world.sources", source, ("airports", "countries"))
+        check(bool(self.sources), "world.sources is empty; give at least one of airports, countries")
+        for key in ("heldout_fraction", "wrong_first_hit", "dead_link", "failing_call", "slow_call"):
+            check(0 <= getattr(self, key) <= 1, f"world.{key} is {getattr(self, key)}; give 0 ≤ x ≤ 1")
+        check(self.max_hops >= 0, f"world.max_hops is {self.max_hops}; it must be ≥ 0")
+
+
+@dataclass(frozen=True)
+class ToolsConfig:
+    """What the agent may call, and the limits every call runs under."""
+
+    names: tuple[str, ...] = (
+        "google_search",
+        "scrape_and_extract_info",
+        "run_python_code",
+    )  # tools that the model sees
+    deadline_s: float = 30.0  # seconds a call may take
+    output_tokens: int = 2048  # a longer result is cut, and says so
+    concurrency: int = 16  # calls running at once
+    search_url: str = ""  # a Serper-shaped endpoint; empty: the embedded world's
+    search_key_env: str = "SERPER_API_KEY"  # environment variable that holds the key
+    search_results: int = 10  # hits of a search, at most
+    snippet_chars: int = 200  # of each hit; 0: none
+    scrape_lines: int = 5  # lines kept by the extractor
+    cache: bool = True  # answer a repeated, successful, side-effect-free call from memory
+    unsafe_sandbox: bool = False  # allow run_python_code without bubblewrap (no isolation!)
+
+    def __post_init__(self):
+        for name in self.names:
+            _one_of("tools.names", name, ("google_search", "scrape_and_extract_info", "run_python_code"))
+        check(self.deadline_s > 0, f"tools.deadline_s is {self.deadline_s}; it must be > 0")
+        check(self.output_tokens >= 8, f"tools.output_tokens is {self.output_tokens}; it must be ≥ 8")
+        check(self.concurrency >= 1, f"tools.concurrency is {self.concurrency}; it must be ≥ 1")
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """The ReAct loop: think → call → observation → … → boxed answer."""
+
+    max_calls: int = 16  # tool calls allowed in an episode; then the final answer is asked for
+    context_tokens: int = 1024  # an episode's most tokens, prompt and tool results included
+    turn_tokens: int = 96  # most new tokens of one assistant turn
+    system_prompt_file: str = ""  # empty: the built-in template
+
+    def __post_init__(self):
+        check(self.max_calls >= 0, f"agent.max_calls is {self.max_calls}; it must be ≥ 0")
+        check(
+            0 < self.turn_tokens < self.context_tokens,
+            f"agent.turn_tokens ({self.turn_tokens}) must be below agent.context_tokens "
+            f"({self.context_tokens})",
+        )
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """The sampler: a KV cache of `slots` episodes, decoded together."""
+
+    slots: int = 64  # episodes in the cache at once
+    prefill_tokens: int = 64  # tokens per sequence and prefill dispatch
+    prefill_slots: int = 32  # sequences per prefill dispatch
+    decode_steps: int = 8  # tokens per decode dispatch
+
+    def __post_init__(self):
+        for key in ("slots", "prefill_tokens", "prefill_slots", "decode_steps"):
+            check(getattr(self, key) >= 1, f"rollout.{key} is {getattr(self, key)}; it must be ≥ 1")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Held-out accuracy after each stage, and against the number of allowed calls."""
+
+    questions: int = 300  # held-out questions per stage; 0: no evaluation
+    budgets: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32)  # allowed calls at which the scaling curve is measured
+    temperature: float = 1.0  # of sampling; 0: greedy
+    top_p: float = 0.95  # nucleus sampling; 1: off
+
+    def __post_init__(self):
+        check(self.questions >= 0, f"evaluation.questions is {self.questions}; it must be ≥ 0")
+        check(all(b >= 0 for b in self.budgets), f"evaluation.budgets is {self.budgets}; give calls ≥ 0")
+        check(self.temperature >= 0, f"evaluation.temperature is {self.temperature}; 0 is greedy")
+        check(0 < self.top_p <= 1, f"evaluation.top_p is {self.top_p}; give 0 < x ≤ 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    run_dir: str = "runs/run"  # everything that the run writes goes here; started again, the run resumes
+    seed: int = 0  # of parameters, data order, the world and sampling
+    stages: tuple[str, ...] = ("sft",)  # some of sft, dpo, grpo, in that order
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    dpo: DPOConfig = field(default_factory=DPOConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    world: WorldConfig = field(default_factory=WorldConfig)
+    tools: ToolsConfig = field(default_factory=ToolsConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    evaluation: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self):
+        check(bool(self.stages), "stages is empty; give some of sft, dpo, grpo")
+        for stage in self.stages:
+            _one_of("stages", stage, STAGES)
+        order = [STAGES.index(s) for s in self.stages]
+        check(
+            order == sorted(set(order)), f"stages is {self.stages}; they run in the order {STAGES}, each once"
+        )
+        for stage in self.stages:
+            training: TrainingConfig = getattr(self, stage).training
+            context = max(1, self.mesh.context)
+            check(
+                training.row_tokens % context == 0,
+                f"{stage}.training.row_tokens ({training.row_tokens}) must be a multiple of "
+                f"mesh.context ({context})",
+            )
+        if "sft" in self.stages:
+            rows = self.sft.training.rows
+            check(
+                rows % self.data.shards == 0,
+                f"sft.training.rows ({rows}) must be a multiple of data.shards ({self.data.shards})",
+            )
+        if "grpo" in self.stages:
+            check(
+                self.grpo.training.row_tokens >= self.agent.context_tokens,
+                f"grpo.training.row_tokens ({self.grpo.training.row_tokens}) must hold an episode: "
+                f"at least agent.context_tokens ({self.agent.context_tokens})",
+            )
+
+
+def default() -> Any:
+    """The whole tree with its defaults, as an ml_collections ConfigDict for a config file to edit.
+
+    It is locked: a config file that sets a key that does not exist fails on that line.
+    """
+    from ml_collections import ConfigDict
+
+    return ConfigDict(dataclasses.asdict(Config())).lock()

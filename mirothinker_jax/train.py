@@ -1,0 +1,49 @@
+"""`python -m mirothinker_jax.train --config FILE [--config.key=value …]`: train, evaluate, report."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+
+from mirothinker_jax.config_tree import ConfigError
+from mirothinker_jax.flags import parse
+
+DESCRIPTION = """Trains a research agent: supervised fine-tuning, DPO and GRPO, as the config's `stages` say.
+
+Everything goes to config.run_dir: metrics, checkpoints, trajectories, summary.json and report.html. The same
+command resumes a run that was stopped, and does nothing where it is complete."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = parse(sys.argv[1:] if argv is None else argv, description=DESCRIPTION)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    for noisy in ("absl", "httpx", "orbax", "jax"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Only now: what is wrong with a config is said without waiting for jax.
+    from mirothinker_jax.data.messages import DataError
+    from mirothinker_jax.parallel.processes import leave_others
+    from mirothinker_jax.pipeline.run import run
+
+    try:
+        summary = run(config)
+    except (ConfigError, DataError) as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        leave_others(2)
+        return 2
+    except Exception:
+        traceback.print_exc()
+        leave_others(1)
+        return 1
+    for stage, accuracy in summary.get("accuracy", {}).items():
+        interval = f"[{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
+        sys.stdout.write(
+            f"{stage}: held-out accuracy {accuracy['mean']:.3f} {interval}, n = {accuracy['n']}\n"
+        )
+    if summary:
+        sys.stdout.write(f"report: {config.run_dir}/report.html\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""The data that every room shares, and THE axis legend. A leaf: it imports jax and numpy only.
+
+Axis legend (every einsum and every shape comment obeys it; an *axis* is of the mesh, a *dim* of an array):
+
+    B  rows of a batch            T  tokens of a row (queries)      S  keys a query may see (a cache, or T)
+    D  hidden size                H  query heads                    K  key/value heads
+    G  query heads per kv head    E  head size                      F  feed-forward size
+    V  vocabulary                 L  layers                         M  micro-batches of a step
+    N  sequences of a row
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+Array = Any  # jax.Array or numpy.ndarray
+
+
+class Spans(NamedTuple):
+    """Which keys each query of a row may see: the spans `[trunk_lo, trunk_hi)` and `[own_lo, own index]`.
+
+    Three int32 arrays [B, T] say it all. A plain causal row has an empty trunk and own_lo = 0. Packed samples
+    have own_lo = the sample's start. Branches that share a prompt see the part of it that lies before them as
+    trunk, and themselves from own_lo on. A padding position has own_lo = its own index: it sees itself alone.
+    (A relative: FlashMask, arXiv 2410.01359.)
+    """
+
+    trunk_lo: Array
+    trunk_hi: Array
+    own_lo: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What a training step sees, whatever the objective. All arrays [B, T] (or [M, B, T] in a step).
+
+    Position t holds input token `tokens[t]` and asks for `targets[t]`, the token that follows it in its
+    sample. `weights[t]` is 0 where that prediction is not trained. Worked example, one sample
+    `<s> user q <e> assistant a <e>` of which `a <e>` is trained:
+
+        tokens     <s>   user  q     <e>   assistant  a    <e>
+        targets    user  q     <e>   asst  a          <e>  0
+        weights    0     0     0     0     1          1    0
+
+    Fields after `spans` belong to some objectives only and are zeros where unused:
+      sequence: index, within the row, of the sequence a position belongs to; −1 for none. DPO puts the
+        chosen sequence of pair i at 2i and the rejected one at 2i + 1.
+      advantages: A of the sequence, repeated on each of its positions (GRPO).
+      sampler_logprobs: log-prob of targets[t] under the distribution it was sampled from (GRPO).
+      ref_logprobs: log-prob of targets[t] under the reference model (DPO; GRPO with a KL term).
+    """
+
+    tokens: Array  # int32
+    targets: Array  # int32
+    weights: Array  # float32
+    positions: Array  # int32, rotary positions: they restart in each sample
+    spans: Spans
+    sequence: Array  # int32
+    advantages: Array  # float32
+    sampler_logprobs: Array  # float32
+    ref_logprobs: Array  # float32
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tokens.shape
+
+    @staticmethod
+    def empty(rows: int, row_tokens: int) -> Batch:
+        """A batch of padding, in numpy: nothing is trained and every position sees itself alone."""
+        shape = (rows, row_tokens)
+        ints = lambda: np.zeros(shape, np.int32)  # noqa: E731
+        floats = lambda: np.zeros(shape, np.float32)  # noqa: E731
+        own = np.broadcast_to(np.arange(row_tokens, dtype=np.int32), shape).copy()
+        return Batch(
+            tokens=ints(),
+            targets=ints(),
+            weights=floats(),
+            positions=ints(),
+            spans=Spans(ints(), ints(), own),
+            sequence=np.full(shape, -1, np.int32),
+            advantages=floats(),
+            sampler_logprobs=floats(),
+            ref_logprobs=floats(),
+        )
+
+
+class LossOutput(NamedTuple):
+    """An objective's answer: the loop divides `total` ONCE by the step's sum of `weight`, over all
+    micro-batches and devices, so packing and sharding cannot change the loss. `metrics` maps a name to
+    (sum, weight) and is averaged in the same way."""
+
+    total: Array
+    weight: Array
+    metrics: dict[str, tuple[Array, Array]]
+
+
+# (logprobs [B, T] of the targets, entropy [B, T], batch) → LossOutput. Pure.
+Objective = Callable[[Array, Array, Batch], LossOutput]
+
+
+class BatchSource(Protocol):
+    """Where the training loop's batches come from: a packed corpus, preference pairs, or fresh rollouts."""
+
+    def next(self, step: int, params: Any) -> tuple[Batch, dict[str, float]]:
+        """This process's share of step's batch, numpy [rows, T], and figures for the log.
+
+        `params` are the current parameters, for sources that sample. The number of rows may change from
+        step to step where the source says so; it is a multiple of the process's share of a micro-batch, and
+        the same on every process.
+        """
+        ...
+
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` needs to go on exactly after the last batch given out; JSON-serialisable."""
+        ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
