@@ -1,0 +1,123 @@
+"""Qwen3 and Qwen2.5 decoders in Flax NNX (arXiv 2505.09388, 2412.15115).
+
+The module holds parameters and shapes only. Outside it, parameters travel as a plain nested dict (what
+`nnx.to_pure_dict` gives), so that steps are ordinary jitted functions over pytrees: `Qwen.merge` makes
+a module of them again at trace time.
+
+Layers are scanned when training (one compiled block, whatever the depth), and unrolled when a cache is
+passed, because a scan would copy the whole cache at every decoded token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import nnx
+
+from mirothinker_jax.config import ModelConfig
+from mirothinker_jax.models.attention import Attention
+from mirothinker_jax.models.layers import RMSNorm, SwiGLU, parameter
+from mirothinker_jax.models.rope import rotation
+from mirothinker_jax.parallel.attend import SAVED, Attend
+from mirothinker_jax.parallel.sharding import constrain
+
+Params = dict[str, Any]
+
+REMAT = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(SAVED),
+    ),
+}
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs, config: ModelConfig):
+        c = config
+        norm = lambda: RMSNorm((c.layers, c.hidden), ("layers", "embed"), c.norm_eps, c.param_dtype)  # noqa: E731
+        self.attention_norm, self.mlp_norm = norm(), norm()
+        self.attention = Attention(rngs, c)
+        self.mlp = SwiGLU(rngs, c.layers, c.hidden, c.ffn, c.param_dtype)
+
+    def __call__(self, x, rotation, attend, layer_cache):
+        mixed, layer_cache = self.attention(self.attention_norm(x), rotation, attend, layer_cache)
+        x = constrain(x + mixed, "batch", "length", "hidden")
+        x = constrain(x + self.mlp(self.mlp_norm(x)), "batch", "length", "hidden")
+        return x, layer_cache
+
+
+class Qwen(nnx.Module):
+    def __init__(self, config: ModelConfig, vocab_size: int, rngs: nnx.Rngs):
+        c = config
+        self.config = c
+        # 0.02: the family's initializer_range; the tied head would otherwise start with huge logits.
+        shape, axes = (vocab_size, c.hidden), ("vocab", "embed")
+        self.embedding = parameter(rngs, shape, axes, c.param_dtype, 0.02)
+        self.blocks = Block(rngs, c)
+        self.norm = RMSNorm((c.hidden,), ("embed",), c.norm_eps, c.param_dtype)
+        self.head = None if c.tied_head else parameter(rngs, shape, axes, c.param_dtype, 0.02)
+
+    def __call__(
+        self, tokens: jax.Array, positions: jax.Array, attend: Attend, cache: list[Any] | None = None
+    ) -> tuple[jax.Array, list[Any] | None]:
+        """Hidden states before the head, [B, T, D] in the compute dtype, and the new cache.
+
+        Args:
+          tokens, positions: int32 [B, T].
+          attend: attention over the row or the cache (parallel.attend).
+          cache: one entry per layer, handed to `attend`; None when training.
+        """
+        dtype = self.config.compute_dtype
+        # Gathered over fsdp before the look-up: rows of a table whose hidden dim is split cannot be resharded cheaply.
+        table = constrain(self.embedding[...].astype(dtype), "vocab", None)
+        x = table.at[tokens].get(mode="clip")
+        x = constrain(x, "batch", "length", "hidden")
+        angles = rotation(positions, self.config.head_dim, self.config.rope_theta)
+        graph, layers = nnx.split(self.blocks)
+
+        if cache is not None:
+            updated = []
+            for i, layer_cache in enumerate(cache):
+                layer = jax.tree.map(lambda p, i=i: p[i], layers)
+                x, layer_cache = nnx.merge(graph, layer)(x, angles, attend, layer_cache)
+                updated.append(layer_cache)
+            return self.norm(x), updated
+
+        def block(x, layer):
+            return nnx.merge(graph, layer)(x, angles, attend, None)[0], None
+
+        if self.config.remat != "none":
+            block = jax.checkpoint(block, policy=REMAT[self.config.remat], prevent_cse=False)
+        x, _ = jax.lax.scan(block, x, layers)
+        return self.norm(x), None
+
+    @property
+    def head_weight(self) -> jax.Array:
+        """[V, D]."""
+        return (self.embedding if self.head is None else self.head)[...]
+
+    @staticmethod
+    def structure(config: ModelConfig, vocab_size: int) -> tuple[nnx.GraphDef, Params, Params]:
+        """Graph definition, abstract parameters (ShapeDtypeStruct leaves) and their logical axes."""
+        abstract = nnx.eval_shape(lambda: Qwen(config, vocab_size, nnx.Rngs(0)))
+        graph, state = nnx.split(abstract)
+        axes = jax.tree.map(
+            lambda p: p.get_metadata()["axes"], state, is_leaf=lambda p: isinstance(p, nnx.Variable)
+        )
+        return graph, nnx.to_pure_dict(state), nnx.to_pure_dict(axes)
+
+    @staticmethod
+    def init(config: ModelConfig, vocab_size: int, key: jax.Array) -> Params:
+        """Fresh parameters; jit it with out_shardings so that they are born sharded."""
+        return nnx.to_pure_dict(nnx.state(Qwen(config, vocab_size, nnx.Rngs(params=key))))
+
+
+def count_parameters(params: Params) -> int:
+    return sum(p.size for p in jax.tree.leaves(params))
+
+
+def merge(graph: nnx.GraphDef, params: Params) -> Qwen:
+    """The module of these parameters, at trace time."""
+    return nnx.merge(graph, params)

@@ -1,0 +1,39 @@
+"""A model's structure on a mesh: everything but the numbers.
+
+Shapes first, then shardings, then arrays born sharded: no full copy of a parameter anywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from mirothinker_jax.config import ModelConfig
+from mirothinker_jax.models.qwen import Params, Qwen
+from mirothinker_jax.parallel.mesh import check_model
+from mirothinker_jax.parallel.sharding import shardings
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    config: ModelConfig
+    vocab_size: int
+    mesh: Mesh
+    graph: nnx.GraphDef
+    abstract: Params
+    shardings: Params
+
+    @staticmethod
+    def build(config: ModelConfig, vocab_size: int, mesh: Mesh) -> ModelSpec:
+        check_model(mesh, config, vocab_size)
+        graph, abstract, axes = Qwen.structure(config, vocab_size)
+        return ModelSpec(config, vocab_size, mesh, graph, abstract, shardings(mesh, axes))
+
+    def init(self, seed: int) -> Params:
+        """Fresh parameters, each device making its own part."""
+        make = jax.jit(lambda key: Qwen.init(self.config, self.vocab_size, key), out_shardings=self.shardings)
+        with jax.set_mesh(self.mesh):
+            return make(jax.random.key(seed))

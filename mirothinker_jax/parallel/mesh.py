@@ -1,0 +1,77 @@
+"""The device mesh: axes data, fsdp, context, tensor, expert, always all five, size 1 where unused.
+
+All axes are in Auto mode: the sharding table (sharding.py) constrains activations, XLA fills in the rest,
+and the attention and head kernels take over by shard_map. One mode for the whole project.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from mirothinker_jax.config import MESH_AXES, ConfigError, MeshConfig, ModelConfig
+
+BATCH_AXES = ("data", "fsdp", "expert")  # the axes over which rows of a batch are spread
+
+
+def sizes(config: MeshConfig, devices: int) -> dict[str, int]:
+    """Axis sizes on this many devices, the −1 axis filled in.
+
+    Raises ConfigError if the product does not match.
+    """
+    given = dataclasses.asdict(config)
+    known = math.prod(s for s in given.values() if s != -1)
+    free = [axis for axis, s in given.items() if s == -1]
+    if devices % known or (not free and known != devices):
+        spelled = " × ".join(f"{a}={s}" for a, s in given.items() if s != 1)
+        raise ConfigError(
+            f"config.mesh: {spelled or 'all axes 1'} does not fit {devices} device(s); "
+            "change a size, or set one axis to -1 (the rest)"
+        )
+    return {axis: devices // known if s == -1 else s for axis, s in given.items()}
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh over `devices` (default: all of them, of all processes)."""
+    devices = jax.devices() if devices is None else devices
+    shape = sizes(config, len(devices))
+    return jax.make_mesh(
+        tuple(shape[a] for a in MESH_AXES),
+        MESH_AXES,
+        devices=devices,
+        axis_types=(AxisType.Auto,) * len(MESH_AXES),
+    )
+
+
+def local_mesh() -> Mesh:
+    """This process's own devices along `data`: where a rollout engine runs without the other processes."""
+    return make_mesh(MeshConfig(data=-1, fsdp=1), jax.local_devices())
+
+
+def check_model(mesh: Mesh, model: ModelConfig, vocab_size: int) -> None:
+    """Raises ConfigError where a model dimension does not divide over its axis."""
+    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+    for key, size, axis, parts in (
+        ("model.heads", model.heads, "tensor", tensor),
+        ("model.kv_heads", model.kv_heads, "tensor", tensor),
+        ("model.ffn", model.ffn, "tensor", tensor),
+        ("vocabulary", vocab_size, "tensor", tensor),
+        ("model.hidden", model.hidden, "fsdp", fsdp),
+    ):
+        if size % parts:
+            raise ConfigError(f"config.mesh.{axis} is {parts}, which does not divide {key} ({size})")
+
+
+def check_rows(mesh: Mesh, key: str, rows: int) -> None:
+    """Raises ConfigError where `rows` does not divide over the batch axes."""
+    parts = math.prod(mesh.shape[a] for a in BATCH_AXES)
+    if rows % parts:
+        raise ConfigError(
+            f"config.{key} is {rows}, not a multiple of mesh data × fsdp × expert = {parts}; "
+            f"use {math.ceil(rows / parts) * parts}"
+        )

@@ -1,0 +1,83 @@
+"""Several processes as one program: started by the launcher's environment, the same code with one or many."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from mirothinker_jax.config import ConfigError
+
+
+def start_processes() -> None:
+    """Joins the other processes where a launcher says that there are some.
+
+    Known are the variables of launch/local.sh (COORDINATOR_ADDRESS, PROCESS_COUNT, PROCESS_ID), and what
+    `jax.distributed` finds by itself on TPU pods, Slurm and Kubernetes (JAX_DISTRIBUTED=1 asks for it).
+
+    Raises ConfigError where the launcher's variables are incomplete.
+    """
+    if jax.distributed.is_initialized():
+        return
+    # It would catch SIGTERM and let the run go on; a run may be ended at any moment, so it should end.
+    jax.config.update("jax_enable_preemption_service", False)
+    address = os.environ.get("COORDINATOR_ADDRESS")
+    if address:
+        jax.distributed.initialize(address, _number("PROCESS_COUNT"), _number("PROCESS_ID"))
+    elif os.environ.get("JAX_DISTRIBUTED") == "1":
+        jax.distributed.initialize()
+
+
+def leave_others(code: int) -> None:
+    """Ends this process, which has failed, on the spot if it is one of several; returns if it is alone.
+
+    An ordinary exit would wait minutes for the others, which wait for this one. They are ended by the
+    launcher, or by jax's coordination service when it misses this process.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _number(variable: str) -> int:
+    text = os.environ.get(variable, "")
+    if not text.isdecimal():
+        raise ConfigError(
+            f"COORDINATOR_ADDRESS is set, but {variable} is {text!r}; set both it and the process's number, "
+            "or start with launch/local.sh"
+        )
+    return int(text)
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is here; nothing for one."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def everywhere(condition: bool) -> bool:
+    """Whether it holds on every process. Every process must ask."""
+    if jax.process_count() == 1:
+        return condition
+    return bool(np.all(multihost_utils.process_allgather(np.bool_(condition))))
+
+
+def most(value: int) -> int:
+    """The largest of the processes' values. Every process must ask."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
+
+
+def mean_figures(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures' means over processes, each of which must have the same names."""
+    if jax.process_count() == 1:
+        return dict(figures)
+    names = sorted(figures)
+    values = multihost_utils.process_allgather(np.asarray([figures[n] for n in names], np.float32))
+    return dict(zip(names, values.mean(0).tolist(), strict=True))

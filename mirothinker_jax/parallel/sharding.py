@@ -1,0 +1,53 @@
+"""THE sharding table: logical axis → mesh axis, for parameters and activations alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mirothinker_jax.parallel.mesh import BATCH_AXES
+
+TABLE: dict[str, str | tuple[str, ...] | None] = {
+    # activations
+    "batch": BATCH_AXES,
+    "length": "context",
+    "hidden": None,
+    # parameters (and the activations that come straight from them)
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "ffn": "tensor",
+    "vocab": "tensor",
+    "layers": None,
+}
+
+Axes = tuple[str | None, ...]
+
+
+def spec(*axes: str | None) -> PartitionSpec:
+    """The PartitionSpec of an array whose dims carry these logical axes (None: not sharded)."""
+    return PartitionSpec(*(None if a is None else TABLE[a] for a in axes))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins an activation to the table's layout; a no-op outside a mesh."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(*axes))
+
+
+def shardings(mesh: Mesh, axes: Any) -> Any:
+    """A tree of NamedSharding from a tree of logical axes (tuples at the leaves)."""
+    return jax.tree.map(lambda a: NamedSharding(mesh, spec(*a)), axes, is_leaf=lambda a: isinstance(a, tuple))
+
+
+def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
+    """Of [B, T] arrays, with `leading` unsharded dims (micro-batches) before B."""
+    return NamedSharding(mesh, spec(*(None,) * leading, "batch", "length"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())

@@ -1,0 +1,205 @@
+"""The decoder: structure, two families, scan against unrolled layers with a cache, rematerialisation."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from mirothinker_jax.config import ModelConfig
+from mirothinker_jax.models.head import full_logits
+from mirothinker_jax.models.qwen import Params, Qwen, count_parameters, merge
+from mirothinker_jax.parallel.attend import make_attend, make_cached_attend
+from mirothinker_jax.parallel.sharding import TABLE
+from mirothinker_jax.types import Spans
+
+FAMILIES = {"qwen3": tiny.QWEN3, "qwen2.5": tiny.QWEN2}
+LENGTH, PREFILLED = 13, 9
+
+
+class Family(NamedTuple):
+    config: ModelConfig
+    graph: Any
+    params: Params
+    logits: Callable  # jitted (parameters, tokens [2, LENGTH]) → logits of rows that are one sample each
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=str)
+def family(request):
+    config = FAMILIES[request.param]
+    graph, _, _ = Qwen.structure(config, tiny.VOCAB)
+    return Family(config, graph, tiny.params(config), logits_of_whole(graph))
+
+
+def tokens(rows=2, seed=1):
+    return np.random.default_rng(seed).integers(0, tiny.VOCAB, (rows, LENGTH)).astype(np.int32)
+
+
+def causal(rows=2):
+    """Spans and positions of rows that are one sample each."""
+    zeros = np.zeros((rows, LENGTH), np.int32)
+    return Spans(zeros, zeros, zeros), np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (rows, LENGTH))
+
+
+def logits_of_whole(graph):
+    spans, positions = causal()
+
+    @jax.jit
+    def run(params, tokens):
+        module = merge(graph, params)
+        hidden, cache = module(tokens, positions, make_attend(spans))
+        assert cache is None
+        return full_logits(hidden, module.head_weight)
+
+    return run
+
+
+def test_cached_prefill_in_chunks_and_decode_give_the_logits_of_the_whole(family):
+    """Rows lie in slots 2 and 0 of a cache of three; chunks of 4, then single tokens. The cached path unrolls
+    the layers and the whole row scans over them, so this compares those too."""
+    config, graph, params, whole = family
+    ids = tokens()
+    slots = np.asarray([2, 0], np.int32)
+    room = LENGTH + 3
+    shape = (3, config.kv_heads, room, config.head_dim)
+    garbage = jnp.full(shape, 1e3, jnp.float32)  # of an earlier episode: must not be seen
+    cache = [(garbage, garbage)] * config.layers
+
+    @jax.jit
+    def feed(params, cache, chunk, places):
+        module = merge(graph, params)
+        hidden, cache = module(chunk, places, make_cached_attend(places, slots, room), cache)
+        return full_logits(hidden, module.head_weight), cache
+
+    got, start = [], 0
+    while start < LENGTH:
+        width = 4 if start < PREFILLED - 1 else 1
+        places = np.broadcast_to(np.arange(start, start + width, dtype=np.int32), (2, width))
+        logits, cache = feed(params, cache, ids[:, start : start + width], places)
+        got.append(logits)
+        start += width
+    assert [g.shape[1] for g in got] == [4, 4] + [1] * (LENGTH - 8)
+    tiny.assert_close(jnp.concatenate(got, 1), whole(params, ids), 1e-5)
+    untouched = cache[0][0][1]
+    assert np.all(np.asarray(untouched) == 1e3), "a slot that nobody fed was written"
+
+
+def test_a_token_beyond_the_cache_is_not_written(family):
+    config, graph, params, _ = family
+    room = 4
+    zeros = jnp.zeros((1, config.kv_heads, room, config.head_dim), jnp.float32)
+    places = np.asarray([[0, room]], np.int32)
+
+    @jax.jit
+    def feed(params):
+        module = merge(graph, params)
+        return module(tokens(1)[:, :2], places, make_cached_attend(places, None, room), [(zeros, zeros)] * 2)
+
+    _, cache = feed(params)
+    keys = np.asarray(cache[0][0][0])
+    assert keys[:, 0].any() and not keys[:, 1:].any()
+
+
+def test_a_later_token_changes_no_earlier_logits(family):
+    ids = tokens()
+    changed = ids.copy()
+    changed[:, 8] = (changed[:, 8] + 1) % tiny.VOCAB
+    before, after = family.logits(family.params, ids), family.logits(family.params, changed)
+    np.testing.assert_array_equal(before[:, :8], after[:, :8])
+    assert np.abs(np.asarray(before[:, 8:] - after[:, 8:])).max() > 1e-3
+
+
+def test_families_have_their_own_parameters():
+    qwen3, qwen2 = (Qwen.structure(c, tiny.VOCAB)[1] for c in (tiny.QWEN3, tiny.QWEN2))
+    attention3, attention2 = qwen3["blocks"]["attention"], qwen2["blocks"]["attention"]
+    assert {"q_norm", "k_norm"} <= attention3.keys() and not {"q_norm", "k_norm"} & attention2.keys()
+    assert "head" not in qwen3 and qwen2["head"].shape == (tiny.VOCAB, 32)
+    assert "bias" not in attention3["q"]
+    assert {name: p["bias"].shape for name, p in attention2.items() if "bias" in p} == {
+        "q": (2, 4, 8),
+        "k": (2, 2, 8),
+        "v": (2, 2, 8),
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_structure_fits_the_sharding_table_and_the_arrays(name, dtype):
+    config = dataclasses.replace(FAMILIES[name], param_dtype=dtype)
+    _, abstract, axes = Qwen.structure(config, tiny.VOCAB)
+    shapes = jax.eval_shape(lambda: Qwen.init(config, tiny.VOCAB, jax.random.key(0)))
+
+    def check(shape, real, names):
+        assert (shape.shape, shape.dtype) == (real.shape, real.dtype) and real.dtype == dtype
+        assert len(names) == len(shape.shape), (names, shape.shape)
+        assert {n for n in names if n is not None} <= TABLE.keys()
+        mesh_axes = [TABLE[n] for n in names if n is not None and TABLE[n] is not None]
+        assert len(set(mesh_axes)) == len(mesh_axes), f"{names} would split two dims over one mesh axis"
+
+    jax.tree.map(check, abstract, shapes, axes)
+
+
+def test_every_matrix_is_split_over_fsdp_or_small():
+    """What is not split over fsdp is copied to every device: only norms over a head's dims may be."""
+    _, abstract, axes = Qwen.structure(tiny.QWEN2, tiny.VOCAB)
+    leaves = zip(
+        jax.tree.leaves(abstract),
+        jax.tree.leaves(axes, is_leaf=lambda a: isinstance(a, tuple)),
+        strict=True,
+    )
+    assert all("embed" in names or shape.ndim <= 3 for shape, names in leaves)
+
+
+def test_number_of_parameters_of_a_published_model():
+    """Qwen3-0.6B's config.json gives 596,049,920 parameters, the tied head counted once."""
+    config = ModelConfig(hidden=1024, layers=28, heads=16, kv_heads=8, head_dim=128, ffn=3072)
+    assert count_parameters(Qwen.structure(config, 151_936)[1]) == 596_049_920
+
+
+def test_initial_loss_is_that_of_guessing():
+    """A fresh model says nothing: its log-probs are −log V to within a few hundredths."""
+    graph, _, _ = Qwen.structure(tiny.QWEN3, tiny.VOCAB)
+    params = Qwen.init(tiny.QWEN3, tiny.VOCAB, jax.random.key(1))
+    logprobs = jax.nn.log_softmax(logits_of_whole(graph)(params, tokens()))
+    assert abs(float(logprobs.mean()) + np.log(tiny.VOCAB)) < 0.05
+
+
+def test_remat_policies_give_the_same_loss_and_gradients():
+    params = tiny.params(tiny.QWEN3)
+    spans, positions = causal()
+    ids = tokens()
+
+    def gradients(remat):
+        graph, _, _ = Qwen.structure(dataclasses.replace(tiny.QWEN3, remat=remat), tiny.VOCAB)
+
+        @jax.jit
+        def run(params):
+            def loss(params):
+                module = merge(graph, params)
+                hidden, _ = module(ids, positions, make_attend(spans))
+                return jnp.square(full_logits(hidden, module.head_weight)).mean()
+
+            return jax.value_and_grad(loss)(params)
+
+        return run(params)
+
+    plain = gradients("none")
+    assert all(np.any(g) for g in jax.tree.leaves(plain[1])), "some parameter has no gradient"
+    for remat in ("full", "dots"):
+        tiny.assert_close(gradients(remat), plain, 2e-6)
+
+
+def test_bfloat16_compute_stays_near_float32():
+    config = dataclasses.replace(tiny.QWEN3, compute_dtype="bfloat16")
+    params = tiny.params(tiny.QWEN3)
+    graph, _, _ = Qwen.structure(config, tiny.VOCAB)
+    spans, positions = causal()
+    hidden, _ = jax.jit(lambda p: merge(graph, p)(tokens(), positions, make_attend(spans)))(params)
+    assert hidden.dtype == jnp.bfloat16
+    wide, _, _ = Qwen.structure(tiny.QWEN3, tiny.VOCAB)
+    expected, _ = jax.jit(lambda p: merge(wide, p)(tokens(), positions, make_attend(spans)))(params)
+    tiny.assert_close(hidden.astype(jnp.float32), expected, 0.03)

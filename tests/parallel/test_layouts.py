@@ -1,0 +1,153 @@
+"""One device, every mesh layout, every packing and every number of micro-batches: one loss, one gradient."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from mirothinker_jax.config import GRPOConfig
+from mirothinker_jax.data.packing import Sample, pack_pairs, pack_rows
+from mirothinker_jax.models.spec import ModelSpec
+from mirothinker_jax.objectives.dpo import make_dpo
+from mirothinker_jax.objectives.grpo import make_grpo
+from mirothinker_jax.objectives.sft import sft
+from mirothinker_jax.parallel.placement import to_global
+from mirothinker_jax.parallel.sharding import batch_sharding, replicated
+from mirothinker_jax.trainer.step import make_gradient, make_logprobs
+from mirothinker_jax.types import Batch
+
+LENGTH, ROWS = 32, 8
+LAYOUTS = {
+    "data 8": {"data": 8},
+    "fsdp 8": {"fsdp": 8},
+    "context 8": {"context": 8},
+    "tensor 2 x fsdp 4": {"tensor": 2, "fsdp": 4},
+    "fsdp 2 x context 2 x tensor 2": {"fsdp": 2, "context": 2, "tensor": 2},
+    "expert 2 x data 2 x context 2": {"expert": 2, "data": 2, "context": 2},
+}
+LENGTHS = (32, 20, 12, 9, 9, 9, 5, 25, 7, 30, 16, 16, 2, 31, 3, 11)
+RELATIVE = 1e-5
+
+GRPO = make_grpo(GRPOConfig(loss="clip", aggregate="seq-mean-token-mean", kl_coef=0.1))
+DPO = make_dpo(beta=0.5, sft_coef=0.2, pairs_per_row=2)
+
+
+def packed(row_multiple=ROWS):
+    batch = pack_rows(tiny.samples(0, LENGTHS), LENGTH, row_multiple)
+    assert batch.shape == (ROWS, LENGTH)
+    return batch
+
+
+def preferences():
+    batch = pack_pairs(tiny.pairs(1, [(5, 4, 7), (3, 6, 2), (12, 9, 9), (2, 1, 1)]), LENGTH, 2, ROWS)
+    assert batch.shape == (ROWS, LENGTH)
+    return batch
+
+
+class Gradient:
+    """Loss and gradients on a mesh, compiled as the train step does it."""
+
+    def __init__(self, mesh):
+        self.mesh, self.model = mesh, ModelSpec.build(tiny.QWEN3, tiny.VOCAB, mesh)
+        shardings = (self.model.shardings, batch_sharding(mesh, leading=1), replicated(mesh))
+        self._run = jax.jit(make_gradient(self.model, sft), in_shardings=shardings)
+
+    def __call__(self, params, rows, micro_rows=ROWS, least=1):
+        """((loss, weight, metrics), gradients) of numpy rows, in at least `least` micro-batches."""
+        return self.placed(params, *to_global(self.mesh, rows, micro_rows, least))
+
+    def placed(self, params, batch, used):
+        with jax.set_mesh(self.mesh):
+            return self._run(jax.device_put(params, self.model.shardings), batch, used)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return Gradient(tiny.mesh())
+
+
+@pytest.fixture(scope="module")
+def params():
+    return tiny.params(tiny.QWEN3)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_gives_the_loss_and_gradients_of_one_device(one_device, params, layout):
+    expected = one_device(params, packed())
+    assert all(np.any(g) for g in jax.tree.leaves(expected[1]))
+    tiny.assert_close(Gradient(tiny.mesh(**LAYOUTS[layout]))(params, packed()), expected, RELATIVE)
+
+
+@pytest.mark.parametrize(("objective", "rows"), [(DPO, preferences()), (GRPO, packed())], ids=["dpo", "grpo"])
+def test_sums_over_a_sequence_do_not_depend_on_where_its_tokens_lie(objective, rows):
+    """DPO and GRPO add up over sequences, which a context axis cuts: the loss and its gradient."""
+    rng = np.random.default_rng(3)
+    logprobs = np.where(rows.weights > 0, -rng.uniform(1, 5, rows.shape), 0.0).astype(np.float32)
+
+    def loss(logprobs, batch):
+        out = objective(logprobs, -logprobs, batch)
+        return out.total, out
+
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    expected = run(logprobs, rows)
+    mesh = tiny.mesh(**LAYOUTS["fsdp 2 x context 2 x tensor 2"])
+    with jax.set_mesh(mesh):
+        got = run(*jax.device_put((logprobs, rows), batch_sharding(mesh)))
+    assert np.any(expected[1])
+    tiny.assert_close(got, expected, RELATIVE)
+
+
+@pytest.mark.parametrize(("micro_rows", "least"), [(4, 2), (2, 8)], ids=["two", "four and room for eight"])
+def test_micro_batches_add_up(one_device, params, micro_rows, least):
+    expected = one_device(params, packed())
+    tiny.assert_close(one_device(params, packed(), micro_rows, least), expected, RELATIVE)
+
+
+def test_micro_batches_beyond_the_count_are_not_reached(one_device, params):
+    batch, used = to_global(one_device.mesh, packed(), 2, 8)
+    assert (batch.shape[0], used) == (8, 4)
+    poisoned = dataclasses.replace(batch, weights=batch.weights.at[5].set(np.nan))
+    clean = one_device.placed(params, batch, used)
+    tiny.assert_equal(one_device.placed(params, poisoned, used), clean)
+    (total, _, _), _ = one_device.placed(params, poisoned, np.int32(6))
+    assert np.isnan(total), "the poison would not show even where it is reached"
+
+
+def test_no_micro_batch_at_all_gives_zeros(one_device, params):
+    (total, weight, _), gradients = one_device(params, Batch.empty(0, LENGTH), 4, 2)
+    assert total == weight == 0
+    assert not any(np.any(g) for g in jax.tree.leaves(gradients))
+
+
+def test_packing_changes_neither_loss_nor_gradients(one_device, params):
+    """A sample in a row of its own, in a row with others, and in another order."""
+    samples = tiny.samples(0, LENGTHS)
+    alone = Batch.empty(len(samples), LENGTH)
+    for row, sample in enumerate(samples):
+        one = pack_rows([sample], LENGTH)
+        jax.tree.map(lambda a, b, row=row: a.__setitem__(row, b[0]), alone, one)
+    expected = one_device(params, alone, micro_rows=2, least=8)
+    tiny.assert_close(one_device(params, packed()), expected, RELATIVE)
+    backwards = pack_rows(samples[::-1], LENGTH, ROWS)
+    tiny.assert_close(one_device(params, backwards), expected, RELATIVE)
+
+
+def test_a_shared_prompt_gives_the_log_probs_of_two_whole_sequences(params):
+    """Branches of a trunk against prompt + continuation, each in a row of its own."""
+    pairs = tiny.pairs(1, [(5, 4, 7), (3, 6, 2)])
+    model = ModelSpec.build(tiny.QWEN3, tiny.VOCAB, tiny.mesh())
+    shared = pack_pairs(pairs, LENGTH, 2)
+    whole = [np.concatenate([p.prompt, branch.tokens]) for p in pairs for branch in (p.chosen, p.rejected)]
+    apart = [pack_rows([Sample(tokens, np.ones(len(tokens), bool))], LENGTH) for tokens in whole]
+    rows = jax.tree.map(lambda *x: np.concatenate(x), shared, *apart)
+    with jax.set_mesh(model.mesh):
+        logprobs = np.asarray(make_logprobs(model)(params, rows))
+    for sequence in range(len(whole)):
+        where = (shared.sequence[0] == sequence) & (shared.weights[0] > 0)
+        pair = pairs[sequence // 2]
+        first, count = len(pair.prompt) - 1, where.sum()
+        assert count == len((pair.chosen, pair.rejected)[sequence % 2])
+        expected = logprobs[1 + sequence, first : first + count]
+        np.testing.assert_allclose(logprobs[0, where], expected, rtol=1e-5)
