@@ -1,0 +1,124 @@
+"""Checkpoints by Orbax: state, data position and what they belong to, written by all processes, atomically.
+
+A step is there or it is not: Orbax writes to a temporary folder and renames it. Restoring onto another mesh or
+another number of processes reshards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from mirothinker_jax.config import ConfigError
+from mirothinker_jax.models.qwen import Params
+from mirothinker_jax.models.spec import ModelSpec
+from mirothinker_jax.parallel.placement import gather_state
+from mirothinker_jax.trainer.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one stage. Use as a context manager: leaving it waits for what is being written."""
+
+    def __init__(self, folder: Path, keep: int, identity: dict[str, Any]):
+        """`identity` (JSON) says which model and tokenizer the numbers belong to; it is compared on restore."""
+        self.folder, self._identity = folder, identity
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    @property
+    def latest(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, source: dict[str, Any], config: dict[str, Any]) -> None:
+        """Starts writing the state; the step's arrays may be donated as soon as this returns."""
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                source=ocp.args.JsonSave(gather_state(source)),
+                identity=ocp.args.JsonSave(self._identity),
+                config=ocp.args.JsonSave(config),
+            ),
+        )
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The newest state, laid out like `abstract` (with shardings), and its source's position.
+
+        Raises ConfigError if it belongs to another model or tokenizer.
+        """
+        self.check_identity("use another config.run_dir, or the config that wrote it")
+        restored = self._manager.restore(
+            self.latest,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), source=ocp.args.JsonRestore()),
+        )
+        return restored["state"], restored["source"]
+
+    def check_identity(self, way_out: str) -> None:
+        """Raises ConfigError, with this way out, if the newest checkpoint is another model's or tokenizer's."""
+        kinds = ocp.args.Composite(identity=ocp.args.JsonRestore())
+        saved = self._manager.restore(self.latest, args=kinds)["identity"]
+        different = [
+            f"{key} {saved.get(key)!r} → {value!r}"
+            for key, value in self._identity.items()
+            if saved.get(key) != value
+        ]
+        if different:
+            raise ConfigError(
+                f"{self.folder} holds a checkpoint of another model ({'; '.join(different)}); {way_out}"
+            )
+
+
+def load_params(folder: str, model: ModelSpec, identity: dict[str, Any]) -> Params:
+    """Parameters from the newest checkpoint of a stage folder, or of a run folder's last stage.
+
+    Raises ConfigError where there is none, or where it belongs to another model.
+    """
+    for stage in ("", "grpo", "dpo", "sft"):
+        path = Path(folder) / stage / "checkpoints"
+        if _has_checkpoint(path):
+            break
+    else:
+        raise ConfigError(
+            f"config.model.init_from: no checkpoint under {folder}; give a run folder or one of its stage folders"
+        )
+    abstract = jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+        model.abstract,
+        model.shardings,
+    )
+    return _restore_params(path, identity, abstract)
+
+
+def _has_checkpoint(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    with contextlib.closing(ocp.CheckpointManager(path.resolve())) as manager:
+        return manager.latest_step() is not None
+
+
+def _restore_params(path: Path, identity: dict[str, Any], abstract: Params) -> Params:
+    with Checkpoints(path, 1, identity) as checkpoints:
+        checkpoints.check_identity(
+            "config.model.init_from needs the model settings that wrote it, and its tokenizer as tokenizer.path"
+        )
+        step = checkpoints.latest
+    handler = ocp.PyTreeCheckpointHandler()
+    item = {"params": abstract}
+    restore = ocp.args.PyTreeRestore(
+        item,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+        partial_restore=True,
+    )
+    with ocp.Checkpointer(handler) as checkpointer:
+        return checkpointer.restore((path / str(step) / "state").resolve(), restore)["params"]

@@ -1,0 +1,140 @@
+"""The training loop: the only one. SFT, DPO and GRPO differ in the batch source and the objective.
+
+Figures of a step are read one step late, so that the device never waits for the host to look at them. A step
+whose loss or gradient is not finite changes nothing, is counted, and its batch is kept on disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mirothinker_jax.config import TrainingConfig
+from mirothinker_jax.models.qwen import Params
+from mirothinker_jax.models.spec import ModelSpec
+from mirothinker_jax.parallel.mesh import check_rows
+from mirothinker_jax.parallel.placement import data_shard, to_global
+from mirothinker_jax.trainer.checkpoint import Checkpoints
+from mirothinker_jax.trainer.metrics import MetricsLog, progress
+from mirothinker_jax.trainer.optimizer import make_optimizer, make_schedule
+from mirothinker_jax.trainer.state import TrainState, init_state, state_shardings
+from mirothinker_jax.trainer.step import make_step
+from mirothinker_jax.types import Batch, BatchSource, Objective
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One stage of training."""
+
+    stage: str
+    folder: Path
+    training: TrainingConfig
+    model: ModelSpec
+    initial: Callable[[], Params]  # called only where there is no checkpoint
+    source: BatchSource
+    objective: Objective
+    log: MetricsLog
+    identity: dict[str, Any]  # of model and tokenizer, kept in the checkpoint
+    config: dict[str, Any]  # resolved, kept in the checkpoint
+
+
+def run(job: Job) -> TrainState:
+    """Trains to the last step, from the newest checkpoint where there is one. Bit-exact across restarts."""
+    c = job.training
+    check_rows(job.model.mesh, f"{job.stage}.training.micro_rows", c.micro_rows)
+    optimizer = make_optimizer(c.optimizer, c.steps)
+    schedule = make_schedule(c.optimizer, c.steps)
+    with (
+        jax.set_mesh(job.model.mesh),
+        Checkpoints(job.folder / "checkpoints", c.keep_checkpoints, job.identity) as checkpoints,
+    ):
+        state = _start(job, checkpoints, optimizer)
+        step = make_step(job.model, job.objective, optimizer)
+        first = int(state.step)
+        bar = progress(c.steps, first, job.stage, "step", enabled=jax.process_index() == 0)
+        late = _Late(job, schedule, bar)
+        for number in range(first, c.steps):
+            begun = time.monotonic()
+            local, figures = job.source.next(number, state.params)
+            loaded = time.monotonic()
+            batch, used = to_global(job.model.mesh, local, c.micro_rows, c.rows // c.micro_rows)
+            state, device_figures = step(state, batch, used)
+            late.read()
+            late.hold(number, local, figures | {"time/source_s": loaded - begun}, device_figures)
+            if (number + 1) % c.checkpoint_every == 0 or number + 1 == c.steps:
+                late.read()
+                checkpoints.save(state, job.source.get_state(), job.config)
+        late.read()
+        bar.close()
+    return state
+
+
+def _start(job: Job, checkpoints: Checkpoints, optimizer: Any) -> TrainState:
+    if checkpoints.latest is None:
+        job.log.resume(-1, job.stage)  # of an attempt that was killed before its first checkpoint
+        return init_state(job.model, optimizer, job.initial())
+    layout = state_shardings(job.model, optimizer)
+    shapes = jax.eval_shape(
+        lambda p: TrainState(np.int32(0), np.int32(0), p, optimizer.init(p)), job.model.abstract
+    )
+    abstract = jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, layout
+    )
+    state, position = checkpoints.restore(abstract)
+    job.source.set_state(position)
+    job.log.resume(int(state.step) - 1, job.stage)
+    logger.info("%s: resuming at step %d of %d", job.stage, int(state.step), job.training.steps)
+    return state
+
+
+class _Late:
+    """Holds a step's figures until the next one is under way, then logs them."""
+
+    def __init__(self, job: Job, schedule: Callable[[int], Any], bar: Any):
+        self._job, self._schedule, self._bar = job, schedule, bar
+        self._held: tuple[int, Batch, dict[str, float], dict[str, Any]] | None = None
+        self._last = time.monotonic()
+
+    def hold(self, number: int, batch: Batch, figures: dict[str, float], device: dict[str, Any]) -> None:
+        self._held = (number, batch, figures, device)
+
+    def read(self) -> None:
+        if self._held is None:
+            return
+        number, batch, figures, device = self._held
+        self._held = None
+        values = {name: float(value) for name, value in jax.device_get(device).items()}
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        # Of the first process's rows; the others' are as full, to within the packing.
+        tokens = int((batch.sequence >= 0).sum()) * data_shard(self._job.model.mesh)[1]
+        values |= figures | {
+            "learning_rate": float(self._schedule(number - int(values["skipped"]))),
+            "time/step_s": seconds,
+            "tokens_per_s": tokens / seconds,
+        }
+        if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
+            _dump(self._job.folder / "bad_batches" / f"step_{number:06d}.{jax.process_index()}.npz", batch)
+            logger.warning("%s step %d: not finite, skipped; its batch is kept", self._job.stage, number)
+        if number % self._job.training.log_every == 0 or number + 1 == self._job.training.steps:
+            self._job.log.write(number, values, self._job.stage)
+        self._bar.set_postfix({k: round(values[k], 4) for k in ("loss", "reward") if k in values})
+        self._bar.update(1)
+
+
+def _dump(path: Path, batch: Batch) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    leaves, _ = jax.tree_util.tree_flatten_with_path(batch)
+    with partial.open("wb") as file:
+        np.savez(file, **{jax.tree_util.keystr(p, simple=True, separator="."): v for p, v in leaves})
+    partial.replace(path)

@@ -1,0 +1,52 @@
+"""What training changes, as one pytree, and how it is laid out on the mesh.
+
+Shapes first, then shardings, then arrays born sharded: no full copy of a parameter anywhere. Sampling is
+counter-based (keys are folded from the run's seed and the step), so the step is all the RNG state there is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mirothinker_jax.models.qwen import Params
+from mirothinker_jax.models.spec import ModelSpec
+from mirothinker_jax.parallel.sharding import replicated
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    step: Any  # int32, batches seen
+    skipped: Any  # int32, batches without an update because the loss or gradient was not finite
+    params: Params
+    opt_state: Any
+
+
+def state_shardings(model: ModelSpec, optimizer: optax.GradientTransformation) -> TrainState:
+    """The sharding of every leaf: optimizer moments lie where their parameter lies."""
+    whole = replicated(model.mesh)
+    moments = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, model.abstract),
+        model.shardings,
+        transform_non_params=lambda _: whole,
+    )
+    return TrainState(step=whole, skipped=whole, params=model.shardings, opt_state=moments)
+
+
+def init_state(model: ModelSpec, optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+    """A state at step 0 around these parameters (which it takes over: they are donated)."""
+
+    def make(params):
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, zero, params, optimizer.init(params))
+
+    out = state_shardings(model, optimizer)
+    with jax.set_mesh(model.mesh):
+        return jax.jit(make, out_shardings=out, donate_argnums=0)(params)

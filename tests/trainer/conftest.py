@@ -1,0 +1,60 @@
+"""A tiny training job."""
+
+import dataclasses
+
+import jax
+import pytest
+import tiny
+from jax.experimental.compilation_cache import compilation_cache
+from numbered import IDENTITY, TRAINING
+
+from mirothinker_jax.models.spec import ModelSpec
+from mirothinker_jax.objectives.sft import sft
+from mirothinker_jax.trainer.loop import Job
+from mirothinker_jax.trainer.metrics import MetricsLog
+
+
+@pytest.fixture(scope="module", autouse=True)
+def remembered_compilations(tmp_path_factory):
+    """Every run of the loop compiles its step anew; here it comes from a cache after the first time."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update(names[1], 0.2)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def model():
+    return ModelSpec.build(tiny.QWEN3, tiny.VOCAB, tiny.mesh())
+
+
+@pytest.fixture
+def job(tmp_path, model):
+    """(source, …fields of Job and TrainingConfig) → a Job in a folder of this test, with an open log."""
+    logs = []
+
+    def make(source, folder="run", training=None, **fields):
+        log = MetricsLog(tmp_path / folder, enabled=True)
+        logs.append(log)
+        given = dict(
+            stage="sft",
+            folder=tmp_path / folder / "sft",
+            training=dataclasses.replace(TRAINING, **(training or {})),
+            model=model,
+            initial=lambda: tiny.params(tiny.QWEN3),
+            source=source,
+            objective=sft,
+            log=log,
+            identity=IDENTITY,
+            config={"seed": 0},
+        )
+        return Job(**(given | fields))
+
+    yield make
+    for log in logs:
+        log.close()

@@ -1,0 +1,162 @@
+"""The training loop across kills, restarts, bad batches and other meshes."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from numbered import IDENTITY, STEPS, TRAINING, Killed, Numbered, batch_of
+
+from mirothinker_jax.config import ConfigError
+from mirothinker_jax.models.spec import ModelSpec
+from mirothinker_jax.trainer import loop
+from mirothinker_jax.trainer.checkpoint import Checkpoints, load_params
+from mirothinker_jax.trainer.optimizer import make_optimizer
+from mirothinker_jax.trainer.state import init_state, state_shardings
+
+pytestmark = pytest.mark.usefixtures("relaxed_promotion")  # optax mixes dtypes
+
+
+def host(tree):
+    return jax.tree.map(lambda x: np.array(x, copy=True), tree)
+
+
+def lines(job):
+    return [json.loads(line) for line in job.log.path.read_text().splitlines()]
+
+
+def steps_on_disk(job):
+    return sorted(int(p.name) for p in (job.folder / "checkpoints").iterdir() if p.name.isdigit())
+
+
+@pytest.fixture
+def whole(job):
+    """(job, final state) of a run that nobody disturbed."""
+    made = job(Numbered(), folder="whole")
+    return made, host(loop.run(made))
+
+
+def without_clock(records):
+    return [{k: v for k, v in r.items() if not k.startswith(("time", "tokens_per_s"))} for r in records]
+
+
+@pytest.mark.parametrize("kill_at", [1, 3, 5], ids="killed at step {}".format)
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(job, whole, kill_at):
+    """Before the first checkpoint and after it: bit-equal state, and one line of metrics for each step."""
+    undisturbed, expected = whole
+    with pytest.raises(Killed):
+        loop.run(first := job(Numbered(kill_at=kill_at)))
+    first.log.close()
+    source = Numbered()
+    second = job(source)
+    state = host(loop.run(second))
+    assert source.asked[0] == kill_at // 4 * 4, "it did not go on from the newest checkpoint"
+    tiny.assert_equal(state, expected)
+    assert int(state.step) == STEPS
+    assert [r["step"] for r in lines(second)] == list(range(STEPS))
+    assert without_clock(lines(second)) == without_clock(lines(undisturbed))
+
+
+def test_a_run_that_is_done_stays_as_it_is(job, whole):
+    first, expected = whole
+    first.log.close()
+    before = first.log.path.read_bytes()
+    source = Numbered()
+    again = job(source, folder="whole", initial=lambda: pytest.fail("new parameters were made"))
+    tiny.assert_equal(host(loop.run(again)), expected)
+    assert source.asked == [] and again.log.path.read_bytes() == before
+
+
+def test_checkpoints_beyond_the_number_to_keep_are_removed(job, whole):
+    assert steps_on_disk(whole[0]) == [4, 6]
+    one = job(Numbered(), folder="one", training={"keep_checkpoints": 1})
+    loop.run(one)
+    assert steps_on_disk(one) == [6]  # the last step is always kept, whatever the interval
+
+
+def test_lines_of_metrics(whole):
+    made, _ = whole
+    for step, line in enumerate(lines(made)):
+        assert (line["stage"], line["step"], line["figure"], line["skipped"]) == ("sft", step, step, 0)
+        assert line["weight"] == batch_of(step).weights.sum() and line["tokens_per_s"] > 0
+        assert {
+            "loss",
+            "grad_norm",
+            "entropy",
+            "learning_rate",
+            "time/step_s",
+            "time/source_s",
+        } <= line.keys()
+    rates = [line["learning_rate"] for line in lines(made)]
+    assert max(rates) == pytest.approx(1e-2) and rates[0] < rates[1] > rates[-1]
+
+
+def test_a_bad_batch_is_skipped_counted_and_kept(job):
+    made = job(Numbered(poison_at=2))
+    state = loop.run(made)
+    assert (int(state.step), int(state.skipped)) == (STEPS, 1)
+    assert [line["skipped"] for line in lines(made)] == [0, 0, 1, 1, 1, 1]
+    assert lines(made)[2]["loss"] is None
+    (path,) = (made.folder / "bad_batches").iterdir()
+    assert path.name == "step_000002.0.npz"
+    with np.load(path) as kept:
+        expected = batch_of(2)
+        np.testing.assert_array_equal(kept["tokens"], expected.tokens)
+        np.testing.assert_array_equal(kept["spans.own_lo"], expected.spans.own_lo)
+        assert np.isnan(kept["weights"][1, 3])
+        assert len(kept.files) == len(jax.tree.leaves(expected))
+
+
+def test_rows_that_do_not_divide_over_the_mesh(job):
+    model = ModelSpec.build(tiny.QWEN3, tiny.VOCAB, tiny.mesh(data=4))
+    with pytest.raises(ConfigError, match=r"^config\.sft\.training\.micro_rows is 2, .*use 4$"):
+        loop.run(job(Numbered(), model=model))
+
+
+def test_a_checkpoint_of_another_model_is_refused(job, whole):
+    changed = IDENTITY | {"hidden": 64, "tokenizer_sha256": "def"}
+    with pytest.raises(ConfigError) as error:
+        loop.run(job(Numbered(), folder="whole", identity=changed))
+    message = str(error.value)
+    assert "\n" not in message
+    assert re.search(r"another model \(hidden 32 → 64; tokenizer_sha256 'abc' → 'def'\)", message)
+
+
+def test_parameters_from_a_run_or_a_stage_folder(job, whole, model):
+    made, state = whole
+    for folder in (made.folder, made.folder.parent):
+        tiny.assert_equal(host(load_params(str(folder), model, IDENTITY)), state.params)
+    nowhere = made.folder / "nothing"
+    with pytest.raises(ConfigError, match=r"^config\.model\.init_from: no checkpoint under .*nothing; give"):
+        load_params(str(nowhere), model, IDENTITY)
+    assert not nowhere.exists()
+    with pytest.raises(ConfigError, match=r"another model \(hidden 32 → 64\)"):
+        load_params(str(made.folder), model, IDENTITY | {"hidden": 64})
+
+
+def test_a_checkpoint_restores_onto_another_mesh(tmp_path):
+    """Written from fsdp = 8, read on data = 4 × tensor = 2: the same numbers, laid out anew."""
+    optimizer = make_optimizer(TRAINING.optimizer, STEPS)
+    written = ModelSpec.build(tiny.QWEN2, tiny.VOCAB, tiny.mesh(fsdp=8))
+    params = jax.device_put(tiny.params(tiny.QWEN2), written.shardings)
+    with jax.set_mesh(written.mesh):
+        state = init_state(written, optimizer, params)
+        with Checkpoints(tmp_path / "checkpoints", 2, IDENTITY) as checkpoints:
+            checkpoints.save(state, {"position": 9}, {"seed": 0})
+    read = ModelSpec.build(tiny.QWEN2, tiny.VOCAB, tiny.mesh(data=4, tensor=2))
+    layout = state_shardings(read, optimizer)
+    abstract = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, layout
+    )
+    with Checkpoints(tmp_path / "checkpoints", 2, IDENTITY) as checkpoints:
+        restored, position = checkpoints.restore(abstract)
+    assert position == {"position": 9}
+    tiny.assert_equal(host(restored), host(state))
+    same = jax.tree.map(lambda x, sharding: x.sharding.is_equivalent_to(sharding, x.ndim), restored, layout)
+    assert all(jax.tree.leaves(same))
+    alone = load_params(str(tmp_path), read, IDENTITY)
+    tiny.assert_equal(host(alone), host(state.params))
+    head = alone["head"]
+    assert head.sharding.shard_shape(head.shape) == (tiny.VOCAB // 2, 32)

@@ -1,0 +1,119 @@
+"""One train step: what a bad batch may not do, and half precision with float32 masters."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from numbered import LENGTH, ROWS, TRAINING, batch_of
+
+from mirothinker_jax.models.spec import ModelSpec
+from mirothinker_jax.objectives.sft import sft
+from mirothinker_jax.parallel.placement import to_global
+from mirothinker_jax.trainer.optimizer import make_optimizer
+from mirothinker_jax.trainer.reference import make_reference
+from mirothinker_jax.trainer.state import init_state
+from mirothinker_jax.trainer.step import make_logprobs, make_step
+from mirothinker_jax.types import Batch
+
+pytestmark = pytest.mark.usefixtures("relaxed_promotion")  # optax mixes dtypes
+
+OPTIMIZER = make_optimizer(TRAINING.optimizer, TRAINING.steps)
+
+
+def host(tree):
+    """A copy: the step donates its state."""
+    return jax.tree.map(lambda x: np.array(x, copy=True), tree)
+
+
+class Stepper:
+    def __init__(self, model, objective=sft):
+        self.model = model
+        self.state = init_state(model, OPTIMIZER, tiny.params(model.config))
+        self._step = make_step(model, objective, OPTIMIZER)
+
+    def __call__(self, batch):
+        """Figures of one step on numpy rows, two at a time."""
+        placed, used = to_global(self.model.mesh, batch, 2, 2)
+        with jax.set_mesh(self.model.mesh):
+            self.state, figures = self._step(self.state, placed, used)
+        return {name: float(value) for name, value in figures.items()}
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_batch_that_is_not_finite_changes_nothing_but_the_counts(model, poison):
+    stepper = Stepper(model)
+    stepper(batch_of(0))
+    before = host(stepper.state)
+    bad = batch_of(1)
+    bad.weights[1, 3] = poison
+    figures = stepper(bad)
+    assert not np.isfinite(figures["loss"]) or not np.isfinite(figures["grad_norm"])
+    after = host(stepper.state)
+    tiny.assert_equal((after.params, after.opt_state), (before.params, before.opt_state))
+    assert (int(after.step), int(after.skipped)) == (2, 1) and figures["skipped"] == 1
+    figures = stepper(batch_of(1))
+    assert np.isfinite(figures["loss"]) and (int(stepper.state.step), int(stepper.state.skipped)) == (3, 1)
+    changed = jax.tree.map(lambda a, b: np.any(a != b), host(stepper.state.params), after.params)
+    assert all(jax.tree.leaves(changed))
+
+
+def test_a_skipped_batch_leaves_no_trace_in_what_follows(model):
+    """Batches 0, bad, 1 end where 0, 1 end."""
+    with_bad, without = Stepper(model), Stepper(model)
+    bad = batch_of(7)
+    bad.weights[0, 5] = np.nan
+    for batch in (batch_of(0), bad, batch_of(1)):
+        with_bad(batch)
+    for batch in (batch_of(0), batch_of(1)):
+        without(batch)
+    tiny.assert_equal(host(with_bad.state.params), host(without.state.params))
+    tiny.assert_equal(host(with_bad.state.opt_state), host(without.state.opt_state))
+
+
+def test_figures_of_a_step(model):
+    stepper = Stepper(model)
+    batch = batch_of(0)
+    with jax.set_mesh(model.mesh):
+        logprobs = np.asarray(make_logprobs(model)(tiny.params(tiny.QWEN3), batch))
+    figures = stepper(batch)
+    weight = batch.weights.sum()
+    assert figures["weight"] == weight
+    assert figures["loss"] == pytest.approx(-(logprobs * batch.weights).sum() / weight, rel=1e-5)
+    assert (
+        figures["grad_norm"] > 0 and figures["skipped"] == 0 and 0 < figures["entropy"] < np.log(tiny.VOCAB)
+    )
+
+
+def test_a_step_without_a_trained_token_is_finite(model):
+    stepper = Stepper(model)
+    figures = stepper(Batch.empty(ROWS, LENGTH))
+    assert (figures["loss"], figures["weight"], figures["skipped"], figures["grad_norm"]) == (0, 0, 0, 0)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(host(stepper.state.params)))
+
+
+def test_bfloat16_compute_with_float32_masters_trains():
+    config = dataclasses.replace(tiny.QWEN3, compute_dtype="bfloat16", remat="full")
+    stepper = Stepper(ModelSpec.build(config, tiny.VOCAB, tiny.mesh()))
+    losses = [stepper(batch_of(0))["loss"] for _ in range(TRAINING.steps)]
+    assert losses[0] > 4 and losses[-1] < 0.85 * losses[0]
+    assert sorted(losses, reverse=True) == losses
+    assert {x.dtype for x in jax.tree.leaves(stepper.state.params)} == {jnp.dtype("float32")}
+    moments = [x for x in jax.tree.leaves(stepper.state.opt_state) if x.ndim]
+    assert {x.dtype for x in moments} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("rows", [0, 1, 3, 4])
+def test_reference_log_probs_are_filled_in(model, rows, shared):
+    """Also where the rows do not fill the last micro-batch, and where there are none."""
+    params = tiny.params(tiny.QWEN3)
+    batch = jax.tree.map(lambda x: x[:rows], batch_of(2))
+    filled = make_reference(model, params, 2, shared)(batch)
+    tiny.assert_equal(dataclasses.replace(filled, ref_logprobs=batch.ref_logprobs), batch)
+    with jax.set_mesh(model.mesh):
+        expected = np.asarray(make_logprobs(model)(params, batch_of(2)))[:rows]
+    assert filled.ref_logprobs.shape == batch.shape
+    np.testing.assert_allclose(filled.ref_logprobs, expected, rtol=1e-6)
