@@ -1,0 +1,171 @@
+"""Batches of packed conversations for supervised training, by grain.
+
+Unusual: the data are dealt to `data.shards` independent streams, each with its own shuffle and its own
+packing, and every batch takes the same number of rows from each. Processes own shards, so the global batch
+and the saved position do not depend on how many processes there are. Threads read ahead; there are no
+worker processes, with which the order of the data would depend on their number.
+
+Left out: mixing several corpora by weight; shuffling across shards (each epoch has a new order of every
+shard's own examples).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grain
+import grain.experimental
+import numpy as np
+
+from mirothinker_jax.config import ConfigError, DataConfig
+from mirothinker_jax.data.chat import Chat
+from mirothinker_jax.data.conversations import ConversationSource
+from mirothinker_jax.data.messages import DataError
+from mirothinker_jax.data.packing import Sample, shift
+from mirothinker_jax.types import Batch
+
+_COLUMNS = ("tokens", "targets", "weights")
+
+
+class SFTSource:
+    """A types.BatchSource: conversations → tokens → packed rows, forever.
+
+    Args:
+      conversations: what to train on.
+      chat: renders them.
+      settings: shards, shuffle, open_bins, read_threads.
+      row_tokens: T.
+      rows: rows of the GLOBAL batch; this process gives rows / process_count of them.
+      seed: of the shuffle.
+
+    Raises:
+      ConfigError: numbers that do not divide, or fewer conversations than shards.
+    """
+
+    def __init__(
+        self,
+        conversations: ConversationSource,
+        chat: Chat,
+        settings: DataConfig,
+        row_tokens: int,
+        rows: int,
+        seed: int,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        shards, examples = settings.shards, len(conversations)
+        if shards % process_count:
+            raise ConfigError(
+                f"data.shards ({shards}) must be a multiple of the number of processes ({process_count})"
+            )
+        if rows % shards:
+            raise ConfigError(f"training.rows ({rows}) must be a multiple of data.shards ({shards})")
+        if examples < shards:
+            raise ConfigError(
+                f"data.shards is {shards} for {examples} conversations; lower it, or give more data"
+            )
+        self._rows_per_shard = rows // shards
+        self._row_tokens = row_tokens
+        # What a saved position belongs to: anything else here and it would point somewhere else.
+        self._identity = {
+            "examples": examples,
+            "shard_count": shards,
+            "row_tokens": row_tokens,
+            "open_bins": settings.open_bins,
+            "shuffle": settings.shuffle,
+            "seed": seed,
+        }
+        render = _Render(conversations, chat, row_tokens)
+        own = shards // process_count
+        self._streams = {
+            shard: iter(_stream(render, settings, row_tokens, examples, shard, seed))
+            for shard in range(process_index * own, (process_index + 1) * own)
+        }
+
+    def next(self, step: int, params: Any) -> tuple[Batch, dict[str, float]]:
+        """This process's rows of the next batch, in shard order. `step` and `params` play no part.
+
+        Raises:
+          DataError: a conversation longer than a row, or one that cannot be read.
+        """
+        rows = [next(stream) for stream in self._streams.values() for _ in range(self._rows_per_shard)]
+        column = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        inside = column["tokens_segment_ids"] > 0
+        batch = Batch.empty(len(rows), self._row_tokens)
+        batch.tokens[:] = column["tokens"]
+        batch.targets[:] = column["targets"]
+        batch.weights[:] = column["weights"]
+        batch.positions[:] = column["tokens_positions"]
+        batch.spans.own_lo[:] -= batch.positions  # padding has position 0, and stays its own index
+        batch.sequence[:] = column["tokens_segment_ids"] - 1
+        return batch, {"data/fill": float(inside.mean()), "data/trained": float(batch.weights.mean())}
+
+    def get_state(self) -> dict[str, Any]:
+        """The position of this process's streams; "shards" of several processes' states may be merged."""
+        return {
+            **self._identity,
+            "shards": {str(shard): stream.get_state() for shard, stream in self._streams.items()},
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on exactly after the batch that `state` was taken after, on any number of processes.
+
+        Raises:
+          ConfigError: the state belongs to other data or settings, or lacks one of this process's shards.
+        """
+        for key, value in self._identity.items():
+            if state.get(key) != value:
+                raise ConfigError(
+                    f"the saved data position has {key} {state.get(key)}, this run {value}; "
+                    "restore that setting, or start a new run_dir"
+                )
+        missing = [shard for shard in self._streams if str(shard) not in state["shards"]]
+        if missing:
+            raise ConfigError(
+                f"the saved data position lacks shard {missing[0]} (it has {', '.join(state['shards'])}); "
+                "merge the states of all processes that saved it"
+            )
+        for shard, stream in self._streams.items():
+            stream.set_state(state["shards"][str(shard)])
+
+
+class _Render:
+    """Example number → its shifted columns: what grain's threads do."""
+
+    def __init__(self, conversations: ConversationSource, chat: Chat, row_tokens: int):
+        self._conversations, self._chat, self._row_tokens = conversations, chat, row_tokens
+
+    def __call__(self, index: int) -> dict[str, np.ndarray]:
+        record, where = self._conversations[index], self._conversations.location(index)
+        try:
+            rendered = self._chat.render(record["messages"])
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+        if len(rendered.tokens) > self._row_tokens:
+            raise DataError(
+                f"{where}: messages: {len(rendered.tokens)} tokens do not fit a row of {self._row_tokens}; "
+                "raise training.row_tokens, or take the conversation out"
+            )
+        return shift(Sample(*rendered))
+
+
+def _stream(
+    render: _Render, settings: DataConfig, row_tokens: int, examples: int, shard: int, seed: int
+) -> grain.IterDataset:
+    """Shard `shard`: examples shard, shard + shards, … in a new order every epoch, first-fit into rows."""
+    own_seed = int(np.random.SeedSequence([seed, shard]).generate_state(1)[0])
+    numbers = grain.MapDataset.range(shard, examples, settings.shards)
+    if settings.shuffle:
+        numbers = numbers.shuffle(seed=own_seed)
+    columns = numbers.repeat().map(render)
+    ahead = grain.ReadOptions(
+        num_threads=settings.read_threads,
+        prefetch_buffer_size=2 * settings.open_bins + settings.read_threads if settings.read_threads else 0,
+    )
+    return grain.experimental.FirstFitPackIterDataset(
+        columns.to_iter_dataset(ahead),
+        length_struct=dict.fromkeys(_COLUMNS, row_tokens),
+        num_packing_bins=settings.open_bins,
+        seed=own_seed,
+        shuffle_bins=settings.shuffle,
+    )

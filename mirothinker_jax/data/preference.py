@@ -1,0 +1,59 @@
+"""Preference pairs as a batch source: packed once, reference log-probs computed once, then shuffled epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mirothinker_jax.config import ConfigError
+from mirothinker_jax.data.packing import Pair, pack_pairs
+from mirothinker_jax.types import Batch
+
+
+class PreferenceSource:
+    """Rows of pairs (data/packing.py), the same on every process; each takes its block of a step's rows."""
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        reference: Callable[[Batch], Batch],
+        *,
+        row_tokens: int,
+        pairs_per_row: int,
+        rows: int,
+        seed: int,
+        shard: tuple[int, int] = (0, 1),
+    ):
+        """`reference` fills in `ref_logprobs`; `shard` is this process's (index, count) of row blocks.
+
+        Raises ConfigError where there are no pairs.
+        """
+        if not pairs:
+            raise ConfigError(
+                "no preference pairs: every question was answered always right or always wrong; "
+                "raise dpo.questions or dpo.samples"
+            )
+        self._batch = reference(pack_pairs(pairs, row_tokens, pairs_per_row))
+        self._rows, self._seed, self._shard, self._position = rows, seed, shard, 0
+        self.pairs = len(pairs)
+
+    def next(self, step: int, params: Any) -> tuple[Batch, dict[str, float]]:
+        index, count = self._shard
+        places = np.arange(self._position, self._position + self._rows)
+        mine = places.reshape(count, -1)[index]
+        total = self._batch.shape[0]
+        chosen = [self._order(place // total)[place % total] for place in mine]
+        self._position += self._rows
+        return jax.tree.map(lambda x: x[chosen], self._batch), {"epoch": self._position / total}
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self._seed, epoch)).permutation(self._batch.shape[0])
+
+    def get_state(self) -> dict[str, Any]:
+        return {"position": self._position}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._position = state["position"]

@@ -1,0 +1,24 @@
+"""Reward of an episode: R = α_c · correct − α_f · format violation (MiroThinker, arXiv 2511.11793, §RL)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from mirothinker_jax.trajectory.types import Stop, Trajectory
+
+Grade = Callable[[str, str | None], bool]  # (expected, given) → correct?
+
+
+def violates_format(trajectory: Trajectory) -> bool:
+    """A call that could not be parsed, or an end without a boxed answer that is the policy's own fault."""
+    return trajectory.malformed_calls > 0 or trajectory.stop in (Stop.NO_ANSWER, Stop.LENGTH, Stop.CONTEXT)
+
+
+def rewarded(
+    trajectory: Trajectory, grade: Grade, correct_coef: float = 1.0, format_coef: float = 0.0
+) -> Trajectory:
+    """The trajectory with `correct` and `reward` filled in."""
+    correct = grade(trajectory.expected, trajectory.answer)
+    reward = correct_coef * correct - format_coef * violates_format(trajectory)
+    return dataclasses.replace(trajectory, correct=correct, reward=reward)

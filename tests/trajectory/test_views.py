@@ -1,0 +1,77 @@
+"""What is trained of an episode, token by token, before and after packing."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mirothinker_jax.data.packing import pack_pairs, pack_rows
+from mirothinker_jax.trajectory.types import Segment, Source
+from mirothinker_jax.trajectory.views import columns, policy_sample, preference_pair
+
+
+def test_an_episode_as_columns(make):
+    tokens, trained, logprobs = columns(make().segments)
+    np.testing.assert_array_equal(tokens, [1, 2, 3, 10, 11, 4, 5, 12])
+    np.testing.assert_array_equal(trained, [0, 0, 0, 1, 1, 0, 0, 1])
+    np.testing.assert_array_equal(logprobs, np.asarray([0, 0, 0, -0.5, -0.1, 0, 0, -1.25], np.float32))
+    assert (tokens.dtype, trained.dtype, logprobs.dtype) == (np.int32, bool, np.float32)
+
+
+def test_an_episode_in_a_row_token_by_token(make):
+    """Position t speaks of token t + 1, so everything about a token stands one to its left."""
+    sample = policy_sample(make(), advantage=0.75)
+    batch = pack_rows([sample], 10)
+    table = {
+        "tokens": [1, 2, 3, 10, 11, 4, 5, 12, 0, 0],
+        "targets": [2, 3, 10, 11, 4, 5, 12, 0, 0, 0],
+        "weights": [0, 0, 1, 1, 0, 0, 1, 0, 0, 0],
+        "advantages": [0, 0, 0.75, 0.75, 0, 0, 0.75, 0, 0, 0],
+        "sampler_logprobs": [0, 0, -0.5, -0.1, 0, 0, -1.25, 0, 0, 0],
+        "positions": [0, 1, 2, 3, 4, 5, 6, 7, 0, 0],
+        "sequence": [0] * 8 + [-1] * 2,
+    }
+    for name, expected in table.items():
+        got = getattr(batch, name)
+        np.testing.assert_array_equal(got, np.asarray([expected], got.dtype), err_msg=name)
+
+
+def test_a_turn_cut_by_length_trains_no_end_of_turn(make):
+    """Its last token is trained; the <|im_end|> (99) that the next observation begins with is not."""
+    segments = (
+        Segment(Source.PROMPT, (1,), ""),
+        Segment(Source.POLICY, (10, 11), "", (-0.5, -0.25)),
+        Segment(Source.OBSERVATION, (99, 4), ""),
+        Segment(Source.POLICY, (12, 99), "", (-1.0, -2.0)),
+    )
+    batch = pack_rows([policy_sample(make(segments=segments), 1.0)], 8)
+    trained_targets = batch.targets[batch.weights > 0]
+    np.testing.assert_array_equal(trained_targets, [10, 11, 12, 99])
+
+
+def test_a_pair_shares_its_prompt(make):
+    chosen = make("c")
+    rejected = make("r", segments=(chosen.segments[0], Segment(Source.POLICY, (20,), "", (-3.0,))))
+    batch = pack_pairs([preference_pair(chosen, rejected)], 12, 1)
+    table = {
+        #           prompt  chosen, from the prompt's last token   rejected
+        "tokens": [1, 2, 3, 10, 11, 4, 5, 12, 3, 20, 0, 0],
+        "targets": [2, 3, 10, 11, 4, 5, 12, 0, 20, 0, 0, 0],
+        "weights": [0, 0, 1, 1, 0, 0, 1, 0, 1, 0, 0, 0],
+        "positions": [0, 1, 2, 3, 4, 5, 6, 7, 2, 3, 0, 0],
+        "sequence": [-1, -1, 0, 0, 0, 0, 0, 0, 1, 1, -1, -1],
+    }
+    for name, expected in table.items():
+        got = getattr(batch, name)
+        np.testing.assert_array_equal(got, np.asarray([expected], got.dtype), err_msg=name)
+
+
+def test_a_pair_of_two_questions_is_refused(make):
+    other = make("r", segments=(Segment(Source.PROMPT, (1, 2, 4), ""), *make().segments[1:]))
+    with pytest.raises(ValueError, match="episodes t0 and r do not share a prompt; pair within a question"):
+        preference_pair(make(), other)
+
+
+def test_the_number_of_tokens(make):
+    assert make().tokens == 8
+    assert dataclasses.replace(make(), segments=()).tokens == 0
