@@ -1,0 +1,157 @@
+"""The ReAct loop: think → call → observation → … → boxed answer, as a ledger of tokens.
+
+A failed or malformed call is an observation, never an exception. When the budget of calls or the context
+is used up, the last observation asks for the final answer, and one more turn is sampled. Left out: rollback,
+keep-K contexts and restarts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mirothinker_jax.agent.answer import boxed_answer
+from mirothinker_jax.agent.parse import Malformed, parse_calls
+from mirothinker_jax.agent.policy import Chat, Policy, Session
+from mirothinker_jax.agent.prompt import FINAL_REQUEST
+from mirothinker_jax.tools.spec import ToolCall, ToolResult
+from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
+
+# Failures in a row that are not the model's fault, after which the tools are taken to be down.
+INFRASTRUCTURE_LIMIT = 5
+
+
+class Executor(Protocol):
+    async def execute(self, call: ToolCall, request_id: str) -> ToolResult: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    id: str
+    question: str
+    expected: str
+    hops: int = 0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an episode runs under. Token counts are of this run's tokenizer."""
+
+    system: str | None
+    max_calls: int
+    context_tokens: int
+    turn_tokens: int
+    output_tokens: int  # the executor's cap on one observation
+
+
+@dataclass
+class _Ledger:
+    decode: Callable[[Sequence[int]], str]
+    segments: list[Segment] = field(default_factory=list)
+    tokens: int = 0
+
+    def add(self, source: Source, tokens: Sequence[int], logprobs: Sequence[float] = ()) -> str:
+        text = self.decode(tokens)
+        self.segments.append(Segment(source, tuple(tokens), text, tuple(logprobs)))
+        self.tokens += len(tokens)
+        return text
+
+
+@dataclass
+class _Tally:
+    calls: int = 0
+    failed: int = 0
+    malformed: int = 0
+    infrastructure_row: int = 0
+
+
+async def run_episode(
+    task: Task,
+    *,
+    policy: Policy,
+    executor: Executor,
+    chat: Chat,
+    decode: Callable[[Sequence[int]], str],
+    setting: Setting,
+    episode_id: str,
+    seed: int,
+) -> Trajectory:
+    """One episode of `task`, from the prompt to a Stop. Malformed calls count against the budget too."""
+    ledger, tally = _Ledger(decode), _Tally()
+    session = await policy.open(seed)
+    try:
+        answer, stop = await _converse(task, session, executor, chat, setting, episode_id, ledger, tally)
+    finally:
+        session.close()
+    return Trajectory(
+        id=episode_id,
+        question_id=task.id,
+        question=task.question,
+        expected=task.expected,
+        answer=answer,
+        stop=stop,
+        calls=tally.calls,
+        failed_calls=tally.failed,
+        malformed_calls=tally.malformed,
+        segments=tuple(ledger.segments),
+        hops=task.hops,
+    )
+
+
+async def _converse(
+    task: Task,
+    session: Session,
+    executor: Executor,
+    chat: Chat,
+    setting: Setting,
+    episode_id: str,
+    ledger: _Ledger,
+    tally: _Tally,
+) -> tuple[str | None, Stop]:
+    forced = setting.max_calls == 0
+    question = f"{task.question}\n{FINAL_REQUEST}" if forced else task.question
+    feed, source = chat.prompt(setting.system, question), Source.PROMPT
+    # What a free turn may cost before the final one: itself, an observation with its request, the last turn.
+    request = len(chat.observation([FINAL_REQUEST]))
+    reserve = 2 * setting.turn_tokens + setting.output_tokens + request
+    turn_number = 0
+    while True:
+        if ledger.tokens + len(feed) + setting.turn_tokens > setting.context_tokens:
+            return None, Stop.CONTEXT
+        ledger.add(source, feed)
+        turn = await session.sample(feed, setting.turn_tokens)
+        text = ledger.add(Source.POLICY, turn.tokens, turn.logprobs)
+        turn_number += 1
+        answer = boxed_answer(text.rpartition("</think>")[2])
+        if forced:
+            return answer, Stop.FORCED if answer is not None else Stop.NO_ANSWER
+        if not turn.complete:
+            return None, Stop.LENGTH
+        calls = parse_calls(text)
+        if not calls:
+            return answer, Stop.ANSWERED if answer is not None else Stop.NO_ANSWER
+        texts = []
+        for number, call in enumerate(calls[: setting.max_calls - tally.calls - tally.malformed]):
+            texts.append(await _observe(call, executor, f"{episode_id}:{turn_number}.{number}", tally))
+            if tally.infrastructure_row >= INFRASTRUCTURE_LIMIT:
+                return None, Stop.INFRASTRUCTURE
+        feed, source = chat.observation(texts), Source.OBSERVATION
+        room = setting.context_tokens - ledger.tokens - len(feed)
+        forced = tally.calls + tally.malformed >= setting.max_calls or room < reserve
+        if forced:
+            if room < request + setting.turn_tokens:  # several long results in one turn
+                texts = ["results dropped: the context is full"]
+            feed = chat.observation([*texts, FINAL_REQUEST])
+
+
+async def _observe(call: ToolCall | Malformed, executor: Executor, request_id: str, tally: _Tally) -> str:
+    if isinstance(call, Malformed):
+        tally.malformed += 1
+        return call.reason
+    result = await executor.execute(call, request_id)
+    tally.calls += 1
+    tally.failed += result.failure is not None
+    down = result.failure is not None and result.failure.infrastructure
+    tally.infrastructure_row = tally.infrastructure_row + 1 if down else 0
+    return result.text

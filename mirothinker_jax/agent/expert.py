@@ -1,0 +1,142 @@
+"""A scripted expert: it answers chain questions through the real tools, errs now and then, and recovers.
+
+It is a Policy like any other, so its episodes run through the same loop as the model's. Its tokens are
+Unicode code points (`Characters`), because it writes the corpus that the tokenizer is trained on.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mirothinker_jax.agent.policy import Turn
+from mirothinker_jax.agent.prompt import FINAL_REQUEST
+from mirothinker_jax.tools.spec import ToolCall, render_call
+from mirothinker_jax.trajectory.types import Source, Trajectory
+
+_CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_FIRST_CONTROL = 0x110000  # beyond Unicode
+_MESSAGE = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
+_LINK = re.compile(r"\]\((\S+)\)")
+_TRIES = 3  # of one step, before the expert gives up
+
+SEARCH = ("search_and_scrape_webpage", "google_search")
+SCRAPE = ("jina_scrape_llm_summary", "scrape_and_extract_info")
+
+
+class Characters:
+    """A text codec whose tokens are code points; control tokens come after the last of them."""
+
+    vocab_size = _FIRST_CONTROL + len(_CONTROL)
+    pad_id, im_start_id, im_end_id = range(_FIRST_CONTROL, _FIRST_CONTROL + len(_CONTROL))
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) for c in text]
+
+    encode_untrusted = encode
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(chr(i) if i < _FIRST_CONTROL else _CONTROL[i - _FIRST_CONTROL] for i in ids)
+
+    def truncate(self, text: str, max_tokens: int) -> tuple[str, bool]:
+        return text[:max_tokens], len(text) > max_tokens
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the expert knows of a question: where to start, and what to read on each page in turn.
+
+    All of `reads` but the last are relations whose link is followed; the last is the attribute asked for.
+    """
+
+    start: str
+    reads: tuple[str, ...]
+
+
+class Expert:
+    """The policy of one question. `mistake_rate` is the chance per page read of a deliberate error."""
+
+    def __init__(self, plan: Plan, mistake_rate: float):
+        self._plan, self._rate = plan, mistake_rate
+
+    async def open(self, seed: int) -> ExpertSession:
+        script = _script(self._plan, self._rate, random.Random(seed))
+        next(script)
+        return ExpertSession(script)
+
+
+class ExpertSession:
+    def __init__(self, script: Generator[str, str, None]):
+        self._script, self._codec = script, Characters()
+
+    async def sample(self, tokens: Sequence[int], max_tokens: int) -> Turn:
+        heard = _MESSAGE.findall(self._codec.decode(tokens))[-1][1]
+        if heard.endswith(FINAL_REQUEST):
+            said = "<think>no calls left</think>\\boxed{unknown}"
+        else:
+            said = self._script.send(heard)
+        ids = (*self._codec.encode(said), self._codec.im_end_id)
+        return Turn(ids, (0.0,) * len(ids), True)
+
+    def close(self) -> None:
+        self._script.close()
+
+
+def _say(thought: str, tool: tuple[str, str], arguments: Mapping[str, str]) -> str:
+    return f"<think>{thought}</think>{render_call(ToolCall(*tool, arguments))}"
+
+
+def _script(plan: Plan, rate: float, rng: random.Random) -> Generator[str, str, None]:
+    """Yields what the expert says; is sent what it hears. The first `yield` waits for the question."""
+    yield ""
+    title = plan.start
+    url = yield from _find(title, "", rate, rng)
+    for place, wanted in enumerate(plan.reads):
+        value = None
+        for _ in range(_TRIES):
+            asked, thought = wanted, f"next {wanted}"
+            others = [r for r in plan.reads if r != wanted]
+            if others and rng.random() < rate:
+                asked = rng.choice(others)
+                thought = f"next {asked}"
+            page = yield _say(thought, SCRAPE, {"url": url, "info_to_extract": asked})
+            heading, _, line = page.partition("\n")
+            if heading == title and line.startswith(f"{wanted}: "):
+                value = line.removeprefix(f"{wanted}: ").partition("\n")[0]
+                break
+            if heading != title and "404" in page:
+                url = yield from _find(title, url, 0.0, rng)
+            elif heading != title and line:  # another page than the one wanted
+                url = yield from _find(title, "", 0.0, rng)
+        if value is None:
+            break
+        if place + 1 < len(plan.reads):
+            link = _LINK.search(value)
+            title = value[1:].partition("]")[0]
+            url = link.group(1) if link else ""
+        else:
+            yield f"<think>done</think>\\boxed{{{value}}}"
+    yield "<think>not found</think>\\boxed{unknown}"
+
+
+def _find(title: str, dead: str, rate: float, rng: random.Random) -> Generator[str, str, str]:
+    """Searches for a page and returns its address: not the dead one, and by mistake another one's."""
+    for _ in range(_TRIES):
+        found = yield _say("search", SEARCH, {"q": title})
+        hits = re.findall(r"^\d+\. (.*)\n(\S+)", found, re.MULTILINE)
+        right = [link for name, link in hits if name == title and link != dead]
+        wrong = [link for name, link in hits if name != title]
+        if wrong and rng.random() < rate:
+            return rng.choice(wrong)
+        if right:
+            return right[0]
+    return dead
+
+
+def messages(trajectory: Trajectory) -> list[dict[str, str]]:
+    """The episode as chat messages, read off its ChatML text."""
+    text = "".join(s.text for s in trajectory.segments)
+    assert trajectory.segments[-1].source is Source.POLICY
+    return [{"role": role, "content": content} for role, content in _MESSAGE.findall(text)]

@@ -1,0 +1,127 @@
+"""scrape_and_extract_info: fetches a page and keeps the lines that answer what was asked.
+
+The extraction is by rules (readable.py); upstream asks a language model instead.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import httpx
+
+from mirothinker_jax.config import ToolsConfig
+from mirothinker_jax.tools.client import WebClient
+from mirothinker_jax.tools.leak_guard import is_leak
+from mirothinker_jax.tools.readable import Page, best_lines, read_html
+from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
+
+PAGE_CHARS = 409_600  # of a page, before extraction
+_REDIRECTS = 5
+_REMEMBERED_CHARS = 16_384  # the lines of the last few hundred pages up to this size are kept: agents reread
+_META_CHARSET = re.compile(rb"<meta[^>]{0,200}charset=[\"']?([\w-]+)", re.IGNORECASE)
+_remembered = lru_cache(maxsize=512)(read_html)
+# Headers that decide where a request goes or how it is framed are not the model's to set.
+# fmt: off
+_FIXED_HEADERS = frozenset((
+    "accept-encoding", "connection", "content-length", "expect", "host", "proxy-authorization", "te",
+    "trailer", "transfer-encoding", "upgrade", "x-request-id",
+))
+# fmt: on
+
+SPEC = ToolSpec(
+    server="jina_scrape_llm_summary",
+    name="scrape_and_extract_info",
+    description="Reads a web page and returns what it says about the information asked for.",
+    parameters={
+        "type": "object",
+        "properties": {
+            "url": {"type": "string", "minLength": 1, "description": "address of the page"},
+            "info_to_extract": {"type": "string", "minLength": 1, "description": "what to look for"},
+            "custom_headers": {
+                "type": "object",
+                "additionalProperties": {"type": "string"},
+                "description": "extra request headers",
+            },
+        },
+        "required": ["url", "info_to_extract"],
+        "additionalProperties": False,
+    },
+)
+
+
+class ScrapePage:
+    """Keeps at most settings.scrape_lines lines of a page."""
+
+    spec = SPEC
+
+    def __init__(self, client: WebClient, settings: ToolsConfig):
+        self._client = client
+        self._lines = settings.scrape_lines
+
+    async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
+        url, wanted = arguments["url"].strip(), arguments["info_to_extract"]
+        headers = _checked_headers(arguments.get("custom_headers", {}))
+        response = await self._fetch(url, headers, request_id)
+        page = _read(response, str(response.request.url))
+        # The title is shown anyway, so a heading that repeats it would waste a line.
+        found = best_lines([line for line in page.lines if line != page.title], wanted, self._lines)
+        return "\n".join([page.title, *(found or [f'nothing about "{wanted}"'])])
+
+    async def _fetch(self, url: str, headers: Mapping[str, str], request_id: str) -> httpx.Response:
+        for _ in range(_REDIRECTS + 1):
+            _check_address(url)
+            response = await self._client.send("GET", url, request_id, headers)
+            status = response.status_code
+            if status == 429 or status >= 500:
+                raise ToolError(Failure.NETWORK, f"HTTP {status} for {url}")
+            if status >= 400:
+                raise ToolError(Failure.TOOL_ERROR, f"HTTP {status} for {url}")
+            if not response.next_request:
+                return response
+            if response.next_request.url.host != response.request.url.host:
+                headers = {}  # they were meant for the first host alone
+            url = str(response.next_request.url)
+        raise ToolError(Failure.TOOL_ERROR, f"more than {_REDIRECTS} redirects, the last to {url}")
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+def _check_address(url: str) -> None:
+    if not re.match(r"https?://[^/\s]", url, re.IGNORECASE):
+        raise ToolError(Failure.TOOL_ERROR, f"not an http or https address: {url}")
+    if is_leak(url):
+        raise ToolError(Failure.TOOL_ERROR, f"this address is off limits (benchmark data): {url}")
+
+
+def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    for name, value in headers.items():
+        if not re.fullmatch(r"[\w-]+", name, re.ASCII) or not value.isascii() or not value.isprintable():
+            raise ToolError(Failure.TOOL_ERROR, f"custom_headers: {name!r} is not a valid header")
+        if name.lower() in _FIXED_HEADERS:
+            raise ToolError(Failure.TOOL_ERROR, f"custom_headers: {name} cannot be set")
+    return headers
+
+
+def _read(response: httpx.Response, url: str) -> Page:
+    kind = response.headers.get("Content-Type", "text/html").partition(";")[0].strip().lower()
+    if "html" in kind:
+        if response.charset_encoding is None and (found := _META_CHARSET.search(response.content[:2048])):
+            response.encoding = _known_encoding(found[1].decode("ascii"))
+        text = response.text[:PAGE_CHARS]
+        return _remembered(text, url) if len(text) <= _REMEMBERED_CHARS else read_html(text, url)
+    if kind.startswith("text/") or kind.endswith(("json", "xml")):
+        text = response.text[:PAGE_CHARS]
+        return Page(url, tuple(" ".join(line.split()) for line in text.splitlines() if line.strip()))
+    raise ToolError(Failure.TOOL_ERROR, f"cannot read {kind} at {url}")
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        return "utf-8"

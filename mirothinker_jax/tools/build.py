@@ -1,0 +1,56 @@
+"""The tools that a config asks for, sharing their connections."""
+
+from __future__ import annotations
+
+from mirothinker_jax.config import ToolsConfig, check
+from mirothinker_jax.tools import browse, sandbox, search
+from mirothinker_jax.tools.browse import PAGE_CHARS, ScrapePage
+from mirothinker_jax.tools.client import WebClient
+from mirothinker_jax.tools.sandbox import RunPython
+from mirothinker_jax.tools.search import GoogleSearch
+from mirothinker_jax.tools.spec import Tool
+
+# Tool name → the server that the model calls it by; known without making the tools.
+SERVERS = {module.SPEC.name: module.SPEC.server for module in (search, browse, sandbox)}
+
+_BYTES_PER_CHAR = 4  # at most, in UTF-8
+_EMBEDDED_KEY = "embedded"
+
+
+def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> list[Tool]:
+    """Tools in the order of `settings.names`.
+
+    Args:
+      proxy_url: of the embedded web (world.server.WorldServer.proxy_url); None: the open web.
+      api_key: for the search service at settings.search_url; the embedded one needs none.
+
+    Raises:
+      ConfigError: a search service without a key, no search service at all, or no sandbox on this machine.
+    """
+
+    def client(proxy: str | None) -> WebClient:
+        return WebClient(proxy, settings.concurrency, settings.deadline_s, PAGE_CHARS * _BYTES_PER_CHAR)
+
+    tools: list[Tool] = []
+    pages = client(proxy_url)
+    for name in settings.names:
+        if name == "google_search":
+            check(
+                bool(settings.search_url or proxy_url),
+                "tools.search_url is empty and the embedded web is off; give the address of a search service",
+            )
+            check(
+                bool(api_key or not settings.search_url),
+                f"google_search needs an API key: set the environment variable {settings.search_key_env} "
+                "(tools.search_key_env names it)",
+            )
+            # A search service of the user's own is not on the embedded web, so not behind its proxy.
+            service = client(None) if settings.search_url else pages
+            tools.append(GoogleSearch(service, settings, api_key or _EMBEDDED_KEY))
+        elif name == "scrape_and_extract_info":
+            tools.append(ScrapePage(pages, settings))
+        elif name == "run_python_code":
+            tools.append(RunPython(settings))
+        else:
+            raise ValueError(f"tools.names holds {name!r}, which no tool here is called")
+    return tools

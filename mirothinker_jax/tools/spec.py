@@ -1,0 +1,100 @@
+"""What a tool is, what a call of one is, and how both look on the wire.
+
+A failed call is a value (`ToolResult.failure`), never an exception that ends an episode: the model reads
+what went wrong and goes on.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+# In the order in which a call uses them; data/tokenizer.py makes each of them one token.
+CALL_TAGS = (
+    "<use_mcp_tool>",
+    "</use_mcp_tool>",
+    "<server_name>",
+    "</server_name>",
+    "<tool_name>",
+    "</tool_name>",
+    "<arguments>",
+    "</arguments>",
+)
+
+
+@dataclass(frozen=True)
+class ToolSpec:
+    """A tool as the model sees it. `parameters` is a JSON schema of an object."""
+
+    server: str
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    repeatable: bool = True  # the same arguments give the same answer, so a result may be remembered
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    server: str
+    tool: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Failure(enum.StrEnum):
+    """Why a call gave no result. INFRASTRUCTURE kinds are not the model's fault."""
+
+    UNKNOWN_TOOL = "unknown_tool"
+    INVALID_ARGUMENTS = "invalid_arguments"
+    TOOL_ERROR = "tool_error"  # the tool ran and says no: a dead link, an exception in the user's code
+    DEADLINE = "deadline"
+    NETWORK = "network"  # connection refused, 5xx, 429
+
+    @property
+    def infrastructure(self) -> bool:
+        return self in (Failure.DEADLINE, Failure.NETWORK)
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    """`text` is what the model reads, also when the call failed. It is untrusted: encode it as plain text."""
+
+    text: str
+    failure: Failure | None = None
+    seconds: float = 0.0
+    truncated: bool = False
+    cached: bool = False
+
+
+class ToolError(Exception):
+    """Raised inside a tool; the executor turns it into a ToolResult."""
+
+    def __init__(self, failure: Failure, message: str):
+        super().__init__(message)
+        self.failure = failure
+
+
+class Tool(Protocol):
+    spec: ToolSpec
+
+    async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
+        """The result text. `request_id` names the call for logs and servers ("episode:turn.call").
+
+        Raises ToolError; any other exception is reported to the model as a tool error.
+        """
+        ...
+
+
+def render_call(call: ToolCall) -> str:
+    """The call in the wire format that the released MiroThinker checkpoints speak.
+
+    >>> print(render_call(ToolCall("s", "t")))
+    <use_mcp_tool><server_name>s</server_name><tool_name>t</tool_name><arguments>{}</arguments></use_mcp_tool>
+    """
+    arguments = json.dumps(dict(call.arguments), ensure_ascii=False)
+    return (
+        f"<use_mcp_tool><server_name>{call.server}</server_name><tool_name>{call.tool}</tool_name>"
+        f"<arguments>{arguments}</arguments></use_mcp_tool>"
+    )

@@ -1,0 +1,121 @@
+"""Questions of known depth with checkable answers: follow links from a page, then read one fact.
+
+Worked example, two hops: "Find the city: go west higher from KTM." means: open KTM's page, open the
+page that "west" leads to, from there the one that "higher" leads to, and read "city". The relations of a
+question differ from each other and its path visits no page twice, so no step can be skipped; a question
+whose answer could be read on an earlier page of the path is rejected.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mirothinker_jax.config import check
+from mirothinker_jax.world.entity import Entity
+from mirothinker_jax.world.facts import SOURCES, SPLITS, World
+
+_TRIES_PER_ENTITY = 50  # random walks in a row without a new question: the world is too small
+
+
+@dataclass(frozen=True)
+class Question:
+    id: str
+    text: str
+    answer: str
+    hops: int
+    split: str
+    path: tuple[str, ...]  # entity ids, from the start to the one that is asked about
+    relations: tuple[str, ...]  # one per hop
+    attribute: str
+
+
+def make_questions(
+    world: World, split: str, hops: Sequence[int], count: int, seed: int, attributes: Sequence[str] = ()
+) -> list[Question]:
+    """`count` different questions of one split, as evenly over `hops` as `count` allows, in mixed order.
+
+    `attributes` are what may be asked for; empty: all that the source of a page offers.
+
+    Raises:
+      ConfigError: the world is too small for that many, or an argument makes no sense.
+    """
+    check(split in SPLITS, f"split is {split!r}; choose one of {', '.join(SPLITS)}")
+    check(bool(hops) and all(h >= 0 for h in hops), f"hops is {tuple(hops)}; give one or more depths ≥ 0")
+    starts = world.of_split(split)
+    check(
+        bool(starts) or count == 0,
+        f"no {split} entities in this world: change world.heldout_fraction or raise world.max_entities",
+    )
+    rng = random.Random(f"{seed}|{split}")
+    made: dict[tuple[str, ...], Question] = {}
+    for place, depth in enumerate(hops):
+        wanted = count // len(hops) + (place < count % len(hops))
+        found = tries = 0
+        while found < wanted:
+            check(
+                tries < _TRIES_PER_ENTITY * len(starts),
+                f"this world gives only {found} of {wanted} {split} questions of {depth} hops: "
+                "raise world.max_entities, lower world.max_hops, or ask for fewer questions",
+            )
+            tries += 1
+            question = _draw(world, rng, rng.choice(starts), depth, split, attributes)
+            if question and (key := (question.path[0], *question.relations, question.attribute)) not in made:
+                made[key] = question
+                found, tries = found + 1, 0
+    questions = list(made.values())
+    rng.shuffle(questions)
+    return questions
+
+
+def _draw(
+    world: World, rng: random.Random, start: Entity, hops: int, split: str, attributes: Sequence[str]
+) -> Question | None:
+    """A random walk from `start`; None where it runs into a dead end or the answer is given away."""
+    path, relations = [start], []
+    while len(relations) < hops:
+        visited = {e.id for e in path}
+        steps = [(r, to) for r, to in path[-1].links.items() if r not in relations and to not in visited]
+        if not steps:
+            return None
+        relation, to = rng.choice(steps)
+        relations.append(relation)
+        path.append(world.entities[to])
+    offered = [a for a in SOURCES[start.kind].ATTRIBUTES if a in path[-1].facts]
+    choices = [a for a in offered if not attributes or a in attributes]
+    if not choices:
+        return None
+    attribute = rng.choice(choices)
+    answer = path[-1].facts[attribute]
+    if any(is_correct(answer, e.facts.get(attribute)) for e in path[:-1]):
+        return None
+    route = f"go {' '.join(relations)} from" if relations else "look up"
+    return Question(
+        id="-".join([split, start.id, *relations, attribute]).replace(" ", "_"),
+        text=f"Find the {attribute}: {route} {start.title}.",
+        answer=answer,
+        hops=hops,
+        split=split,
+        path=tuple(e.id for e in path),
+        relations=tuple(relations),
+        attribute=attribute,
+    )
+
+
+def is_correct(expected: str, answer: str | None) -> bool:
+    """Equal but for case, spaces, accents, thousands separators, and quotes or stops at the ends.
+
+    >>> is_correct("1234", " 1,234. "), is_correct("São Tomé", "sao  tome"), is_correct("12", None)
+    (True, True, False)
+    """
+    return answer is not None and _normalised(expected) == _normalised(answer) != ""
+
+
+def _normalised(text: str) -> str:
+    letters = unicodedata.normalize("NFKD", text)
+    text = "".join(c for c in letters if not unicodedata.combining(c)).casefold()
+    text = re.sub(r"(?<=\d)[,' ](?=\d{3}(?!\d))", "", text)
+    return " ".join(text.split()).strip(" .,;:\"'`")

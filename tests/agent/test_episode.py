@@ -1,0 +1,197 @@
+"""The agent loop: every way an episode ends, its budgets, and its ledger of tokens."""
+
+import asyncio
+
+import pytest
+from scripted import CODEC, Cut, Script, Tools, call
+
+from mirothinker_jax.agent.episode import INFRASTRUCTURE_LIMIT
+from mirothinker_jax.agent.prompt import FINAL_REQUEST
+from mirothinker_jax.tools.spec import Failure, ToolResult
+from mirothinker_jax.trajectory.types import Source, Stop
+
+THOUGHT = "<think>hm</think>"
+
+
+def sources(trajectory):
+    return [s.source for s in trajectory.segments]
+
+
+def test_an_answer_given_freely(play):
+    trajectory, policy, tools = play([f"{THOUGHT}\\boxed{{Nepal}}"])
+    assert (trajectory.stop, trajectory.answer, trajectory.calls) == (Stop.ANSWERED, "Nepal", 0)
+    assert sources(trajectory) == [Source.PROMPT, Source.POLICY]
+    assert (trajectory.question_id, trajectory.expected, trajectory.hops) == ("q", "Kathmandu", 2)
+    assert tools.calls == [] and policy.closed == 1 and policy.seed == 5
+
+
+def test_calls_and_then_an_answer(play):
+    lines = [THOUGHT + call(q="a"), THOUGHT + call(q="b") + call(q="c"), "\\boxed{x}"]
+    trajectory, policy, tools = play(lines, Tools(lambda c: f"found {c.arguments['q']}"), system="Be brief.")
+    assert (trajectory.stop, trajectory.calls, trajectory.failed_calls) == (Stop.ANSWERED, 3, 0)
+    assert [(c.arguments["q"], id) for c, id in tools.calls] == [
+        ("a", "e:1.0"),
+        ("b", "e:2.0"),
+        ("c", "e:2.1"),
+    ]
+    assert policy.text(0).startswith(
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhere is KTM?"
+    )
+    assert policy.text(1) == "\n<|im_start|>user\nfound a<|im_end|>\n<|im_start|>assistant\n"
+    assert policy.text(2) == "\n<|im_start|>user\nfound b\nfound c<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_the_ledger_is_what_was_fed_and_sampled(play):
+    """Segment by segment, and log-prob by log-prob."""
+    trajectory, policy, _ = play([call(q="a"), "<arguments>", "\\boxed{x}"])
+    assert len(policy.heard) == 3
+    kinds = [Source.PROMPT, Source.POLICY, *[Source.OBSERVATION, Source.POLICY] * 2]
+    assert sources(trajectory) == kinds
+    fed = [s.tokens for s in trajectory.segments if s.source is not Source.POLICY]
+    assert fed == [tokens for tokens, _ in policy.heard]
+    sampled = [s for s in trajectory.segments if s.source is Source.POLICY]
+    assert [s.tokens for s in sampled] == policy.said
+    logprobs = [x for s in sampled for x in s.logprobs]
+    assert logprobs == [-float(i) for i in range(len(logprobs))]
+    assert all(s.text == CODEC.decode(s.tokens) for s in trajectory.segments)
+    assert all(most == 300 for _, most in policy.heard)
+
+
+@pytest.mark.parametrize("said", [f"{THOUGHT}I do not know.", "", "\\boxed{}", "<think>\\boxed{x}</think>so"])
+def test_neither_a_call_nor_an_answer(play, said):
+    trajectory, _, _ = play([said])
+    assert (trajectory.stop, trajectory.answer) == (Stop.NO_ANSWER, None)
+
+
+def test_a_turn_that_is_cut_ends_the_episode(play):
+    trajectory, _, tools = play([Cut(call(q="a") + "\\boxed{x}")])
+    assert (trajectory.stop, trajectory.answer, tools.calls) == (Stop.LENGTH, None, [])
+    assert trajectory.segments[-1].tokens[-1] != CODEC.im_end_id
+
+
+def test_without_a_budget_the_answer_is_asked_for_at_once(play):
+    trajectory, policy, tools = play(["\\boxed{Nepal}"], max_calls=0)
+    assert (trajectory.stop, trajectory.answer) == (Stop.FORCED, "Nepal")
+    assert policy.text(0).endswith(f"KTM?\n{FINAL_REQUEST}<|im_end|>\n<|im_start|>assistant\n")
+    trajectory, _, tools = play([call(q="a")], max_calls=0)
+    assert (trajectory.stop, trajectory.answer, tools.calls) == (Stop.NO_ANSWER, None, [])
+
+
+def test_after_the_last_call_the_answer_is_asked_for(play):
+    trajectory, policy, tools = play([call(q="a"), call(q="b"), "\\boxed{x}"], max_calls=2)
+    assert (trajectory.stop, trajectory.answer, trajectory.calls) == (Stop.FORCED, "x", 2)
+    assert FINAL_REQUEST not in policy.text(1)
+    assert policy.text(2) == f"\n<|im_start|>user\nresult\n{FINAL_REQUEST}<|im_end|>\n<|im_start|>assistant\n"
+    assert len(tools.calls) == 2
+
+
+def test_calls_beyond_the_budget_are_not_made(play):
+    trajectory, policy, tools = play([call(q="a") + call(q="b") + call(q="c"), "\\boxed{x}"], max_calls=2)
+    assert [c.arguments["q"] for c, _ in tools.calls] == ["a", "b"]
+    assert trajectory.calls == 2 and trajectory.stop is Stop.FORCED
+    assert FINAL_REQUEST in policy.text(1)
+
+
+def test_a_call_instead_of_the_forced_answer_is_no_answer(play):
+    trajectory, _, tools = play([call(q="a"), call(q="b")], max_calls=1)
+    assert (trajectory.stop, trajectory.calls, len(tools.calls)) == (Stop.NO_ANSWER, 1, 1)
+
+
+def test_a_malformed_call_is_told_and_uses_up_the_budget(play):
+    lines = ["<use_mcp_tool>oops", call(q="a") + "<arguments>", "\\boxed{x}"]
+    trajectory, policy, _ = play(lines, max_calls=3)
+    assert (trajectory.malformed_calls, trajectory.calls, trajectory.failed_calls) == (2, 1, 0)
+    assert "the tags do not form a whole call" in policy.text(1)
+    assert "result\nmalformed call" in policy.text(2) and FINAL_REQUEST in policy.text(2)
+    assert trajectory.stop is Stop.FORCED
+
+
+def test_a_failure_is_an_observation(play):
+    tools = Tools(lambda c: ToolResult("404: no such page", Failure.TOOL_ERROR))
+    trajectory, policy, _ = play([call(q="a")] * 9 + ["\\boxed{x}"], tools, max_calls=20)
+    assert (trajectory.stop, trajectory.calls, trajectory.failed_calls) == (Stop.ANSWERED, 9, 9)
+    assert "404: no such page" in policy.text(1)
+
+
+@pytest.mark.parametrize("kind", [Failure.NETWORK, Failure.DEADLINE])
+def test_failures_that_are_not_the_models_fault_end_the_episode(play, kind):
+    tools = Tools(lambda c: ToolResult("down", kind))
+    trajectory, policy, _ = play([call(q="a")] * 20, tools, max_calls=20)
+    assert (trajectory.stop, trajectory.answer) == (Stop.INFRASTRUCTURE, None)
+    assert trajectory.calls == len(tools.calls) == INFRASTRUCTURE_LIMIT
+    assert sources(trajectory)[-1] is Source.POLICY and policy.closed == 1
+
+
+def test_only_failures_in_a_row_count_as_broken_tools(play):
+    def answer(c):
+        down = len(tools.calls) % INFRASTRUCTURE_LIMIT
+        return ToolResult("down", Failure.NETWORK) if down else "fine"
+
+    tools = Tools(answer)
+    trajectory, _, _ = play([call(q="a")] * 12 + ["\\boxed{x}"], tools, max_calls=20)
+    assert (trajectory.stop, trajectory.calls, trajectory.failed_calls) == (Stop.ANSWERED, 12, 10)
+
+
+def used(trajectory):
+    return sum(len(s.tokens) for s in trajectory.segments)
+
+
+@pytest.mark.parametrize("context", range(900, 1400, 50))
+def test_a_context_that_fills_up_forces_the_answer(play, context):
+    """Calls of 100 characters, results of 150: the answer is asked for in time, whatever the size."""
+    lines = [call(q="a" * 20)] * 20
+
+    class Obedient(Script):
+        async def sample(self, tokens, max_tokens):
+            if FINAL_REQUEST in self.codec.decode(tokens):
+                self.lines = ["\\boxed{x}"]
+            return await super().sample(tokens, max_tokens)
+
+    trajectory, policy, _ = play(
+        Obedient(lines), Tools(lambda c: "r" * 150), max_calls=50, context_tokens=context, turn_tokens=200,
+        output_tokens=150,
+    )  # fmt: skip
+    assert (trajectory.stop, trajectory.answer) == (Stop.FORCED, "x")
+    assert used(trajectory) <= context
+    # It was not asked for needlessly early: one more free turn could have overflowed.
+    before = used(trajectory) - len(policy.said[-1]) - len(policy.heard[-1][0])
+    assert before + 150 + 2 * 200 + 150 + 2 * len(FINAL_REQUEST) + 200 > context
+
+
+def test_results_that_leave_no_room_are_dropped(play):
+    """Three calls in one turn bring more than the context holds."""
+    trajectory, policy, _ = play(
+        [call(q="a") * 3, "\\boxed{x}"], Tools(lambda c: "r" * 150), context_tokens=850, turn_tokens=150,
+        output_tokens=150, max_calls=9,
+    )  # fmt: skip
+    assert "results dropped: the context is full" in policy.text(1) and "rrr" not in policy.text(1)
+    assert (trajectory.stop, trajectory.calls) == (Stop.FORCED, 3)
+    assert used(trajectory) <= 850
+
+
+def test_a_prompt_that_leaves_no_room_for_a_turn(play):
+    trajectory, policy, _ = play([], question="?" * 500, context_tokens=600, turn_tokens=100)
+    assert (trajectory.stop, trajectory.answer, trajectory.segments) == (Stop.CONTEXT, None, ())
+    assert policy.heard == [] and policy.closed == 1
+
+
+def test_the_session_is_closed_when_the_policy_breaks(play):
+    class Broken(Script):
+        async def sample(self, tokens, max_tokens):
+            raise RuntimeError("no device")
+
+    policy = Broken([])
+    with pytest.raises(RuntimeError, match="no device"):
+        play(policy)
+    assert policy.closed == 1
+
+
+def test_the_session_is_closed_when_the_episode_is_cancelled(play):
+    class Hung(Script):
+        async def sample(self, tokens, max_tokens):
+            raise asyncio.CancelledError
+
+    policy = Hung([])
+    with pytest.raises(asyncio.CancelledError):
+        play(policy)
+    assert policy.closed == 1
