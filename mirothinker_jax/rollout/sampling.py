@@ -1,0 +1,50 @@
+"""Drawing the next token, with its log-prob under the very distribution it was drawn from."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """temperature 0 is greedy; top_p 1 keeps the whole distribution (training needs exactly that)."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+def sample(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
+    """One token per row and its log-prob.
+
+    Args:
+      logits: float32 [B, V]; keys: one PRNG key per row, [B].
+
+    Returns:
+      int32 [B] tokens; float32 [B] log-probs under the tempered, truncated, renormalised distribution
+      (greedy: under the untempered one).
+    """
+    if sampling.temperature == 0:
+        tokens = jnp.argmax(logits, -1).astype(jnp.int32)
+        return tokens, _pick(jax.nn.log_softmax(logits), tokens)
+    scaled = logits / sampling.temperature
+    if sampling.top_p < 1:
+        scaled = _nucleus(scaled, sampling.top_p)
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:], jnp.float32))(keys)
+    tokens = jnp.argmax(scaled + noise, -1).astype(jnp.int32)
+    return tokens, _pick(jax.nn.log_softmax(scaled), tokens)
+
+
+def _nucleus(logits: jax.Array, top_p: float) -> jax.Array:
+    """−inf outside the smallest set of tokens whose probability reaches top_p (arXiv 1904.09751)."""
+    descending = -jnp.sort(-logits, axis=-1)
+    probs = jax.nn.softmax(descending, axis=-1)
+    kept = jnp.cumsum(probs, -1) - probs < top_p  # the token that crosses top_p is kept
+    threshold = jnp.where(kept, descending, jnp.inf).min(-1, keepdims=True)
+    return jnp.where(logits >= threshold, logits, -jnp.inf)
+
+
+def _pick(logprobs: jax.Array, tokens: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(logprobs, tokens[:, None], -1)[:, 0]

@@ -1,0 +1,142 @@
+"""GRPO's batches: questions → episodes → rewards → group advantages → packed rows.
+
+Strictly on-policy: every rollout is sampled with the step's own parameters and used once. It is recorded before
+it is trained on, so that a run that was killed repeats the steps after its checkpoint from the record (on as
+many processes as made it: with another number the steps are sampled again).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mirothinker_jax.agent.episode import Task
+from mirothinker_jax.config import GRPOConfig
+from mirothinker_jax.data.packing import Sample, pack_rows
+from mirothinker_jax.models.qwen import Params
+from mirothinker_jax.parallel.processes import barrier, everywhere, mean_figures, most
+from mirothinker_jax.rollout.collect import Collector, EpisodeSpec
+from mirothinker_jax.rollout.sampling import Sampling
+from mirothinker_jax.trajectory import store
+from mirothinker_jax.trajectory.advantage import group_advantages
+from mirothinker_jax.trajectory.reward import Grade, rewarded, violates_format
+from mirothinker_jax.trajectory.types import Stop, Trajectory
+from mirothinker_jax.trajectory.views import policy_sample
+from mirothinker_jax.types import Batch
+
+
+class GRPOSource:
+    """A BatchSource that samples. Its only state is the step; the number of rows varies from step to step."""
+
+    def __init__(
+        self,
+        config: GRPOConfig,
+        tasks: Sequence[Task],
+        collector: Collector,
+        grade: Grade,
+        *,
+        max_calls: int,
+        folder: Path,
+        seed: int,
+        micro_rows: int,
+        shard: tuple[int, int] = (0, 1),
+        block: tuple[int, int] | None = None,
+        reference: Callable[[Batch], Batch] | None = None,
+    ):
+        """`shard` is this process's (index, count) of the step's questions, which it samples. `block` is its
+        (index, count) of row blocks, which it trains on; None: the same. Where several processes hold one
+        block (they split its tokens or heads), each trains on what all of them sampled. `micro_rows` is a
+        block's share of a micro-batch; `reference` fills in `ref_logprobs` where a KL term needs them."""
+        self._config, self._tasks, self._collector, self._grade = config, tasks, collector, grade
+        self._max_calls, self._folder, self._seed = max_calls, folder, seed
+        self._micro_rows, self._shard, self._reference = micro_rows, shard, reference
+        index, count = block or shard
+        self._members = range(index * shard[1] // count, (index + 1) * shard[1] // count)
+
+    def next(self, step: int, params: Params) -> tuple[Batch, dict[str, float]]:
+        figures = self._record(step, params)
+        trajectories = [t for member in self._members for t in store.read(self._path(step, member))]
+        samples, equal = self._samples(trajectories)
+        batch = pack_rows(samples, self._config.training.row_tokens, self._micro_rows)
+        missing = most(batch.shape[0]) - batch.shape[0]  # every process gives the same number of rows
+        padding = Batch.empty(missing, batch.shape[1])
+        batch = jax.tree.map(lambda a, b: np.concatenate([a, b]), batch, padding)
+        if self._reference is not None:
+            batch = self._reference(batch)
+        return batch, mean_figures(figures | describe(trajectories) | {"equal_groups": equal})
+
+    def _path(self, step: int, process: int) -> Path:
+        return store.share(self._folder / f"step_{step:06d}.jsonl", process, self._shard[1])
+
+    def _record(self, step: int, params: Params) -> dict[str, float]:
+        """Samples what is not on record yet. Gathering the parameters takes every process, so one that has
+        its share goes along, with nothing to sample, where another has not."""
+        path = self._path(step, self._shard[0])
+        recorded = path.exists()
+        if everywhere(recorded):
+            return {}
+        episodes = [] if recorded else self._episodes(step)
+        sampled, figures = self._collector.run(params, episodes, Sampling())
+        if not recorded:
+            c = self._config
+            graded = [rewarded(t, self._grade, c.correct_coef, c.format_coef) for t in sampled]
+            store.write(path, [dataclasses.replace(t, policy_version=step) for t in graded])
+        barrier(f"rollouts of step {step}")
+        return figures
+
+    def _episodes(self, step: int) -> list[EpisodeSpec]:
+        """This process's episodes of the step: a shuffled walk through the questions, epoch by epoch."""
+        index, count = self._shard
+        per_step, total = self._config.questions, len(self._tasks)
+        places = np.arange(step * per_step, (step + 1) * per_step).reshape(count, -1)[index]
+        episodes = []
+        for place in places:
+            order = np.random.default_rng((self._seed, int(place) // total)).permutation(total)
+            task = self._tasks[int(order[int(place) % total])]
+            for member in range(self._config.group):
+                episode_id = f"grpo-{step}-{place}-{member}"
+                seed = int(np.random.default_rng((self._seed, step, place, member)).integers(2**31))
+                episodes.append(EpisodeSpec(episode_id, task, seed, self._max_calls))
+        return episodes
+
+    def _samples(self, trajectories: list[Trajectory]) -> tuple[list[Sample], float]:
+        """Samples of the groups that say something, and the share of groups that do not: equal rewards give
+        no gradient, so their tokens are not computed (nor counted), unless a KL term wants them."""
+        size, samples, equal = self._config.group, [], 0
+        groups = [trajectories[i : i + size] for i in range(0, len(trajectories), size)]
+        for group in groups:
+            usable = [t for t in group if t.stop is not Stop.INFRASTRUCTURE]
+            rewards = np.asarray([t.reward for t in usable])
+            advantages = group_advantages(rewards, self._config.advantage)
+            if not np.any(advantages):
+                equal += 1
+                if self._reference is None:
+                    continue
+            samples += [policy_sample(t, float(a)) for t, a in zip(usable, advantages, strict=True)]
+        return samples, equal / len(groups)
+
+    def get_state(self) -> dict[str, Any]:
+        return {"seed": self._seed}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        if state["seed"] != self._seed:
+            raise ValueError(f"this run began with seed {state['seed']}, not {self._seed}; give it back")
+
+
+def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Figures of a set of episodes, means over episodes."""
+    mean = lambda values: float(np.mean(list(values)))  # noqa: E731
+    figures = {
+        "reward": mean(t.reward for t in trajectories),
+        "accuracy": mean(t.correct for t in trajectories),
+        "calls": mean(t.calls for t in trajectories),
+        "failed_calls": mean(t.failed_calls for t in trajectories),
+        "format_violations": mean(violates_format(t) for t in trajectories),
+        "episode_tokens": mean(t.tokens for t in trajectories),
+    }
+    return figures | {f"stop/{stop}": mean(t.stop is stop for t in trajectories) for stop in Stop}

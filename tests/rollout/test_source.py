@@ -1,0 +1,182 @@
+"""GRPO's batches: what is sampled in which step, what is recorded, and what is left out of training."""
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+import tiny
+
+from mirothinker_jax.agent.episode import Task
+from mirothinker_jax.config import GRPOConfig, TrainingConfig
+from mirothinker_jax.rollout.sampling import Sampling
+from mirothinker_jax.rollout.source import GRPOSource, describe
+from mirothinker_jax.trajectory import store
+from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
+
+TASKS = [Task(f"q{i}", f"question {i}", str(i)) for i in range(5)]
+GROUP, QUESTIONS = 4, 2
+
+
+class FakeCollector:
+    """Answers by `outcome(task number, member) → (answer, stop)`, in tokens that tell both."""
+
+    def __init__(
+        self, outcome=lambda number, member: (str(number) if member % 2 else "wrong", Stop.ANSWERED)
+    ):
+        self.outcome, self.runs = outcome, []
+
+    def run(self, params, episodes, sampling):
+        self.runs.append((params, list(episodes), sampling))
+        return [self.episode(e) for e in episodes], {"rollout/seconds": 1.0}
+
+    def episode(self, spec):
+        number, member = int(spec.task.id[1:]), int(spec.id.rpartition("-")[2])
+        answer, stop = self.outcome(number, member)
+        logprob = -float(np.float32(0.1) * (1 + member))
+        segments = (
+            Segment(Source.PROMPT, (1, 2, 10 + number), spec.task.question),
+            Segment(Source.POLICY, (20 + member, 30, 31), f"answer {answer}", (logprob, logprob, -0.5)),
+        )
+        return Trajectory(
+            id=spec.id, question_id=spec.task.id, question=spec.task.question, expected=spec.task.expected,
+            answer=answer, stop=stop, calls=0, failed_calls=0, malformed_calls=0, segments=segments,
+        )  # fmt: skip
+
+
+def make(folder, collector=None, seed=0, **fields):
+    config = GRPOConfig(group=GROUP, questions=QUESTIONS, training=TrainingConfig(row_tokens=24))
+    given = dict(max_calls=3, folder=folder, seed=seed, micro_rows=2)
+    return GRPOSource(
+        config,
+        TASKS,
+        collector or FakeCollector(),
+        lambda expected, given: expected == given,
+        **(given | fields),
+    )
+
+
+def test_a_step_samples_groups_of_different_questions(tmp_path):
+    collector = FakeCollector()
+    make(tmp_path, collector).next(3, params := object())
+    ((used, episodes, sampling),) = collector.runs
+    assert used is params and sampling == Sampling(temperature=1.0, top_p=1.0)
+    assert set(Counter(e.task.id for e in episodes).values()) == {GROUP}
+    assert len(episodes) == QUESTIONS * GROUP and {e.max_calls for e in episodes} == {3}
+    assert len({e.id for e in episodes}) == len({e.seed for e in episodes}) == len(episodes)
+    groups = [episodes[i : i + GROUP] for i in range(0, len(episodes), GROUP)]
+    assert all(len({e.task.id for e in group}) == 1 for group in groups)
+
+
+def asked(folder, steps, **fields):
+    collector = FakeCollector()
+    source = make(folder, collector, **fields)
+    for step in steps:
+        source.next(step, None)
+    return [e.task.id for _, episodes, _ in collector.runs for e in episodes[::GROUP]]
+
+
+def test_questions_are_walked_through_in_shuffled_epochs(tmp_path):
+    walk = asked(tmp_path / "a", range(5))
+    assert len(walk) == 10
+    assert sorted(walk[:5]) == sorted(walk[5:]) == [t.id for t in TASKS]
+    assert walk[:5] != walk[5:]
+    assert asked(tmp_path / "b", range(5), seed=1) != walk
+    assert asked(tmp_path / "c", [4, 1]) == walk[8:10] + walk[2:4], (
+        "a step's questions depend on the step alone"
+    )
+
+
+def test_processes_share_the_questions_of_a_step(tmp_path):
+    whole = asked(tmp_path / "whole", range(3))
+    halves = [asked(tmp_path / f"half {i}", range(3), shard=(i, 2), block=(i, 2)) for i in (0, 1)]
+    assert [q for pair in zip(*halves, strict=True) for q in pair] == whole
+
+
+def test_the_batch_of_a_step(tmp_path):
+    """Members 1 and 3 of each group are right: advantages ±½, on the policy's three tokens."""
+    source = make(tmp_path)
+    batch, figures = source.next(0, None)
+    assert batch.shape[0] % 2 == 0 and batch.weights.sum() == QUESTIONS * GROUP * 3
+    trained = batch.weights > 0
+    first = (batch.targets >= 20) & (batch.targets < 24) & trained
+    member = batch.targets[first] - 20
+    np.testing.assert_array_equal(batch.advantages[first], np.where(member % 2, 0.5, -0.5).astype(np.float32))
+    expected = (-np.float32(0.1) * (1 + member)).astype(np.float32)
+    np.testing.assert_array_equal(batch.sampler_logprobs[first], expected)
+    assert np.all(batch.sampler_logprobs[(batch.targets == 31) & trained] == -0.5)
+    assert not batch.advantages[~trained].any()
+    assert figures["reward"] == figures["accuracy"] == 0.5 and figures["equal_groups"] == 0
+    assert figures["stop/answered"] == 1 and figures["rollout/seconds"] == 1.0
+
+
+def test_a_recorded_step_is_not_sampled_again(tmp_path):
+    batch, _ = make(tmp_path).next(2, None)
+    collector = FakeCollector()
+    again, figures = make(tmp_path, collector).next(2, None)
+    assert collector.runs == [] and "rollout/seconds" not in figures
+    tiny.assert_equal(again, batch)
+    (path,) = tmp_path.iterdir()
+    recorded = list(store.read(path))
+    assert path.name == "step_000002.jsonl" and {t.policy_version for t in recorded} == {2}
+    assert [t.correct for t in recorded] == [False, True] * 4
+
+
+def test_equal_groups_and_broken_episodes_are_left_out(tmp_path):
+    def outcome(number, member):
+        if member == 0:
+            return None, Stop.INFRASTRUCTURE
+        return (str(number) if number % 2 == 0 or member == 1 else "wrong"), Stop.ANSWERED
+
+    batch, figures = make(tmp_path, FakeCollector(outcome)).next(1, None)
+    questions = {t.question_id for t in store.read(tmp_path / "step_000001.jsonl")}
+    odd = sum(int(q[1:]) % 2 for q in questions)
+    assert figures["equal_groups"] == 1 - odd / QUESTIONS and figures["stop/infrastructure"] == 0.25
+    assert batch.weights.sum() == odd * 3 * 3
+    first = (batch.targets >= 20) & (batch.targets < 24) & (batch.weights > 0)
+    assert odd == 1 and set(batch.targets[first]) == {21, 22, 23}
+    # One of three right: 1 − ⅓ and 0 − ⅓; the broken fourth moves no mean.
+    assert sorted(set(batch.advantages[first].tolist())) == pytest.approx([-1 / 3, 2 / 3])
+
+
+@pytest.mark.parametrize("stop", [Stop.ANSWERED, Stop.INFRASTRUCTURE])
+def test_a_step_without_any_signal_is_a_batch_without_rows(tmp_path, stop):
+    batch, figures = make(tmp_path, FakeCollector(lambda *_: ("wrong", stop))).next(0, None)
+    assert batch.shape == (0, 24) and figures["equal_groups"] == 1
+
+
+def test_with_a_reference_equal_groups_are_kept_for_the_kl_term(tmp_path):
+    seen = []
+
+    def reference(batch):
+        seen.append(batch.shape)
+        return dataclasses.replace(batch, ref_logprobs=batch.weights * -2)
+
+    source = make(tmp_path, FakeCollector(lambda *_: ("wrong", Stop.ANSWERED)), reference=reference)
+    batch, _ = source.next(0, None)
+    assert batch.weights.sum() == QUESTIONS * GROUP * 3 and not batch.advantages.any()
+    np.testing.assert_array_equal(batch.ref_logprobs, batch.weights * -2)
+    assert seen == [batch.shape]
+
+
+def test_its_state_is_its_seed(tmp_path):
+    source = make(tmp_path, seed=3)
+    source.set_state(source.get_state())
+    with pytest.raises(ValueError, match="began with seed 4, not 3"):
+        source.set_state({"seed": 4})
+
+
+def test_figures_of_a_set_of_episodes():
+    collector = FakeCollector()
+    task = TASKS[0]
+
+    class Spec:
+        def __init__(self, member):
+            self.id, self.task = f"x-{member}", task
+
+    episodes = [dataclasses.replace(collector.episode(Spec(i)), calls=i, reward=i / 2) for i in range(3)]
+    episodes[0] = dataclasses.replace(episodes[0], malformed_calls=1, failed_calls=3)
+    figures = describe(episodes)
+    assert figures["reward"] == 0.5 and figures["calls"] == 1 and figures["failed_calls"] == 1
+    assert figures["format_violations"] == pytest.approx(1 / 3) and figures["episode_tokens"] == 6
+    assert sum(v for k, v in figures.items() if k.startswith("stop/")) == 1
