@@ -1,0 +1,90 @@
+"""What comes before training: the expert's episodes and a tokenizer trained on the corpus."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mirothinker_jax.agent.episode import Setting, Task, run_episode
+from mirothinker_jax.agent.expert import Characters, Expert, Plan, messages
+from mirothinker_jax.agent.prompt import FINAL_REQUEST
+from mirothinker_jax.config import Config
+from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.data.chat import Chat
+from mirothinker_jax.data.conversations import ConversationSource
+from mirothinker_jax.data.tokenizer import train_tokenizer
+from mirothinker_jax.tools.executor import ToolExecutor
+from mirothinker_jax.tools.spec import Tool
+from mirothinker_jax.world.questions import Question
+
+_UNBOUNDED = 1 << 20  # the expert counts characters, not the model's tokens
+_SPARE_CALLS = 4  # beyond what the question needs, for recoveries; then the expert must give up
+_CUT_SHORT = 0.1  # share of expert episodes with fewer calls than the question needs
+_CORPUS_CHARS = 4_000_000  # enough for a toy vocabulary
+
+
+def write_expert_episodes(
+    path: Path, config: Config, questions: list[Question], tools: list[Tool], system: str | None, bar: Any
+) -> None:
+    """Plays one scripted episode per question through the real tools; writes {"messages": […]} JSONL."""
+    settings = dataclasses.replace(config.tools, output_tokens=_UNBOUNDED)
+    codec = Characters()
+    chat = Chat(codec)
+    setting = Setting(system, config.agent.max_calls, _UNBOUNDED * 64, _UNBOUNDED, _UNBOUNDED)
+    rng = random.Random(config.seed)
+
+    async def play() -> list[dict[str, Any]]:
+        gate = asyncio.Semaphore(config.tools.concurrency)
+        async with ToolExecutor(tools, settings, codec.truncate) as executor:
+
+            async def one(number: int, question: Question, max_calls: int) -> dict[str, Any]:
+                plan = Plan(question.path[0], (*question.relations, question.attribute))
+                async with gate:
+                    trajectory = await run_episode(
+                        Task(question.id, question.text, question.answer, question.hops),
+                        policy=Expert(plan, config.sft.expert_mistake_rate),
+                        executor=executor,
+                        chat=chat,
+                        decode=codec.decode,
+                        setting=dataclasses.replace(setting, max_calls=max_calls),
+                        episode_id=f"expert-{number}",
+                        seed=config.seed * 1_000_003 + number,
+                    )
+                bar.update(1)
+                return {"messages": messages(trajectory)}
+
+            async with asyncio.TaskGroup() as group:
+                tasks = []
+                for number, question in enumerate(questions):
+                    short = rng.random() < _CUT_SHORT
+                    needed = question.hops + 2  # a search, a page per hop, and the page that answers
+                    calls = rng.randint(0, needed - 1) if short else needed + _SPARE_CALLS
+                    calls = min(calls, config.agent.max_calls)
+                    tasks.append(group.create_task(one(number, question, calls)))
+        return [t.result() for t in tasks]
+
+    records = asyncio.run(play())
+    with replacing(path) as scratch:
+        scratch.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), "utf-8")
+
+
+def train_run_tokenizer(path: Path, conversations: ConversationSource, config: Config) -> None:
+    """A tokenizer for this run, from its own conversations."""
+
+    def texts() -> Iterator[str]:
+        yield FINAL_REQUEST
+        chars = 0
+        for record in (conversations[i] for i in range(len(conversations))):
+            for message in record["messages"]:
+                text = message.get("content") or ""
+                chars += len(text)
+                yield text
+            if chars > _CORPUS_CHARS:
+                return
+
+    train_tokenizer(texts(), path, config.tokenizer)

@@ -1,0 +1,143 @@
+"""A run from start to report: (train → evaluate) per stage, then summary and report.
+
+Every phase leaves a whole file or checkpoint behind and is skipped if it is there, so the same command that
+started a run also resumes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mirothinker_jax.config import Config
+from mirothinker_jax.config_tree import ConfigError, difference, resolved
+from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.evals.heldout import Evaluation, assess, evaluate
+from mirothinker_jax.evals.report import write_report
+from mirothinker_jax.evals.summary import write_summary
+from mirothinker_jax.models.qwen import Params
+from mirothinker_jax.parallel.processes import barrier, start_processes
+from mirothinker_jax.pipeline.phases import Phases
+from mirothinker_jax.pipeline.records import recorded
+from mirothinker_jax.pipeline.stages import STAGES
+from mirothinker_jax.pipeline.workshop import Workshop, task
+from mirothinker_jax.trainer import loop
+from mirothinker_jax.trainer.checkpoint import load_params
+from mirothinker_jax.trainer.metrics import MetricsLog
+from mirothinker_jax.trajectory.types import Trajectory
+from mirothinker_jax.world.questions import is_correct
+
+# A run may be continued with other values of these; any other change would mix two experiments in one folder.
+FREE = ("run_dir", "stages", "evaluation", "rollout", "tools.deadline_s", "tools.concurrency")
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Runs every stage that is not done yet; returns the summary (on the first process).
+
+    Raises ConfigError or DataError, one line each, for whatever the user can mend.
+    """
+    start_processes()
+    first, folder = jax.process_index() == 0, Path(config.run_dir)
+    phases = Phases(folder / "phases.json", first)
+    evaluations: dict[str, Evaluation] = {}
+    with Workshop(config, folder, phases) as shop:
+        if config.data.path:
+            _ = shop.conversations  # what is wrong with the user's files is said before anything is written
+        _claim(folder, config, first)
+        with MetricsLog(folder, enabled=first) as log:
+            params = _initial(shop)
+            for stage in config.stages:
+                params = _train(shop, log, stage, params)
+                if config.evaluation.questions:
+                    evaluations[stage] = _evaluate(shop, stage, params)
+    return _conclude(config, folder, phases, evaluations) if first else {}
+
+
+def _claim(folder: Path, config: Config, first: bool) -> None:
+    """Writes the resolved config into a new run folder, or compares it with the one that is there."""
+    path, settings = folder / "config.json", resolved(config)
+    if path.exists():
+        changed = [
+            line
+            for line in difference(json.loads(path.read_text()), settings)
+            if not line.removeprefix("config.").startswith(FREE)
+        ]
+        if changed:
+            raise ConfigError(
+                f"{folder} was made with other settings ({'; '.join(changed[:5])}); "
+                "give another config.run_dir, or the settings it was made with"
+            )
+    elif first:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as scratch:
+            scratch.write_text(json.dumps(settings, indent=2))
+    barrier("config")
+    if not path.exists():
+        raise ConfigError(
+            f"config.run_dir: {folder} is not the first process's folder of that name; "
+            "give a folder on a file system that all processes share"
+        )
+
+
+def _initial(shop: Workshop) -> Params:
+    c = shop.config
+    if c.model.init_from:
+        return load_params(c.model.init_from, shop.model, shop.identity)
+    return shop.model.init(c.seed)
+
+
+def _train(shop: Workshop, log: MetricsLog, stage: str, before: Params) -> Params:
+    training, source, objective = STAGES[stage](shop, before)
+    job = loop.Job(
+        stage=stage,
+        folder=shop.folder / stage,
+        training=training,
+        model=shop.model,
+        initial=lambda: before,
+        source=source,
+        objective=objective,
+        log=log,
+        identity=shop.identity,
+        config=resolved(shop.config),
+    )
+    with shop.phases(f"{stage} training"):
+        return loop.run(job).params
+
+
+def _evaluate(shop: Workshop, stage: str, params: Params) -> Evaluation:
+    """On held-out questions, each allowed budget of calls apart."""
+    c, phase = shop.config, f"{stage} evaluation"
+
+    def sample(index: int, count: int) -> list[Trajectory]:
+        questions = shop.questions("heldout", c.world.max_hops, c.evaluation.questions, "evaluation")
+        tasks = [task(q) for q in questions[index::count]]
+        total = len(tasks) * len(c.evaluation.budgets)
+        with shop.phases(phase), shop.bar(total, phase, "episode") as bar:
+            return evaluate(stage, params, tasks, shop.collector, is_correct, c.evaluation, c.seed, bar)
+
+    return assess(recorded(shop.folder / stage / "eval_trajectories.jsonl", sample))
+
+
+def _conclude(
+    config: Config, folder: Path, phases: Phases, evaluations: dict[str, Evaluation]
+) -> dict[str, Any]:
+    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    summary = write_summary(
+        folder,
+        accuracy={s: e.accuracy for s, e in evaluations.items()},
+        scaling={s: e.scaling for s, e in evaluations.items()},
+        by_hops={s: e.by_hops for s, e in evaluations.items()},
+        wall_s=round(sum(phases.seconds.values()), 1),
+        peak_rss_gib=round(peak / 2**20, 3),
+        seed=config.seed,
+        phases=phases.seconds,
+        device=f"{jax.device_count()} × {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
+        versions={"jax": jax.__version__},
+    )
+    write_report(folder)
+    return summary

@@ -1,0 +1,126 @@
+"""The stages: the batch source and the objective that each one trains with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mirothinker_jax.config import TrainingConfig
+from mirothinker_jax.config_tree import check
+from mirothinker_jax.data.loader import SFTSource
+from mirothinker_jax.data.preference import PreferenceSource
+from mirothinker_jax.models.qwen import Params
+from mirothinker_jax.objectives.dpo import make_dpo
+from mirothinker_jax.objectives.grpo import make_grpo
+from mirothinker_jax.objectives.sft import sft
+from mirothinker_jax.pipeline.records import recorded
+from mirothinker_jax.pipeline.workshop import Workshop, task
+from mirothinker_jax.rollout.collect import EpisodeSpec
+from mirothinker_jax.rollout.sampling import Sampling
+from mirothinker_jax.rollout.source import GRPOSource
+from mirothinker_jax.trainer.reference import make_reference
+from mirothinker_jax.trajectory.pairs import make_pairs
+from mirothinker_jax.trajectory.reward import rewarded
+from mirothinker_jax.trajectory.types import Trajectory
+from mirothinker_jax.trajectory.views import preference_pair
+from mirothinker_jax.types import BatchSource, Objective
+from mirothinker_jax.world.questions import is_correct
+
+
+class Stage(NamedTuple):
+    training: TrainingConfig
+    source: BatchSource
+    objective: Objective
+
+
+def sft_stage(shop: Workshop, before: Params) -> Stage:
+    """Conversations, packed; mean negative log-likelihood."""
+    c = shop.config
+    training, (_, count) = c.sft.training, shop.shard
+    check(
+        c.data.shards % count == 0, f"data.shards is {c.data.shards}, not a multiple of the {count} processes"
+    )
+    source = SFTSource(
+        shop.conversations, shop.chat, c.data, training.row_tokens, training.rows, c.seed, *shop.shard
+    )
+    return Stage(training, source, sft)
+
+
+def dpo_stage(shop: Workshop, before: Params) -> Stage:
+    """Pairs sampled from the policy that this stage starts from, which is also the reference."""
+    c = shop.config.dpo
+    episodes = _samples(shop, before)
+    pairs = make_pairs(episodes, c.pairs_per_question, shop.config.seed)
+    source = PreferenceSource(
+        [preference_pair(*pair) for pair in pairs],
+        make_reference(shop.model, before, c.training.micro_rows, shared=True),
+        row_tokens=c.training.row_tokens,
+        pairs_per_row=c.pairs_per_row,
+        rows=c.training.rows,
+        seed=shop.config.seed,
+        shard=shop.shard,
+    )
+    return Stage(c.training, source, make_dpo(c.beta, c.sft_coef, c.pairs_per_row))
+
+
+def _samples(shop: Workshop, params: Params) -> list[Trajectory]:
+    """Several episodes for each of the stage's questions."""
+    c = shop.config
+
+    def sample(index: int, count: int) -> list[Trajectory]:
+        tasks = [task(q) for q in shop.questions("train", c.world.max_hops, c.dpo.questions, "dpo")]
+        episodes = [
+            EpisodeSpec(f"dpo-{n}-{m}", tasks[n], _seed(c.seed, n, m), c.agent.max_calls)
+            for n in range(index, len(tasks), count)
+            for m in range(c.dpo.samples)
+        ]
+        with shop.phases("dpo samples"), shop.bar(len(episodes), "dpo samples", "episode") as bar:
+            sampled, _ = shop.collector.run(params, episodes, Sampling(), bar)
+        return [rewarded(t, is_correct) for t in sampled]
+
+    return recorded(shop.folder / "dpo" / "samples.jsonl", sample)
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.default_rng(parts).integers(2**31))
+
+
+def grpo_stage(shop: Workshop, before: Params) -> Stage:
+    """Fresh episodes for every step, with group advantages."""
+    c = shop.config.grpo
+    processes = jax.process_count()
+    check(
+        c.questions % processes == 0,
+        f"grpo.questions is {c.questions}, not a multiple of the {processes} processes",
+    )
+    reference = None
+    if c.kl_coef > 0:
+        # A copy: the stage's own parameters are donated from the first step on.
+        frozen = jax.tree.map(jnp.copy, before)
+        reference = make_reference(shop.model, frozen, c.training.micro_rows, shared=False)
+    tasks = [task(q) for q in shop.questions("train", shop.config.world.max_hops, c.question_pool, "grpo")]
+    source = GRPOSource(
+        c,
+        tasks,
+        shop.collector,
+        is_correct,
+        max_calls=shop.config.agent.max_calls,
+        folder=shop.folder / "grpo" / "rollouts",
+        seed=shop.config.seed,
+        micro_rows=c.training.micro_rows // shop.shard[1],
+        shard=(jax.process_index(), processes),
+        block=shop.shard,
+        reference=reference,
+    )
+    return Stage(c.training, source, make_grpo(c))
+
+
+STAGES: dict[str, Callable[[Workshop, Params], Stage]] = {
+    "sft": sft_stage,
+    "dpo": dpo_stage,
+    "grpo": grpo_stage,
+}

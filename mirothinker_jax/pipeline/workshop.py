@@ -1,0 +1,159 @@
+"""What the stages share: the embedded web, tools, tokenizer, model on its mesh, and the episode collector.
+
+Everything is made when first asked for, so a run that only fine-tunes on a file starts no web server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mirothinker_jax.agent.episode import Setting, Task
+from mirothinker_jax.agent.prompt import system_prompt
+from mirothinker_jax.config import Config
+from mirothinker_jax.data.chat import Chat
+from mirothinker_jax.data.conversations import ConversationSource, open_conversations
+from mirothinker_jax.data.tokenizer import Tokenizer
+from mirothinker_jax.models.spec import ModelSpec
+from mirothinker_jax.parallel.mesh import local_mesh, make_mesh
+from mirothinker_jax.parallel.placement import data_shard
+from mirothinker_jax.parallel.processes import barrier
+from mirothinker_jax.pipeline.corpus import train_run_tokenizer, write_expert_episodes
+from mirothinker_jax.pipeline.phases import Phases
+from mirothinker_jax.rollout.collect import Collector
+from mirothinker_jax.rollout.engine import Engine
+from mirothinker_jax.tools.build import SERVERS, build_tools
+from mirothinker_jax.tools.executor import ToolExecutor
+from mirothinker_jax.tools.spec import Tool
+from mirothinker_jax.trainer.metrics import progress
+from mirothinker_jax.world.facts import World, load_world
+from mirothinker_jax.world.questions import Question, make_questions
+from mirothinker_jax.world.server import WorldServer
+
+
+class Workshop(contextlib.ExitStack):
+    """A context manager: leaving it stops what was started."""
+
+    def __init__(self, config: Config, folder: Path, phases: Phases):
+        super().__init__()
+        self.config, self.folder, self.phases = config, folder, phases
+        self.first = jax.process_index() == 0
+
+    def bar(self, total: int, description: str, unit: str) -> Any:
+        return progress(total, 0, description, unit, enabled=self.first)
+
+    # The web and the tools
+
+    @functools.cached_property
+    def world(self) -> World:
+        return load_world(self.config.world, self.config.seed)
+
+    def questions(self, split: str, most_hops: int, count: int, purpose: str) -> list[Question]:
+        """`count` questions of depth 0 … most_hops; different purposes draw differently."""
+        seed = int.from_bytes(hashlib.sha256(f"{self.config.seed}|{purpose}".encode()).digest()[:4])
+        asked = self.config.world.attributes
+        return make_questions(self.world, split, range(most_hops + 1), count, seed, asked)
+
+    @functools.cached_property
+    def tools(self) -> list[Tool]:
+        server = self.enter_context(WorldServer(self.config.world, self.config.seed))
+        settings = self.config.tools
+        key = os.environ.get(settings.search_key_env, "") if settings.search_url else "embedded"
+        return build_tools(settings, server.proxy_url, key)
+
+    @functools.cached_property
+    def system(self) -> str | None:
+        return system_prompt(self.config.agent.system_prompt_file, [tool.spec for tool in self.tools])
+
+    # Text and tokens
+
+    @functools.cached_property
+    def conversations(self) -> ConversationSource:
+        """The user's data, or the expert's episodes, played once."""
+        c = self.config
+        if c.data.path:
+            return open_conversations(c.data.path)
+        path = self.folder / "data" / "expert.jsonl"
+        if not path.exists() and self.first:
+            with self.phases("expert"):
+                count = c.sft.expert_episodes
+                questions = self.questions("train", c.sft.expert_max_hops, count, "expert")
+                with self.bar(count, "expert episodes", "episode") as bar:
+                    write_expert_episodes(path, c, questions, self.tools, self.system, bar)
+        barrier("expert")
+        return open_conversations(str(path))
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        if self.config.tokenizer.path:
+            return Tokenizer(self.config.tokenizer.path)
+        path = self.folder / "data" / "tokenizer.model"
+        if not path.exists():
+            conversations = self.conversations  # on every process: whoever makes them, all wait
+            if self.first:
+                with self.phases("tokenizer"):
+                    train_run_tokenizer(path, conversations, self.config)
+        barrier("tokenizer")
+        return Tokenizer(path)
+
+    @functools.cached_property
+    def chat(self) -> Chat:
+        return Chat(self.tokenizer, {name: SERVERS[name] for name in self.config.tools.names})
+
+    # The model
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """The model's vocabulary: the tokenizer's, rounded up so that it divides over any mesh axis of 64."""
+        return self.config.model.vocab_size or -(-self.tokenizer.vocab_size // 64) * 64
+
+    @functools.cached_property
+    def model(self) -> ModelSpec:
+        return ModelSpec.build(self.config.model, self.vocab_size, make_mesh(self.config.mesh))
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint's numbers belong to."""
+        path = Path(self.config.tokenizer.path or self.folder / "data" / "tokenizer.model")
+        numbers = dataclasses.asdict(self.config.model)
+        for key in ("init_from", "compute_dtype", "remat"):  # these change no parameter's meaning
+            del numbers[key]
+        return numbers | {
+            "vocab_size": self.model.vocab_size,
+            "tokenizer_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+
+    @functools.cached_property
+    def shard(self) -> tuple[int, int]:
+        """This process's (index, count) of row blocks."""
+        return data_shard(self.model.mesh)
+
+    # Episodes
+
+    @functools.cached_property
+    def collector(self) -> Collector:
+        c = self.config
+        here = ModelSpec.build(c.model, self.vocab_size, local_mesh())
+        engine = Engine(here, c.rollout, c.agent.context_tokens, self.tokenizer.im_end_id)
+        executor = ToolExecutor(self.tools, c.tools, self.tokenizer.truncate)
+        setting = Setting(
+            self.system,
+            c.agent.max_calls,
+            c.agent.context_tokens,
+            c.agent.turn_tokens,
+            c.tools.output_tokens,
+        )
+        collector = Collector(engine, executor, self.chat, self.tokenizer, setting)
+        self.callback(collector.close)
+        return collector
+
+
+def task(question: Question) -> Task:
+    return Task(question.id, question.text, question.answer, question.hops)

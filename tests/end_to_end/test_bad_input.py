@@ -1,0 +1,145 @@
+"""What a user gets wrong ends in one line that says where, and leaves nothing half-written."""
+
+import json
+import logging
+
+import pytest
+from command import SFT, finish, left_overs, start
+
+from mirothinker_jax.train import main
+
+
+def record(*messages):
+    return json.dumps({"messages": [{"role": role, "content": content} for role, content in messages]})
+
+
+GOOD = record(("user", "Where is KTM?"), ("assistant", "\\boxed{Kathmandu}"))
+TOOL_CALL = {"function": {"name": "teleport", "arguments": {"to": "KTM"}}}
+
+# name → (lines of the file, what the error says after "error: FILE")
+WRONG = {
+    "unreadable line": ([GOOD, GOOD, '{"messages": ['], ":3: line: unreadable JSON"),
+    "missing field": ([GOOD, '{"messages": [{"role": "user"}]}'], ":2: messages[0].content: missing"),
+    "no messages": (['{"message": []}'], ":1: messages: missing (the record has message)"),
+    "unknown role": ([GOOD, record(("robot", "hi"))], ":2: messages[0].role: unknown role 'robot'"),
+    "nothing to train on": ([record(("user", "hi"))], ":1: messages: no assistant message to train on"),
+    "empty file": ([], ": file: is empty"),
+}
+
+
+@pytest.fixture
+def command(tmp_path, capfd):
+    """(…settings) → the error line of `main` in this process, which must be all that it says."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(*settings):
+        run_dir = tmp_path / "run"
+        capfd.readouterr()
+        assert main(["--config", str(SFT), f"--config.run_dir={run_dir}", *map(str, settings)]) == 2
+        out, err = capfd.readouterr()
+        assert out == ""
+        lines = [line for line in err.splitlines() if not line.startswith("sft: 0/")]  # the progress bar
+        (line,) = lines
+        assert line.startswith("error: ")
+        return line.removeprefix("error: "), run_dir
+
+    yield run
+    root.handlers[:], root.level = handlers, level
+
+
+def write(tmp_path, lines):
+    path = tmp_path / "my.jsonl"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_file(tmp_path, command, name):
+    lines, expected = WRONG[name]
+    path = write(tmp_path, lines)
+    line, run_dir = command(f"--config.data.path={path}")
+    assert line.startswith(f"{path}{expected}"), line
+    assert not run_dir.exists()
+
+
+def test_no_such_file(tmp_path, command):
+    line, run_dir = command(f"--config.data.path={tmp_path / 'mine.jsonl'}")
+    assert line.startswith(f"{tmp_path / 'mine.jsonl'}: no such file; check data.path")
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        (
+            record(("user", "hi"), ("assistant", "0123456789" * 100)),
+            "tokens do not fit a row of 512; raise training.row_tokens",
+        ),
+        (
+            json.dumps({"messages": [{"role": "assistant", "content": "", "tool_calls": [TOOL_CALL]}]}),
+            "messages[0].tool_calls[0].function.name: no server is known for tool 'teleport' (known: google_search,",
+        ),
+    ],
+    ids=["longer than a row", "call of an unknown tool"],
+)
+def test_a_conversation_that_cannot_become_tokens(tmp_path, command, bad, expected):
+    """Found when its turn comes; the tokenizer is whole by then, and there is no checkpoint."""
+    path = write(tmp_path, [GOOD, bad, GOOD])
+    line, run_dir = command(f"--config.data.path={path}", "--config.tokenizer.vocab_size=400")
+    assert line.startswith(f"{path}:2: messages") and expected in line, line
+    assert left_overs(run_dir) == []
+    assert not any(p.name.isdigit() for p in (run_dir / "sft" / "checkpoints").glob("*"))
+
+
+def test_too_few_conversations(tmp_path, command):
+    path = write(tmp_path, [GOOD])
+    settings = ("--config.data.shards=2", "--config.tokenizer.vocab_size=400")
+    line, run_dir = command(f"--config.data.path={path}", *settings)
+    assert line.startswith("data.shards is 2 for 1 conversations; lower it")
+    assert left_overs(run_dir) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(None, "no such tokenizer file"), (b"not a model", "not a sentencepiece model")],
+)
+def test_a_wrong_tokenizer(tmp_path, command, content, expected):
+    path = tmp_path / "my.model"
+    if content is not None:
+        path.write_bytes(content)
+    line, _ = command(f"--config.data.path={write(tmp_path, [GOOD])}", f"--config.tokenizer.path={path}")
+    assert line.startswith(f"{path}: {expected}")
+
+
+def test_the_checkpoint_of_another_model(tmp_path, smoke, command):
+    """Another size; and the right size with a tokenizer of its own."""
+    data = f"--config.data.path={write(tmp_path, [GOOD])}"
+    line, run_dir = command(
+        data, f"--config.model.init_from={smoke.folder}", "--config.tokenizer.vocab_size=400"
+    )
+    assert f"{smoke.folder}/grpo/checkpoints holds a checkpoint of another model (" in line
+    assert "hidden 32 → 128" in line and "tokenizer_sha256" in line and "init_from" in line
+    assert not (run_dir / "sft").exists() and left_overs(run_dir) == []
+
+
+def test_no_checkpoint_to_start_from(tmp_path, command):
+    data = f"--config.data.path={write(tmp_path, [GOOD])}"
+    line, _ = command(data, f"--config.model.init_from={tmp_path}", "--config.tokenizer.vocab_size=400")
+    assert line.startswith(f"config.model.init_from: no checkpoint under {tmp_path}; give a run folder")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (("--config.modle.hidden=8",), "unknown key config.modle.hidden; did you mean config.model.hidden?"),
+        (("--config.data.path=nowhere.jsonl",), "nowhere.jsonl: no such file; check data.path"),
+    ],
+    ids=["config typo", "missing file"],
+)
+def test_as_a_process(tmp_path, settings, expected):
+    code, out, err = finish(start(SFT, f"--config.run_dir={tmp_path / 'run'}", *settings))
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: {expected}")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,104 @@
+"""SIGKILL at many moments, and the same command again: the run ends where an undisturbed one ends, bit by bit."""
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny
+from command import SMOKE, finish, left_overs, start
+
+pytestmark = pytest.mark.slow
+
+STAGES = {"sft": 160, "dpo": 4, "grpo": 4}
+
+
+def parameters(folder, stage):
+    path = (folder / stage / "checkpoints" / str(STAGES[stage]) / "state").resolve()
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return checkpointer.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))["params"]
+
+
+def appears(*parts):
+    """A moment: something of this name is in the run folder."""
+    return lambda folder: any(folder.glob("/".join(parts)))
+
+
+# In the order in which they come.
+MOMENTS = {
+    "expert episodes": appears("config.json"),
+    "tokenizer": appears("data/expert.jsonl"),
+    "training, before a checkpoint": appears("tensorboard/sft/events*"),
+    "while a checkpoint is written": appears("sft/checkpoints/*orbax-checkpoint-tmp*"),
+    "after a checkpoint": appears("sft/checkpoints/80"),
+    "evaluation": appears("sft/checkpoints/160"),
+    "pairs sampled": appears("dpo/samples.jsonl*"),
+    "dpo": appears("dpo/checkpoints/2*"),
+    "grpo": appears("grpo/checkpoints/2*"),
+    "report": appears("grpo/eval_trajectories.jsonl*"),
+}
+
+
+def run_until(moment, folder, cache):
+    """Starts the run and kills it when the moment is there; False where it ended before."""
+    process = start(SMOKE, f"--config.run_dir={folder}", cache=cache)
+    deadline = time.monotonic() + 300
+    while not moment(folder):
+        if process.poll() is not None:
+            code, _, err = finish(process)
+            assert code == 0, err
+            return False
+        assert time.monotonic() < deadline, finish(process, timeout=1)
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    code, _, err = finish(process)
+    assert code == -signal.SIGKILL, err
+    return True
+
+
+def test_killed_at_many_moments(smoke, tmp_path):
+    folder = tmp_path / "run"
+    # Rollouts are recorded before they are trained on; those of the undisturbed run are on record from the start.
+    shutil.copytree(smoke.folder / "grpo" / "rollouts", folder / "grpo" / "rollouts")
+    killed = [name for name, moment in MOMENTS.items() if run_until(moment, folder, smoke.cache)]
+    assert len(killed) >= 8, killed
+    code, out, err = finish(start(SMOKE, f"--config.run_dir={folder}", cache=smoke.cache))
+    assert code == 0, err
+    assert out.splitlines()[:-1] == smoke.out.splitlines()[:-1]
+    for stage in STAGES:
+        tiny.assert_equal(parameters(folder, stage), parameters(smoke.folder, stage))
+    for name in ("data/expert.jsonl", "data/tokenizer.model", "dpo/samples.jsonl"):
+        assert (folder / name).read_bytes() == (smoke.folder / name).read_bytes(), name
+    for stage in STAGES:
+        episodes = f"{stage}/eval_trajectories.jsonl"
+        assert (folder / episodes).read_bytes() == (smoke.folder / episodes).read_bytes()
+        ours = [(r["step"], r["loss"], r["grad_norm"]) for r in smoke._replace(folder=folder).lines(stage)]
+        assert ours == [(r["step"], r["loss"], r["grad_norm"]) for r in smoke.lines(stage)]
+    assert [p for p in left_overs(folder) if "checkpoint" in str(p)] == []
+
+
+def test_killed_at_times_that_nobody_chose(smoke, tmp_path):
+    """Every few seconds of SFT, wherever it is by then."""
+    folder = tmp_path / "run"
+    kills = 0
+    for seconds in (6, 9, 7, 11, 8, 13, 10):
+        process = start(SMOKE, f"--config.run_dir={folder}", "--config.stages=sft", cache=smoke.cache)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+            break
+        process.send_signal(signal.SIGKILL)
+        finish(process)
+        kills += 1
+    code, _, err = finish(
+        start(SMOKE, f"--config.run_dir={folder}", "--config.stages=sft", cache=smoke.cache)
+    )
+    assert code == 0, err
+    assert kills >= 1
+    tiny.assert_equal(parameters(folder, "sft"), parameters(smoke.folder, "sft"))

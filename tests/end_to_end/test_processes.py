@@ -1,0 +1,173 @@
+"""Several processes are one program: the same losses, and checkpoints that any number of them can read."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+CONFIG = """
+from mirothinker_jax.config import default
+
+def get_config():
+    c = default()
+    c.stages = ("sft",)
+    c.data.path = {data!r}
+    c.data.shards = 2
+    c.tokenizer.vocab_size = 320
+    c.model.hidden, c.model.ffn, c.model.layers = 32, 64, 1
+    c.model.heads, c.model.kv_heads, c.model.head_dim = 2, 2, 8
+    t = c.sft.training
+    t.steps, t.rows, t.micro_rows, t.row_tokens = 6, 16, 8, 64
+    t.checkpoint_every, t.keep_checkpoints, t.log_every = 2, 3, 1
+    c.evaluation.questions = 0
+    return c
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a config and the data that it trains on."""
+    folder = tmp_path_factory.mktemp("processes")
+    rng = random.Random(0)
+    with (folder / "sums.jsonl").open("w") as file:
+        for _ in range(100):
+            a, b = rng.randint(0, 99), rng.randint(0, 99)
+            answer = f"it is {a + b}" + "!" * rng.randint(0, 20)
+            messages = [{"role": "user", "content": f"{a}+{b}?"}, {"role": "assistant", "content": answer}]
+            file.write(json.dumps({"messages": messages}) + "\n")
+    (folder / "tiny.py").write_text(CONFIG.format(data=str(folder / "sums.jsonl")))
+    return folder
+
+
+def launch(folder, run, processes, devices, *settings, config="tiny.py"):
+    """Starts a run of `processes` with `devices` fake ones each; `config` is a path from `folder`."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    environment |= {"PYTHON": sys.executable, "LOCAL_DEVICES": str(devices)}
+    command = [ROOT / "launch" / "local.sh", str(processes), folder / config]
+    return subprocess.Popen(
+        [*command, f"--config.run_dir={folder / run}", *settings],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def losses(folder, run, stage="sft"):
+    """Loss by step, each of which must be logged once."""
+    lines = [json.loads(line) for line in (folder / run / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if line["stage"] == stage]
+    assert [line["step"] for line in lines] == list(range(len(lines)))
+    return [line["loss"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """Losses of one process with 8 devices."""
+    finish(launch(folder, "alone", 1, 8))
+    found = losses(folder, "alone")
+    assert len(found) == 6 and found[-1] < found[0] - 0.1  # it learns: equal losses below mean something
+    return found
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        pytest.param(("data=2", "fsdp=2", "context=2"), id="rows over both processes"),
+        pytest.param(
+            ("data=1", "fsdp=1", "context=4", "tensor=2"),
+            id="one row over both processes",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_two_processes_lose_what_one_does(folder, alone, mesh):
+    run = "-".join(mesh)
+    output = finish(launch(folder, run, 2, 4, *(f"--config.mesh.{axis}" for axis in mesh)))
+    assert "\n[1] " in output  # the second one's lines say so
+    assert losses(folder, run) == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_from_the_checkpoint_of_two(folder, alone):
+    finish(launch(folder, "handed-over", 2, 4))
+    for step in ("4", "6"):  # as if both had been killed after step 2
+        shutil.rmtree(folder / "handed-over" / "sft" / "checkpoints" / step)
+    finish(launch(folder, "handed-over", 1, 8))
+    assert losses(folder, "handed-over") == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_rollouts_of_two_processes_are_repeated_from_the_record_and_completed(folder):
+    command = ("--config.stages=sft,grpo", "--config.evaluation.questions=2", "--config.evaluation.budgets=1")
+    smoke = ROOT / "configs" / "toy" / "smoke.py"
+    finish(launch(folder, "rollouts", 2, 1, *command, config=smoke))
+    first = losses(folder, "rollouts", "grpo")
+    assert len(first) == 4 and any(first)  # some group had unequal rewards
+
+    # As if killed in step 3, when one process had recorded its rollouts and the other had not.
+    stage = folder / "rollouts" / "grpo"
+    shutil.rmtree(stage / "checkpoints" / "4")
+    (stage / "eval_trajectories.jsonl").unlink()
+    lost = stage / "rollouts" / "step_000003.1-of-2.jsonl"
+    before = lost.read_text()
+    lost.unlink()
+    finish(launch(folder, "rollouts", 2, 1, *command, config=smoke))
+    assert losses(folder, "rollouts", "grpo") == first
+    assert lost.read_text() == before
+    assert len((stage / "eval_trajectories.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_a_failure_of_one_ends_all(folder):
+    lines = (folder / "sums.jsonl").read_text().splitlines()[:40]
+    record = json.loads(lines[31])  # of shard 1, which the second process reads
+    record["messages"][0]["content"] = "".join(random.Random(0).choices("0123456789+", k=500))
+    (folder / "long.jsonl").write_text("\n".join([*lines[:31], json.dumps(record), *lines[32:]]))
+    begun = time.monotonic()
+    wrong = launch(folder, "wrong", 2, 1, f"--config.data.path={folder / 'long.jsonl'}")
+    output, _ = wrong.communicate(timeout=300)
+    assert time.monotonic() - begun < 200, "ended by a time limit of jax, not by the launcher"
+    assert wrong.returncode == 2
+    assert f"[1] error: {folder / 'long.jsonl'}:32: messages: " in output
+
+
+def test_a_signal_ends_every_process(folder):
+    run = launch(folder, "stopped", 2, 1)
+    deadline = time.monotonic() + 300
+    while not (folder / "stopped" / "config.json").exists():
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(trainers(folder / "stopped")) == 2
+    run.send_signal(signal.SIGTERM)
+    run.communicate(timeout=60)
+    assert run.returncode == 143
+    assert trainers(folder / "stopped") == []
+
+
+def trainers(run):
+    """Ids of the processes that train in this folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended while we looked
+            words = path.read_bytes().split(b"\0")
+            if b"mirothinker_jax.train" in words and f"--config.run_dir={run}".encode() in words:
+                found.append(path.parent.name)
+    return found

@@ -1,0 +1,63 @@
+"""What a run keeps across restarts besides checkpoints: seconds by phase, and sampled episodes."""
+
+import json
+
+import pytest
+
+from mirothinker_jax.pipeline.phases import Phases
+from mirothinker_jax.pipeline.records import recorded
+from mirothinker_jax.trajectory import store
+from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
+
+
+def test_seconds_add_up_over_restarts(tmp_path, monkeypatch):
+    clock = iter([10.0, 12.5, 100.0, 101.0, 7.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    path = tmp_path / "phases.json"
+    first = Phases(path, enabled=True)
+    with first("sft"):
+        pass
+    second = Phases(path, enabled=True)
+    with second("sft"):
+        pass
+    assert second.seconds == json.loads(path.read_text()) == {"sft": 3.5}
+    with pytest.raises(RuntimeError), second("dpo"):
+        raise RuntimeError("killed")
+    assert Phases(path, enabled=True).seconds == {"sft": 3.5}
+
+
+def test_only_the_first_process_writes(tmp_path):
+    phases = Phases(tmp_path / "phases.json", enabled=False)
+    with phases("sft"):
+        pass
+    assert "sft" in phases.seconds and list(tmp_path.iterdir()) == []
+
+
+def episode(number):
+    segments = (Segment(Source.PROMPT, (1,), "?"), Segment(Source.POLICY, (2,), "!", (-0.5,)))
+    return Trajectory(
+        id=f"t{number}", question_id="q", question="?", expected="x", answer=None, stop=Stop.NO_ANSWER,
+        calls=0, failed_calls=0, malformed_calls=0, segments=segments,
+    )  # fmt: skip
+
+
+def test_episodes_are_sampled_once(tmp_path):
+    path = tmp_path / "dpo" / "samples.jsonl"
+    asked = []
+
+    def sample(index, count):
+        asked.append((index, count))
+        return [episode(i) for i in range(3)]
+
+    made = recorded(path, sample)
+    assert made == recorded(path, sample) == list(store.read(path)) == [episode(i) for i in range(3)]
+    assert asked == [(0, 1)] and [p.name for p in path.parent.iterdir()] == ["samples.jsonl"]
+
+
+def test_episodes_that_could_not_be_sampled_leave_no_record(tmp_path):
+    def sample(index, count):
+        raise RuntimeError("device lost")
+
+    with pytest.raises(RuntimeError):
+        recorded(tmp_path / "samples.jsonl", sample)
+    assert list(tmp_path.iterdir()) == []
