@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mirothinker_jax.data.messages import DataError, Message, tool_calls
-from mirothinker_jax.data.tokenizer import TAGS, TextCodec
-from mirothinker_jax.tools.spec import CALL_TAGS, ToolCall, render_call
+from mirothinker_jax.data.tokenizer import TextCodec
+from mirothinker_jax.tools.spec import ToolCall, render_call
 
 
 class Rendered(NamedTuple):
@@ -71,7 +71,8 @@ class Chat:
         newlines.
 
         Raises:
-          DataError: `field: what; way out`, for a call of a tool that has no server or cannot be written.
+          DataError: `field: what; way out`, for a call of a tool that has no server, or whose arguments are
+            no JSON object.
         """
         ids: list[int] = []
         trained: list[bool] = []
@@ -109,8 +110,5 @@ class Chat:
                     f"{where}.function.name: no server is known for tool {name!r} (known: {known}); "
                     "name a tool of this run, or write the call into content"
                 )
-            call = render_call(ToolCall(self._servers[name], name, arguments))
-            if sum(call.count(tag) for tag in TAGS) != len(CALL_TAGS):
-                raise DataError(f"{where}: a name or argument holds a call tag; no call can carry one")
-            parts.append(call)
+            parts.append(render_call(ToolCall(self._servers[name], name, arguments)))
         return "".join(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,11 +50,13 @@ def evaluate(
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What was measured after a stage; `accuracy` and `by_hops` are at the largest budget."""
+    """What was measured after a stage; all but `scaling` is at the largest budget."""
 
     accuracy: Accuracy
     scaling: dict[int, Accuracy]
     by_hops: dict[int, Accuracy]
+    stops: dict[str, int]  # episodes by why they ended
+    calls: float  # mean per episode
 
 
 def assess(trajectories: Sequence[Trajectory]) -> Evaluation:
@@ -61,5 +64,11 @@ def assess(trajectories: Sequence[Trajectory]) -> Evaluation:
     budget = lambda t: int(t.metrics["max_calls"])  # noqa: E731
     curve = accuracy_by((budget(t), t.correct) for t in trajectories)
     most = max(curve)
-    depth = accuracy_by((t.hops, t.correct) for t in trajectories if budget(t) == most)
-    return Evaluation(curve[most], curve, depth)
+    free = [t for t in trajectories if budget(t) == most]
+    return Evaluation(
+        accuracy=curve[most],
+        scaling=curve,
+        by_hops=accuracy_by((t.hops, t.correct) for t in free),
+        stops=dict(Counter(str(t.stop) for t in free)),
+        calls=float(np.mean([t.calls for t in free])),
+    )

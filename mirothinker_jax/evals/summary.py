@@ -4,7 +4,8 @@
      "scaling": {"sft": {"0": 0.1, …, "32": 0.9}, …},                   accuracy by allowed calls
      "scaling_intervals": {"sft": {"0": {"mean", "low", "high", "n"}, …}, …},
      "by_hops": {"sft": {"1": {"mean", "low", "high", "n"}, …}, …},     accuracy by depth of the question
-     "wall_s", "peak_rss_gib", "seed", and what the caller adds: "phases", "device", "versions", …}
+     "wall_s", "peak_rss_gib", "seed", and what the caller adds: "stop_reasons", "calls_per_episode",
+     "phases", "device", "versions", …}
 
 Shares are in 0…1. The file appears whole or not at all.
 """

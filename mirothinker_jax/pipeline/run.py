@@ -132,6 +132,8 @@ def _conclude(
         accuracy={s: e.accuracy for s, e in evaluations.items()},
         scaling={s: e.scaling for s, e in evaluations.items()},
         by_hops={s: e.by_hops for s, e in evaluations.items()},
+        stop_reasons={s: e.stops for s, e in evaluations.items()},
+        calls_per_episode={s: e.calls for s, e in evaluations.items()},
         wall_s=round(sum(phases.seconds.values()), 1),
         peak_rss_gib=round(peak / 2**20, 3),
         seed=config.seed,

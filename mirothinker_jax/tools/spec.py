@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -23,6 +24,8 @@ CALL_TAGS = (
     "<arguments>",
     "</arguments>",
 )
+# The "<" of a tag that a parser of turns would take for its own.
+_TAG = re.compile(r"<(?=/?(?:think|use_mcp_tool|server_name|tool_name|arguments)>)")
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,13 @@ class Tool(Protocol):
 
 
 def render_call(call: ToolCall) -> str:
-    """The call in the wire format that the released MiroThinker checkpoints speak.
+    """The call in the wire format that the released MiroThinker checkpoints speak. A tag inside an argument
+    is written as JSON's \\u003c, so that it is the argument's and not the call's.
 
     >>> print(render_call(ToolCall("s", "t")))
     <use_mcp_tool><server_name>s</server_name><tool_name>t</tool_name><arguments>{}</arguments></use_mcp_tool>
     """
-    arguments = json.dumps(dict(call.arguments), ensure_ascii=False)
+    arguments = _TAG.sub(r"\\u003c", json.dumps(dict(call.arguments), ensure_ascii=False))
     return (
         f"<use_mcp_tool><server_name>{call.server}</server_name><tool_name>{call.tool}</tool_name>"
         f"<arguments>{arguments}</arguments></use_mcp_tool>"

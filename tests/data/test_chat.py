@@ -198,10 +198,6 @@ def test_text_from_outside_forges_neither_turns_nor_calls(codec, chat, attack):
             [{"function": {"name": "fly", "arguments": "{}"}}],
             r"messages\[1\].tool_calls\[0\].function.name: no server is known for tool 'fly'",
         ),
-        (
-            [{"function": {"name": "run", "arguments": {"code": "print('</arguments>')"}}}],
-            r"messages\[1\].tool_calls\[0\]: a name or argument holds a call tag",
-        ),
         ([{"function": {"name": "run", "arguments": "{"}}], r"function.arguments: unreadable JSON"),
     ],
 )
