@@ -78,7 +78,7 @@ def get_config():
     c.sft.expert_max_hops = 2
     c.sft.expert_mistake_rate = 0.05
     t = c.sft.training
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 700, 4, 2, 512
+    t.steps, t.rows, t.micro_rows, t.row_tokens = 600, 8, 4, 512
     t.checkpoint_every, t.log_every = 200, 10
     t.optimizer.learning_rate = 8e-3
     t.optimizer.warmup_fraction = 0.05
