@@ -1,6 +1,5 @@
 """SIGKILL at many moments, and the same command again: the run ends where an undisturbed one ends, bit by bit."""
 
-import contextlib
 import shutil
 import signal
 import subprocess
@@ -90,12 +89,15 @@ def test_killed_at_times_that_nobody_chose(smoke, tmp_path):
     kills = 0
     for seconds in (6, 9, 7, 11, 8, 13, 10):
         process = start(SMOKE, f"--config.run_dir={folder}", "--config.stages=sft", cache=smoke.cache)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        code, _, err = finish(process)  # also where it ended by itself: its pipes are closed
+        assert code in (0, -signal.SIGKILL), err
+        if code == 0:
             break
-        process.send_signal(signal.SIGKILL)
-        finish(process)
-        kills += 1
     code, _, err = finish(
         start(SMOKE, f"--config.run_dir={folder}", "--config.stages=sft", cache=smoke.cache)
     )
