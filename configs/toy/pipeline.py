@@ -75,7 +75,7 @@ def get_config():
     c.rollout.decode_steps = 8
 
     c.sft.expert_episodes = 6000
-    c.sft.expert_max_hops = 2
+    c.sft.expert_max_hops = 4  # with 2, a model learns "the first, then the last step", and no more
     c.sft.expert_mistake_rate = 0.05
     t = c.sft.training
     t.steps, t.rows, t.micro_rows, t.row_tokens = 600, 8, 4, 512

@@ -54,6 +54,15 @@ class Plan:
     start: str
     reads: tuple[str, ...]
 
+    def quotes(self) -> tuple[str, ...]:
+        """How the thought before each read begins: with the question's words up to the one that is next.
+
+        Whoever quotes the step that is done finds the next one in the question, however long the route.
+        """
+        if len(self.reads) == 1:
+            return ("look up",)
+        return ("go", *self.reads[:-2], f"{self.reads[-2]} from")
+
 
 class Expert:
     """The policy of one question. `mistake_rate` is the chance per page read of a deliberate error."""
@@ -91,17 +100,16 @@ def _say(thought: str, tool: tuple[str, str], arguments: Mapping[str, str]) -> s
 def _script(plan: Plan, rate: float, rng: random.Random) -> Generator[str, str, None]:
     """Yields what the expert says; is sent what it hears. The first `yield` waits for the question."""
     yield ""
-    title = plan.start
+    title, value = plan.start, None
     url = yield from _find(title, "", rate, rng)
-    for place, wanted in enumerate(plan.reads):
+    for wanted, quoted in zip(plan.reads, plan.quotes(), strict=True):
         value = None
         for _ in range(_TRIES):
-            asked, thought = wanted, f"next {wanted}"
+            asked = wanted
             others = [r for r in plan.reads if r != wanted]
             if others and rng.random() < rate:
                 asked = rng.choice(others)
-                thought = f"next {asked}"
-            page = yield _say(thought, SCRAPE, {"url": url, "info_to_extract": asked})
+            page = yield _say(f"{quoted} {asked}", SCRAPE, {"url": url, "info_to_extract": asked})
             heading, _, line = page.partition("\n")
             if heading == title and line.startswith(f"{wanted}: "):
                 value = line.removeprefix(f"{wanted}: ").partition("\n")[0]
@@ -111,14 +119,11 @@ def _script(plan: Plan, rate: float, rng: random.Random) -> Generator[str, str, 
             elif heading != title and line:  # another page than the one wanted
                 url = yield from _find(title, "", 0.0, rng)
         if value is None:
-            break
-        if place + 1 < len(plan.reads):
-            link = _LINK.search(value)
-            title = value[1:].partition("]")[0]
-            url = link.group(1) if link else ""
-        else:
-            yield f"<think>done</think>\\boxed{{{value}}}"
-    yield "<think>not found</think>\\boxed{unknown}"
+            yield "<think>not found</think>\\boxed{unknown}"
+            return
+        if link := _LINK.search(value):
+            title, url = value[1:].partition("]")[0], link.group(1)
+    yield f"<think>done</think>\\boxed{{{value}}}"
 
 
 def _find(title: str, dead: str, rate: float, rng: random.Random) -> Generator[str, str, str]:

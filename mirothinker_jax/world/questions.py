@@ -2,8 +2,9 @@
 
 Worked example, two hops: "Find the city: go west higher from KTM." means: open KTM's page, open the
 page that "west" leads to, from there the one that "higher" leads to, and read "city". The relations of a
-question differ from each other and its path visits no page twice, so no step can be skipped; a question
-whose answer could be read on an earlier page of the path is rejected.
+question differ from each other and its path visits no page twice. A question that some of its relations
+answer without the others ("go west from KTM" ends at the same city) is rejected: it would reward an agent
+for skipping steps, and its depth would not be what it says.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from mirothinker_jax.config import check
 from mirothinker_jax.world.entity import Entity
@@ -90,7 +92,7 @@ def _draw(
         return None
     attribute = rng.choice(choices)
     answer = path[-1].facts[attribute]
-    if any(is_correct(answer, e.facts.get(attribute)) for e in path[:-1]):
+    if any(is_correct(answer, e.facts.get(attribute)) for e in _shortcuts(world, start, relations)):
         return None
     route = f"go {' '.join(relations)} from" if relations else "look up"
     return Question(
@@ -103,6 +105,19 @@ def _draw(
         relations=tuple(relations),
         attribute=attribute,
     )
+
+
+def _shortcuts(world: World, start: Entity, relations: Sequence[str]) -> Iterator[Entity]:
+    """Where one ends who follows some of the relations, in their order, but not all; `start` is one of them."""
+    for length in range(len(relations)):
+        for kept in combinations(relations, length):
+            place = start
+            for relation in kept:
+                if relation not in place.links:
+                    break
+                place = world.entities[place.links[relation]]
+            else:
+                yield place
 
 
 def is_correct(expected: str, answer: str | None) -> bool:
