@@ -58,6 +58,21 @@ def test_an_answer_that_stands_on_an_earlier_page_is_rejected():
         make_questions(_tiny("here "), "train", (1,), 1, seed=0)
 
 
+def _crossroads(from_a):
+    """A → north → B → east → C, and from A east as the test says; every page has its own code."""
+    a = Entity("A", "airports", "A", (), {"icao": "AAAA"}, {"north": "B"} | from_a)
+    b = Entity("B", "airports", "B", (), {"icao": "BBBB"}, {"east": "C"})
+    c = Entity("C", "airports", "C", (), {"icao": "CCCC"}, {})
+    return World({"A": a, "B": b, "C": c}, dict.fromkeys("ABC", "n"), {"n": "train"})
+
+
+def test_a_question_that_skipping_a_step_answers_is_rejected():
+    (question,) = make_questions(_crossroads({}), "train", (2,), 1, seed=0)
+    assert question.text == "Find the icao: go north east from A."
+    with pytest.raises(ConfigError, match="gives only 0 of 1 train questions of 2 hops"):
+        make_questions(_crossroads({"east": "C"}), "train", (2,), 1, seed=0)
+
+
 def test_world_too_small():
     world = load_world(WorldConfig(sources=("countries",)), seed=0)
     with pytest.raises(ConfigError, match=r"questions of 0 hops: raise world\.max_entities"):
