@@ -93,7 +93,7 @@ class Sampler:
                 if not self._waiting and not self._running:
                     self._work.clear()
                     await self._work.wait()
-                if self._waiting:
+                while self._waiting:
                     await self._prefill(loop)
                 if self._running:
                     await self._decode(loop)

@@ -38,12 +38,25 @@ def sample(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> tuple[jax.
 
 
 def _nucleus(logits: jax.Array, top_p: float) -> jax.Array:
-    """−inf outside the smallest set of tokens whose probability reaches top_p (arXiv 1904.09751)."""
-    descending = -jnp.sort(-logits, axis=-1)
-    probs = jax.nn.softmax(descending, axis=-1)
-    kept = jnp.cumsum(probs, -1) - probs < top_p  # the token that crosses top_p is kept
-    threshold = jnp.where(kept, descending, jnp.inf).min(-1, keepdims=True)
-    return jnp.where(logits >= threshold, logits, -jnp.inf)
+    """−inf outside the smallest set of tokens whose probability reaches top_p (arXiv 1904.09751); tokens as
+    likely as the least likely of them stay too.
+
+    The threshold is found by bisection over the float32 numbers themselves, in their order as integers: exact,
+    and on a CPU several times as fast as sorting the vocabulary.
+    """
+    probs = jax.nn.softmax(logits, axis=-1)
+    bits = jax.lax.bitcast_convert_type(logits, jnp.int32)
+    ranks = bits ^ ((bits >> 31) & jnp.int32(0x7FFFFFFF))  # ordered as the logits are
+
+    def halve(_, bounds):
+        low, high = bounds  # the tokens from `low` on reach top_p; those from `high` on do not
+        middle = (low >> 1) + (high >> 1) + (low & high & 1)
+        enough = jnp.where(ranks >= middle, probs, 0.0).sum(-1, keepdims=True) >= top_p
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    bounds = ranks.min(-1, keepdims=True), ranks.max(-1, keepdims=True) + 1
+    low, _ = jax.lax.fori_loop(0, 32, halve, bounds)
+    return jnp.where(ranks >= low, logits, -jnp.inf)
 
 
 def _pick(logprobs: jax.Array, tokens: jax.Array) -> jax.Array:

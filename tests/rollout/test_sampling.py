@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mirothinker_jax.rollout.sampling import Sampling, sample
+from mirothinker_jax.rollout.sampling import Sampling, _nucleus, sample
 
 PROBS = np.asarray([0.05, 0.4, 0.02, 0.3, 0.15, 0.08])
 DRAWS = 4000
@@ -74,3 +74,22 @@ def test_a_key_decides_the_draw():
     keys = jax.vmap(jax.random.key)(jnp.asarray([3, 3], jnp.uint32))
     tokens, _ = sample(logits, keys, Sampling())
     assert tokens[0] == tokens[1]
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+@pytest.mark.parametrize("shift", [-50.0, 0.0, 50.0])
+def test_the_nucleus_is_what_sorting_finds(scale, shift):
+    """On both signs, on flat and on peaked distributions, and with tokens that cannot be drawn at all."""
+    rng = np.random.default_rng(0)
+    logits = (rng.normal(size=(40, 257)) * scale + shift).astype(np.float32)
+    logits[:, ::9] = -np.inf
+    top_p = 0.9
+    kept = np.isfinite(np.asarray(jax.jit(_nucleus, static_argnums=1)(jnp.asarray(logits), top_p)))
+    for row, found in zip(logits, kept, strict=True):
+        probs = np.exp(row.astype(np.float64) - row.max())
+        probs /= probs.sum()
+        order = np.argsort(-row, kind="stable")
+        before = np.cumsum(probs[order]) - probs[order]
+        assert np.abs(before - top_p).min() > 1e-6, "too close to call in float32: take another seed"
+        least = row[order[before < top_p]].min()  # what is as likely stays too
+        np.testing.assert_array_equal(found, row >= least)
