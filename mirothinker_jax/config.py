@@ -164,11 +164,12 @@ class TrainingConfig:
 class SFTConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     expert_episodes: int = 2000  # scripted episodes, where data.path is empty
-    expert_max_hops: int = 2  # the expert shows questions up to this depth only
+    expert_calls: int = 6  # the most an expert may make; a question that needs more ends without an answer
     expert_mistake_rate: float = 0.15  # chance per turn that the expert errs and then recovers
 
     def __post_init__(self):
         check(self.expert_episodes >= 1, f"sft.expert_episodes is {self.expert_episodes}; it must be ≥ 1")
+        check(self.expert_calls >= 0, f"sft.expert_calls is {self.expert_calls}; it must be ≥ 0")
         check(
             0 <= self.expert_mistake_rate <= 1,
             f"sft.expert_mistake_rate is {self.expert_mistake_rate}; give 0 ≤ x ≤ 1",
@@ -371,6 +372,11 @@ class Config:
             check(
                 rows % self.data.shards == 0,
                 f"sft.training.rows ({rows}) must be a multiple of data.shards ({self.data.shards})",
+            )
+            check(
+                bool(self.data.path) or self.sft.expert_calls <= self.agent.max_calls,
+                f"sft.expert_calls ({self.sft.expert_calls}) is more than the agent is allowed: "
+                f"lower it to agent.max_calls ({self.agent.max_calls})",
             )
         if "grpo" in self.stages:
             check(

@@ -66,37 +66,37 @@ def get_config():
     c.model.kv_heads = 1
     c.model.head_dim = 32
     c.model.ffn = 192
-    c.model.rope_theta = 1e4
+    c.model.rope_theta = 100.0
     c.model.remat = "none"
 
     c.rollout.slots = 128
-    c.rollout.prefill_slots = 32
-    c.rollout.prefill_tokens = 64
-    c.rollout.decode_steps = 8
+    c.rollout.prefill_slots = 16
+    c.rollout.prefill_tokens = 32
+    c.rollout.decode_steps = 4
 
     c.sft.expert_episodes = 6000
-    c.sft.expert_max_hops = 4  # with 2, a model learns "the first, then the last step", and no more
+    c.sft.expert_calls = 6  # enough for four hops; the questions go to six
     c.sft.expert_mistake_rate = 0.05
     t = c.sft.training
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 600, 8, 4, 512
+    t.steps, t.rows, t.micro_rows, t.row_tokens = 1200, 4, 4, 512
     t.checkpoint_every, t.log_every = 200, 10
     t.optimizer.learning_rate = 8e-3
     t.optimizer.warmup_fraction = 0.05
     t.optimizer.weight_decay = 0.01
 
     t = c.dpo.training
-    c.dpo.questions, c.dpo.samples = 128, 8
+    c.dpo.questions, c.dpo.samples = 256, 4
     t.steps, t.rows, t.micro_rows, t.row_tokens = 30, 8, 8, 1024
     t.checkpoint_every, t.log_every = 30, 2
-    t.optimizer.learning_rate = 2e-4
+    t.optimizer.learning_rate = 1e-4
     t.optimizer.weight_decay = 0.0
 
     c.grpo.questions, c.grpo.group = 32, 8
     t = c.grpo.training
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 50, 128, 2, 512
-    t.checkpoint_every, t.log_every = 10, 1
-    t.optimizer.learning_rate = 5e-4
-    t.optimizer.schedule = "constant"
+    t.steps, t.rows, t.micro_rows, t.row_tokens = 64, 128, 2, 512
+    t.checkpoint_every, t.log_every = 16, 1
+    t.optimizer.learning_rate = 1e-3
+    t.optimizer.schedule = "linear"
     t.optimizer.weight_decay = 0.0
 
     c.evaluation.questions = 300

@@ -29,7 +29,7 @@ def get_config():
     c.model.layers, c.model.heads, c.model.head_dim = 2, 2, 16
     c.rollout.slots, c.rollout.prefill_slots = 32, 8
 
-    c.sft.expert_episodes, c.sft.expert_max_hops = 18, 0
+    c.sft.expert_episodes, c.sft.expert_calls = 18, 4
     t = c.sft.training
     t.steps, t.rows, t.micro_rows, t.row_tokens = 160, 8, 8, 192
     t.checkpoint_every, t.log_every = 40, 10

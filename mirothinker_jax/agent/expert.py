@@ -54,14 +54,16 @@ class Plan:
     start: str
     reads: tuple[str, ...]
 
-    def quotes(self) -> tuple[str, ...]:
-        """How the thought before each read begins: with the question's words up to the one that is next.
+    def thoughts(self) -> tuple[str, ...]:
+        """The thought before each read: the question's words from the step that is done to the end.
 
-        Whoever quotes the step that is done finds the next one in the question, however long the route.
+        Each is the one before without its first word, so whoever can go on with a list finds the next step in
+        the question, however long the route.
         """
         if len(self.reads) == 1:
-            return ("look up",)
-        return ("go", *self.reads[:-2], f"{self.reads[-2]} from")
+            return (f"look up {self.reads[0]}",)
+        words = ("go", *self.reads[:-1], "from", self.reads[-1])
+        return tuple(" ".join(words[i:]) for i in range(len(self.reads)))
 
 
 class Expert:
@@ -102,14 +104,15 @@ def _script(plan: Plan, rate: float, rng: random.Random) -> Generator[str, str, 
     yield ""
     title, value = plan.start, None
     url = yield from _find(title, "", rate, rng)
-    for wanted, quoted in zip(plan.reads, plan.quotes(), strict=True):
+    for wanted, thought in zip(plan.reads, plan.thoughts(), strict=True):
         value = None
         for _ in range(_TRIES):
-            asked = wanted
+            asked, said = wanted, thought
             others = [r for r in plan.reads if r != wanted]
             if others and rng.random() < rate:
                 asked = rng.choice(others)
-            page = yield _say(f"{quoted} {asked}", SCRAPE, {"url": url, "info_to_extract": asked})
+                said = f"{thought.partition(' ')[0]} {asked}"
+            page = yield _say(said, SCRAPE, {"url": url, "info_to_extract": asked})
             heading, _, line = page.partition("\n")
             if heading == title and line.startswith(f"{wanted}: "):
                 value = line.removeprefix(f"{wanted}: ").partition("\n")[0]

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def write_expert_episodes(
     codec = Characters()
     chat = Chat(codec)
     setting = Setting(system, config.agent.max_calls, _UNBOUNDED * 64, _UNBOUNDED, _UNBOUNDED)
-    rng = random.Random(config.seed)
+    budgets = call_budgets(questions, config.sft.expert_calls, config.seed)
 
     async def play() -> list[dict[str, Any]]:
         gate = asyncio.Semaphore(config.tools.concurrency)
@@ -59,18 +59,30 @@ def write_expert_episodes(
                 return {"messages": messages(trajectory)}
 
             async with asyncio.TaskGroup() as group:
-                tasks = []
-                for number, question in enumerate(questions):
-                    short = rng.random() < _CUT_SHORT
-                    needed = question.hops + 2  # a search, a page per hop, and the page that answers
-                    calls = rng.randint(0, needed - 1) if short else needed + _SPARE_CALLS
-                    calls = min(calls, config.agent.max_calls)
-                    tasks.append(group.create_task(one(number, question, calls)))
+                tasks = [
+                    group.create_task(one(number, question, calls))
+                    for number, (question, calls) in enumerate(zip(questions, budgets, strict=True))
+                ]
         return [t.result() for t in tasks]
 
     records = asyncio.run(play())
     with replacing(path) as scratch:
         scratch.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), "utf-8")
+
+
+def call_budgets(questions: Sequence[Question], most: int, seed: int) -> list[int]:
+    """How many calls each question's expert may make: some more than it needs, but never more than `most`.
+
+    Now and then it is fewer than it needs, so that the model also sees how an episode without calls left ends.
+    """
+    rng = random.Random(seed)
+    budgets = []
+    for question in questions:
+        needed = question.hops + 2  # a search, a page per hop, and the page that answers
+        short = rng.random() < _CUT_SHORT
+        calls = rng.randint(0, needed - 1) if short else needed + _SPARE_CALLS
+        budgets.append(min(calls, most))
+    return budgets
 
 
 def train_run_tokenizer(path: Path, conversations: ConversationSource, config: Config) -> None:

@@ -84,7 +84,7 @@ class Workshop(contextlib.ExitStack):
         if not path.exists() and self.first:
             with self.phases("expert"):
                 count = c.sft.expert_episodes
-                questions = self.questions("train", c.sft.expert_max_hops, count, "expert")
+                questions = self.questions("train", c.world.max_hops, count, "expert")
                 with self.bar(count, "expert episodes", "episode") as bar:
                     write_expert_episodes(path, c, questions, self.tools, self.system, bar)
         barrier("expert")

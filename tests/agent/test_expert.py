@@ -63,6 +63,15 @@ def test_it_follows_its_plan(play):
     assert {(c.server, c.tool) for c, _ in tools.calls[1:]} == {SCRAPE}
 
 
+def test_a_thought_is_what_is_left_of_the_question():
+    assert Plan("KTM", ("west", "higher", "city")).thoughts() == (
+        "go west higher from city",
+        "west higher from city",
+        "higher from city",
+    )
+    assert Plan("KTM", ("city",)).thoughts() == ("look up city",)
+
+
 def test_a_dead_link_sends_it_searching_for_a_mirror(play):
     web = Web(dead=("http://w/PKR",))
     trajectory, _, tools = play(Expert(PLAN, 0.0), Tools(web), max_calls=12)
