@@ -93,7 +93,7 @@ def get_config():
 
     c.grpo.questions, c.grpo.group = 32, 8
     t = c.grpo.training
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 64, 128, 2, 512
+    t.steps, t.rows, t.micro_rows, t.row_tokens = 80, 128, 2, 512
     t.checkpoint_every, t.log_every = 16, 1
     t.optimizer.learning_rate = 1e-3
     t.optimizer.schedule = "linear"

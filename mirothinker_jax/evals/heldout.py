@@ -32,14 +32,15 @@ def evaluate(
 ) -> list[Trajectory]:
     """One fresh episode per question and budget; its budget is kept as the figure `max_calls`.
 
-    The same questions and sampling seeds for every stage and budget, so that lines differ by policy alone.
+    The same questions, sampling seeds and noise of the embedded web (which looks at what follows the slash of an
+    episode's id) for every stage and budget, so that lines differ by policy alone.
     """
     episodes = []
     for budget in settings.budgets:
         for task in tasks:
             number = int.from_bytes(hashlib.sha256(task.id.encode()).digest()[:4])
             episode_seed = int(np.random.default_rng((seed, number)).integers(2**31))
-            episodes.append(EpisodeSpec(f"{stage}-{budget}-{task.id}", task, episode_seed, budget))
+            episodes.append(EpisodeSpec(f"{stage}-{budget}/{task.id}", task, episode_seed, budget))
     sampling = Sampling(settings.temperature, settings.top_p)
     trajectories, _ = collector.run(params, episodes, sampling, bar)
     return [

@@ -22,7 +22,7 @@ from mirothinker_jax.parallel.sharding import replicated
 @dataclasses.dataclass(frozen=True)
 class TrainState:
     step: Any  # int32, batches seen
-    skipped: Any  # int32, batches without an update because the loss or gradient was not finite
+    skipped: Any  # int32, batches without an update: loss or gradient not finite, or no gradient at all
     params: Params
     opt_state: Any
 

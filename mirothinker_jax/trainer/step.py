@@ -62,8 +62,9 @@ def make_step(model: ModelSpec, objective: Objective, optimizer: optax.GradientT
     """The jitted step: (state, batch [M, B, T], count) → (state, figures). The state is donated.
 
     The sums of loss and gradient are divided once by the step's whole weight, so packing, micro-batches
-    and shards cannot change the update. Where the loss or the gradient is not finite the parameters and
-    the optimizer stay as they were, and `skipped` counts it.
+    and shards cannot change the update. Where the loss or the gradient is not finite, and where there is no
+    gradient at all (every group of a GRPO step earned equal rewards), the parameters and the optimizer stay as
+    they were, and `skipped` counts it: momentum and weight decay alone are no training.
     """
     gradient = make_gradient(model, objective)
 
@@ -72,13 +73,13 @@ def make_step(model: ModelSpec, objective: Objective, optimizer: optax.GradientT
         share = 1.0 / jnp.where(weight > 0, weight, 1.0)
         gradients = jax.tree.map(lambda g, p: (g * share).astype(p.dtype), gradients, state.params)
         loss, norm = total * share, optax.tree.norm(gradients)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        usable = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm > 0)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)  # noqa: E731
+        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(usable, a, b), new, old)  # noqa: E731
         new = TrainState(
             step=state.step + 1,
-            skipped=state.skipped + (~finite).astype(jnp.int32),
+            skipped=state.skipped + (~usable).astype(jnp.int32),
             params=keep(params, state.params),
             opt_state=keep(opt_state, state.opt_state),
         )

@@ -1,7 +1,8 @@
 """What goes wrong on a real web, decided by a hash: a run is the same whatever the order of its requests.
 
 Failing, slow and misleading answers depend on the request's id, so that a retry under another id may
-fare better. A dead link depends on the entity alone: it stays dead, as links do.
+fare better. What stands before a slash in the id decides nothing: it tells apart episodes that are to meet the
+same noise. A dead link depends on the entity alone: it stays dead, as links do.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Site:
         """
         if host != SEARCH_HOST and host != MIRROR_HOST and host not in self._kinds:
             return Reply(404, b"this proxy serves the embedded web only and forwards nothing\n")
-        request_id = headers.get("X-Request-Id", "")
+        request_id = headers.get("X-Request-Id", "").rpartition("/")[2]
         if host == SEARCH_HOST:
             if path != "/search":
                 return Reply(404, b"not found\n")

@@ -51,7 +51,9 @@ def test_metrics_of_every_step(smoke):
     for stage in STAGES:
         steps = [r["step"] for r in smoke.lines(stage)]
         assert steps == sorted({*range(0, last[stage] + 1, every[stage]), last[stage]})
-        assert all(math.isfinite(r["loss"]) and r["skipped"] == 0 for r in smoke.lines(stage))
+        assert all(
+            math.isfinite(r["loss"]) and (stage == "grpo" or r["skipped"] == 0) for r in smoke.lines(stage)
+        )
         assert list((smoke.folder / "tensorboard" / stage).glob("events.out.tfevents.*"))
 
 

@@ -1,5 +1,6 @@
 """What the embedded web answers, without sockets: Serper's shape, mirrors, and what is misleading."""
 
+import dataclasses
 import json
 import math
 
@@ -155,3 +156,12 @@ def test_search_by_name_and_place(world):
 @pytest.mark.parametrize("text", ["", " ", "zzzzqqqq", "((", 'a:b AND "', "title:[* TO *]", "\x00", "\\"])
 def test_search_never_breaks(world, text):
     assert isinstance(SearchIndex(world).query(text, 5), list)
+
+
+def test_what_stands_before_the_slash_of_a_request_id_decides_nothing(world, quiet, airport):
+    site = Site(world, dataclasses.replace(quiet, failing_call=0.5), seed=0)
+    statuses = [
+        [get(site, "airports.test", f"/{airport.id}", f"{label}e{i}:1.0").status for i in range(50)]
+        for label in ("", "sft-4/", "grpo-32/")
+    ]
+    assert statuses[0] == statuses[1] == statuses[2] and set(statuses[0]) == {200, 503}
