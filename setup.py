@@ -32,8 +32,9 @@ CORE = [
 EXTRAS = {
     "tpu": ["jax[tpu]"],  # libtpu
     "cuda": ["jax[cuda13]"],  # CUDA plugin and libraries
-    "tools": ["trafilatura>=1.12"],  # main-text extraction for pages without structure
+    "tools": ["trafilatura>=1.12"],  # tools.reader=trafilatura: the main text of pages full of boilerplate
     "test": [
+        "trafilatura>=1.12",  # the tools extra, so that it is tested
         "pytest>=8",  # the runner
         "hypothesis>=6",  # property tests of packing, parsing and formulas
         "jaxtyping>=0.2.30",  # shapes checked at run time, in tests

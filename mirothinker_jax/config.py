@@ -14,16 +14,14 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from mirothinker_jax.config_episodes import AgentConfig, EvalConfig, RolloutConfig, ToolsConfig, WorldConfig
 from mirothinker_jax.config_tree import ConfigError as ConfigError
 from mirothinker_jax.config_tree import build as build
 from mirothinker_jax.config_tree import check as check
+from mirothinker_jax.config_tree import one_of
 
 MESH_AXES = ("data", "fsdp", "context", "tensor", "expert")
 STAGES = ("sft", "dpo", "grpo")
-
-
-def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
-    check(value in choices, f"{key} is {value!r}; choose one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,9 @@ class ModelConfig:
             f"model.heads ({self.heads}) must be a multiple of model.kv_heads ({self.kv_heads})",
         )
         check(self.head_dim % 2 == 0, f"model.head_dim is {self.head_dim}; rotary embedding needs it even")
-        _one_of("model.param_dtype", self.param_dtype, ("float32", "bfloat16"))
-        _one_of("model.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
-        _one_of("model.remat", self.remat, ("none", "full", "dots"))
+        one_of("model.param_dtype", self.param_dtype, ("float32", "bfloat16"))
+        one_of("model.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
+        one_of("model.remat", self.remat, ("none", "full", "dots"))
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ class OptimizerConfig:
 
     learning_rate: float = 1e-3  # the peak, after warm-up
     schedule: str = "cosine"  # cosine, linear or constant, from the peak on
-    warmup_fraction: float = 0.1  # of the steps, from 0 up to the peak
+    warmup_fraction: float = 0.1  # of the steps, on the way up to the peak
     final_fraction: float = 0.1  # of the peak learning rate, at the last step
     weight_decay: float = 0.1  # decoupled, as in AdamW
     b1: float = 0.9  # decay of the gradient's average
@@ -132,8 +130,13 @@ class OptimizerConfig:
 
     def __post_init__(self):
         check(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be > 0")
-        _one_of("schedule", self.schedule, ("cosine", "linear", "constant"))
+        one_of("schedule", self.schedule, ("cosine", "linear", "constant"))
         check(0 <= self.warmup_fraction < 1, f"warmup_fraction is {self.warmup_fraction}; give 0 ≤ x < 1")
+        check(0 <= self.final_fraction <= 1, f"final_fraction is {self.final_fraction}; give 0 ≤ x ≤ 1")
+        for key in ("b1", "b2"):
+            check(0 <= getattr(self, key) < 1, f"{key} is {getattr(self, key)}; give 0 ≤ x < 1")
+        for key in ("weight_decay", "eps"):
+            check(getattr(self, key) >= 0, f"{key} is {getattr(self, key)}; it must be ≥ 0")
         check(self.clip_norm > 0, f"clip_norm is {self.clip_norm}; it must be > 0 (a large value: no clip)")
 
 
@@ -191,6 +194,11 @@ class DPOConfig:
     def __post_init__(self):
         check(self.beta > 0, f"dpo.beta is {self.beta}; it must be > 0")
         check(self.sft_coef >= 0, f"dpo.sft_coef is {self.sft_coef}; it must be ≥ 0")
+        check(self.questions >= 1, f"dpo.questions is {self.questions}; it must be ≥ 1")
+        check(
+            self.pairs_per_question >= 1,
+            f"dpo.pairs_per_question is {self.pairs_per_question}; it must be ≥ 1",
+        )
         check(self.samples >= 2, f"dpo.samples is {self.samples}; a pair needs two episodes")
         check(self.pairs_per_row >= 1, f"dpo.pairs_per_row is {self.pairs_per_row}; it must be ≥ 1")
 
@@ -220,117 +228,24 @@ class GRPOConfig:
         check(self.group >= 2, f"grpo.group is {self.group}; a group advantage needs at least 2 episodes")
         check(self.questions >= 1, f"grpo.questions is {self.questions}; it must be ≥ 1")
         check(self.kl_coef >= 0, f"grpo.kl_coef is {self.kl_coef}; it must be ≥ 0")
-        _one_of("grpo.advantage", self.advantage, ("mean", "std", "rloo"))
-        _one_of("grpo.loss", self.loss, ("reinforce", "clip"))
-        _one_of(
+        one_of("grpo.advantage", self.advantage, ("mean", "std", "rloo"))
+        one_of("grpo.loss", self.loss, ("reinforce", "clip"))
+        one_of(
             "grpo.aggregate",
             self.aggregate,
             ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean"),
         )
         # k1 as a loss has zero expected gradient, plain k3 that of the reverse KL (objectives/grpo.py).
-        _one_of("grpo.kl", self.kl, ("k2", "k3-ratio"))
-        _one_of("grpo.sampler_correction", self.sampler_correction, ("none", "tis", "icepop"))
-
-
-@dataclass(frozen=True)
-class WorldConfig:
-    """The embedded web: real facts, real HTTP on loopback, and the noise of a real web."""
-
-    sources: tuple[str, ...] = ("airports", "countries")  # kinds of entities: airports, countries
-    max_entities: int = 0  # 0: all
-    attributes: tuple[str, ...] = ()  # what questions ask for (city, elevation, icao, capital, …); empty: all
-    max_hops: int = 6  # deepest question
-    heldout_fraction: float = 0.3  # of the entity neighbourhoods that no training question touches
-    wrong_first_hit: float = 0.2  # chance that a search shows a wrong page first
-    dead_link: float = 0.03  # share of pages whose link is dead (404); a mirror is found by search
-    failing_call: float = 0.03  # chance that a request answers 503
-    slow_call: float = 0.01  # chance that a request takes slow_s
-    slow_s: float = 0.5  # seconds that a slow request takes
-    port: int = 0  # 0: any free one
-
-    def __post_init__(self):
-        for source in self.sources:
-            _one_of("world.sources", source, ("airports", "countries"))
-        check(bool(self.sources), "world.sources is empty; give at least one of airports, countries")
-        for key in ("heldout_fraction", "wrong_first_hit", "dead_link", "failing_call", "slow_call"):
-            check(0 <= getattr(self, key) <= 1, f"world.{key} is {getattr(self, key)}; give 0 ≤ x ≤ 1")
-        check(self.max_hops >= 0, f"world.max_hops is {self.max_hops}; it must be ≥ 0")
-
-
-@dataclass(frozen=True)
-class ToolsConfig:
-    """What the agent may call, and the limits every call runs under."""
-
-    names: tuple[str, ...] = (
-        "google_search",
-        "scrape_and_extract_info",
-        "run_python_code",
-    )  # tools that the model sees
-    deadline_s: float = 30.0  # seconds a call may take
-    output_tokens: int = 2048  # a longer result is cut, and says so
-    concurrency: int = 16  # calls running at once
-    search_url: str = ""  # a Serper-shaped endpoint; empty: the embedded world's
-    search_key_env: str = "SERPER_API_KEY"  # environment variable that holds the key
-    search_results: int = 10  # hits of a search, at most
-    snippet_chars: int = 200  # of each hit; 0: none
-    scrape_lines: int = 5  # lines kept by the extractor
-    cache: bool = True  # answer a repeated, successful, side-effect-free call from memory
-    unsafe_sandbox: bool = False  # allow run_python_code without bubblewrap (no isolation!)
-
-    def __post_init__(self):
-        for name in self.names:
-            _one_of("tools.names", name, ("google_search", "scrape_and_extract_info", "run_python_code"))
-        check(self.deadline_s > 0, f"tools.deadline_s is {self.deadline_s}; it must be > 0")
-        check(self.output_tokens >= 8, f"tools.output_tokens is {self.output_tokens}; it must be ≥ 8")
-        check(self.concurrency >= 1, f"tools.concurrency is {self.concurrency}; it must be ≥ 1")
-
-
-@dataclass(frozen=True)
-class AgentConfig:
-    """The ReAct loop: think → call → observation → … → boxed answer."""
-
-    max_calls: int = 16  # tool calls allowed in an episode; then the final answer is asked for
-    context_tokens: int = 1024  # an episode's most tokens, prompt and tool results included
-    turn_tokens: int = 96  # most new tokens of one assistant turn
-    system_prompt_file: str = ""  # empty: the built-in template
-
-    def __post_init__(self):
-        check(self.max_calls >= 0, f"agent.max_calls is {self.max_calls}; it must be ≥ 0")
+        one_of("grpo.kl", self.kl, ("k2", "k3-ratio"))
+        one_of("grpo.sampler_correction", self.sampler_correction, ("none", "tis", "icepop"))
         check(
-            0 < self.turn_tokens < self.context_tokens,
-            f"agent.turn_tokens ({self.turn_tokens}) must be below agent.context_tokens "
-            f"({self.context_tokens})",
+            self.loss == "reinforce" or self.sampler_correction == "none",
+            f"grpo.sampler_correction is {self.sampler_correction!r} with grpo.loss 'clip', whose ratio is "
+            "already taken against the sampler; set one of the two back ('none', 'reinforce')",
         )
-
-
-@dataclass(frozen=True)
-class RolloutConfig:
-    """The sampler: a KV cache of `slots` episodes, decoded together."""
-
-    slots: int = 64  # episodes in the cache at once
-    prefill_tokens: int = 64  # tokens per sequence and prefill dispatch
-    prefill_slots: int = 32  # sequences per prefill dispatch
-    decode_steps: int = 8  # tokens per decode dispatch
-
-    def __post_init__(self):
-        for key in ("slots", "prefill_tokens", "prefill_slots", "decode_steps"):
-            check(getattr(self, key) >= 1, f"rollout.{key} is {getattr(self, key)}; it must be ≥ 1")
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Held-out accuracy after each stage, and against the number of allowed calls."""
-
-    questions: int = 300  # held-out questions per stage; 0: no evaluation
-    budgets: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32)  # allowed calls at which the scaling curve is measured
-    temperature: float = 1.0  # of sampling; 0: greedy
-    top_p: float = 0.95  # nucleus sampling; 1: off
-
-    def __post_init__(self):
-        check(self.questions >= 0, f"evaluation.questions is {self.questions}; it must be ≥ 0")
-        check(all(b >= 0 for b in self.budgets), f"evaluation.budgets is {self.budgets}; give calls ≥ 0")
-        check(self.temperature >= 0, f"evaluation.temperature is {self.temperature}; 0 is greedy")
-        check(0 < self.top_p <= 1, f"evaluation.top_p is {self.top_p}; give 0 < x ≤ 1")
+        check(self.question_pool >= 1, f"grpo.question_pool is {self.question_pool}; it must be ≥ 1")
+        for key in ("clip_low", "clip_high", "correction_low", "correction_high"):
+            check(getattr(self, key) >= 0, f"grpo.{key} is {getattr(self, key)}; it must be ≥ 0")
 
 
 @dataclass(frozen=True)
@@ -352,21 +267,15 @@ class Config:
     evaluation: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self):
+        check(0 <= self.seed < 2**31, f"seed is {self.seed}; give 0 ≤ seed < 2³¹")
         check(bool(self.stages), "stages is empty; give some of sft, dpo, grpo")
         for stage in self.stages:
-            _one_of("stages", stage, STAGES)
+            one_of("stages", stage, STAGES)
         order = [STAGES.index(s) for s in self.stages]
         check(
             order == sorted(set(order)), f"stages is {self.stages}; they run in the order {STAGES}, each once"
         )
-        for stage in self.stages:
-            training: TrainingConfig = getattr(self, stage).training
-            context = max(1, self.mesh.context)
-            check(
-                training.row_tokens % context == 0,
-                f"{stage}.training.row_tokens ({training.row_tokens}) must be a multiple of "
-                f"mesh.context ({context})",
-            )
+        self.check_row_tokens(max(1, self.mesh.context))
         if "sft" in self.stages:
             rows = self.sft.training.rows
             check(
@@ -374,15 +283,35 @@ class Config:
                 f"sft.training.rows ({rows}) must be a multiple of data.shards ({self.data.shards})",
             )
             check(
+                bool(self.data.path) or not self.tools.search_url,
+                "tools.search_url leads to the open web, and the scripted expert knows the embedded one alone; "
+                "give data.path, or leave tools.search_url empty",
+            )
+            check(
                 bool(self.data.path) or self.sft.expert_calls <= self.agent.max_calls,
                 f"sft.expert_calls ({self.sft.expert_calls}) is more than the agent is allowed: "
                 f"lower it to agent.max_calls ({self.agent.max_calls})",
+            )
+        if "dpo" in self.stages:
+            check(
+                self.dpo.training.row_tokens >= 2 * self.agent.context_tokens,
+                f"dpo.training.row_tokens ({self.dpo.training.row_tokens}) must hold two episodes: "
+                f"at least 2 · agent.context_tokens ({2 * self.agent.context_tokens})",
             )
         if "grpo" in self.stages:
             check(
                 self.grpo.training.row_tokens >= self.agent.context_tokens,
                 f"grpo.training.row_tokens ({self.grpo.training.row_tokens}) must hold an episode: "
                 f"at least agent.context_tokens ({self.agent.context_tokens})",
+            )
+
+    def check_row_tokens(self, context: int) -> None:
+        """Rows divide over `context` devices; asked again where mesh.context is -1 and the devices are known."""
+        for stage in self.stages:
+            tokens = getattr(self, stage).training.row_tokens
+            check(
+                tokens % context == 0,
+                f"{stage}.training.row_tokens ({tokens}) must be a multiple of mesh.context ({context})",
             )
 
 

@@ -39,6 +39,11 @@ def check(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ConfigError unless `value` is one of `choices`."""
+    check(value in choices, f"{key} is {value!r}; choose one of {', '.join(choices)}")
+
+
 @dataclass(frozen=True)
 class Key:
     """One setting: its dotted name below `config.`, type, default, and what it means (may be empty)."""

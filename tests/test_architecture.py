@@ -19,7 +19,8 @@ COMMANDS = {"train", "plan", "evaluate", "convert", "serve"}
 # Room → the rooms, or single modules of them, that it may import besides itself.
 MAY_IMPORT = {
     "config_tree": set(),
-    "config": {"config_tree"},
+    "config_episodes": {"config_tree"},
+    "config": {"config_tree", "config_episodes"},
     "flags": {"config", "config_tree"},
     "types": set(),
     "tools": {"config", "config_tree"},
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     "agent": {"config", "config_tree", "tools", "trajectory.types"},
     "parallel": {"config", "config_tree", "types"},
     "models": {"config", "config_tree", "types", "parallel"},
-    "data": {"config", "config_tree", "types", "tools.spec", "parallel"},
+    "data": {"config", "config_tree", "types", "tools.spec"},
     "objectives": {"config", "types"},
     "trajectory": {"config", "config_tree", "types", "data.packing", "data.atomic"},
     "rollout": {
@@ -41,7 +42,7 @@ MAY_IMPORT = {
     "pipeline": {"*"},  # puts the rooms together; only commands import it
 }
 # These run in processes of their own, or before a config is accepted: jax would cost them seconds and memory.
-NO_JAX = {"config", "config_tree", "flags", "tools", "world", "agent"}
+NO_JAX = {"config", "config_tree", "config_episodes", "flags", "tools", "world", "agent"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", KERNELS}
 KERNEL_IMPORTS = {"jax", "jaxlib", "numpy", KERNELS}
 VAGUE = {"utils", "util", "common", "misc", "helpers", "helper"}

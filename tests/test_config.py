@@ -58,6 +58,7 @@ def test_default_tree_builds_the_default_config():
 def test_resolved_config_survives_json():
     tree = default()
     tree.stages, tree.tokenizer.symbols, tree.mesh.context = ("sft", "dpo"), (" ", '{"a": "'), 2
+    tree.agent.context_tokens = 256
     built = build(Config, tree)
     again = build(Config, json.loads(json.dumps(resolved(built))))
     assert again == built
@@ -243,10 +244,35 @@ def test_not_a_python_file(capsys, tmp_path):
             "--config.agent.turn_tokens=512",
             "config.agent.turn_tokens (512) must be below agent.context_tokens (512)",
         ),
+        ("--config.seed=-1", "config.seed is -1; give 0 ≤ seed < 2³¹"),
+        ("--config.sft.training.optimizer.b2=1", "config.sft.training.optimizer.b2 is 1.0; give 0 ≤ x < 1"),
+        ("--config.evaluation.budgets=()", "config.evaluation.budgets is empty; give calls"),
+        ("--config.grpo.question_pool=0", "config.grpo.question_pool is 0; it must be ≥ 1"),
+        ("--config.agent.max_calls=5", "config.sft.expert_calls (6) is more than the agent is allowed"),
+        ("--config.tools.search_url=https://s.test", "config.tools.search_url leads to the open web"),
+        ("--config.world.port=70000", "config.world.port is 70000; give 0 … 65535"),
     ],
 )
 def test_wrong_arguments(capsys, good, argument, expected):
     line = fails(capsys, "--config", good, argument)
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ("--config.stages=dpo", "--config.dpo.training.row_tokens=1000"),
+            "config.dpo.training.row_tokens (1000) must hold two episodes: at least 2 · agent.context_tokens (1024)",
+        ),
+        (
+            ("--config.grpo.loss=clip", "--config.grpo.sampler_correction=tis"),
+            "config.grpo.sampler_correction is 'tis' with grpo.loss 'clip'",
+        ),
+    ],
+)
+def test_arguments_that_do_not_go_together(capsys, good, arguments, expected):
+    line = fails(capsys, "--config", good, *arguments)
     assert expected in line
 
 

@@ -99,6 +99,19 @@ async def run_episode(
     )
 
 
+def _reserve(setting: Setting, chat: Chat) -> tuple[int, int]:
+    """Tokens of the request for the final answer, and what a free turn may cost before it: itself, an observation
+    with the request, the last turn."""
+    request = len(chat.observation([FINAL_REQUEST]))
+    return request, 2 * setting.turn_tokens + setting.output_tokens + request
+
+
+def least_context(setting: Setting, chat: Chat) -> int:
+    """The context in which an agent can be sure of two turns with calls, but for what the question takes."""
+    result = len(chat.observation([""])) + setting.output_tokens
+    return len(chat.prompt(setting.system, "")) + setting.turn_tokens + result + _reserve(setting, chat)[1]
+
+
 async def _converse(
     task: Task,
     session: Session,
@@ -112,9 +125,7 @@ async def _converse(
     forced = setting.max_calls == 0
     question = f"{task.question}\n{FINAL_REQUEST}" if forced else task.question
     feed, source = chat.prompt(setting.system, question), Source.PROMPT
-    # What a free turn may cost before the final one: itself, an observation with its request, the last turn.
-    request = len(chat.observation([FINAL_REQUEST]))
-    reserve = 2 * setting.turn_tokens + setting.output_tokens + request
+    request, reserve = _reserve(setting, chat)
     turn_number = 0
     while True:
         if ledger.tokens + len(feed) + setting.turn_tokens > setting.context_tokens:

@@ -46,9 +46,16 @@ def parse_calls(text: str) -> list[ToolCall | Malformed]:
 
 def _call(server: str, tool: str, arguments: str) -> ToolCall | Malformed:
     try:
-        value = json.loads(arguments)
-    except json.JSONDecodeError:
-        value = json_repair.loads(arguments)
+        value = _json(arguments)
+    except (ValueError, RecursionError):  # nested too deep, or a number of thousands of digits
+        value = None
     if not isinstance(value, dict):
         return Malformed(f"malformed call: the arguments of {tool or 'the call'} are not a JSON object")
     return ToolCall(server, tool, value)
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return json_repair.loads(text)

@@ -48,14 +48,9 @@ class Chat:
         ids = [] if system is None else [*self._said("system", system), *self._newline]
         return [*ids, *self._said("user", user), *self._newline, *self._headers["assistant"]]
 
-    def observation(self, texts: Sequence[str], turn_ended: bool = True) -> list[int]:
-        """Ids between a sampled assistant turn and the next one: `texts`, in one user message.
-
-        `turn_ended` is False for a turn that was cut by length and so has no `<|im_end|>` of its own: one is
-        put in here, among the ids that nobody sampled and nobody trains on.
-        """
+    def observation(self, texts: Sequence[str]) -> list[int]:
+        """Ids between a sampled assistant turn, which ended itself, and the next one: `texts`, in one user message."""
         return [
-            *([] if turn_ended else [self._codec.im_end_id]),
             *self._newline,
             *self._said("user", "\n".join(texts)),
             *self._newline,

@@ -34,7 +34,7 @@ class PreferenceSource:
         if not pairs:
             raise ConfigError(
                 "no preference pairs: every question was answered always right or always wrong; "
-                "raise dpo.questions or dpo.samples"
+                "remove the run's dpo folder, and raise dpo.questions or dpo.samples"
             )
         self._batch = reference(pack_pairs(pairs, row_tokens, pairs_per_row))
         self._rows, self._seed, self._shard, self._position = rows, seed, shard, 0

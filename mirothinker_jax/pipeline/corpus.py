@@ -43,7 +43,7 @@ def write_expert_episodes(
         async with ToolExecutor(tools, settings, codec.truncate) as executor:
 
             async def one(number: int, question: Question, max_calls: int) -> dict[str, Any]:
-                plan = Plan(question.path[0], (*question.relations, question.attribute))
+                plan = Plan(question.start, (*question.relations, question.attribute))
                 async with gate:
                     trajectory = await run_episode(
                         Task(question.id, question.text, question.answer, question.hops),

@@ -23,6 +23,7 @@ from mirothinker_jax.evals.summary import write_summary
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import barrier, start_processes
 from mirothinker_jax.pipeline.phases import Phases
+from mirothinker_jax.pipeline.preflight import check_run, purposes
 from mirothinker_jax.pipeline.records import recorded
 from mirothinker_jax.pipeline.stages import STAGES
 from mirothinker_jax.pipeline.workshop import Workshop, task
@@ -33,7 +34,14 @@ from mirothinker_jax.trajectory.types import Trajectory
 from mirothinker_jax.world.questions import is_correct
 
 # A run may be continued with other values of these; any other change would mix two experiments in one folder.
-FREE = ("run_dir", "stages", "evaluation", "rollout", "tools.deadline_s", "tools.concurrency")
+FREE = ("run_dir", "stages", "rollout.", "tools.deadline_s", "tools.concurrency")
+# And of these until the run has left something behind that was made with them.
+FREE_UNTIL = {
+    "sft.training.": "sft",
+    "dpo.": "dpo",
+    "grpo.": "grpo",
+    "evaluation.": "*/eval_trajectories.jsonl",
+}
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -48,8 +56,11 @@ def run(config: Config) -> dict[str, Any]:
     with Workshop(config, folder, phases) as shop:
         if config.data.path:
             _ = shop.conversations  # what is wrong with the user's files is said before anything is written
+        check_run(shop)
         _claim(folder, config, first)
         with MetricsLog(folder, enabled=first) as log:
+            if set(purposes(config)) - {"expert"}:
+                _ = shop.setting  # the context that the run's episodes have is too small, or it is not
             params = _initial(shop)
             for stage in config.stages:
                 params = _train(shop, log, stage, params)
@@ -59,20 +70,12 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _claim(folder: Path, config: Config, first: bool) -> None:
-    """Writes the resolved config into a new run folder, or compares it with the one that is there."""
+    """Writes the resolved config into the run folder, unless it contradicts the one that is there."""
     path, settings = folder / "config.json", resolved(config)
     if path.exists():
-        changed = [
-            line
-            for line in difference(json.loads(path.read_text()), settings)
-            if not line.removeprefix("config.").startswith(FREE)
-        ]
-        if changed:
-            raise ConfigError(
-                f"{folder} was made with other settings ({'; '.join(changed[:5])}); "
-                "give another config.run_dir, or the settings it was made with"
-            )
-    elif first:
+        _check_same(folder, json.loads(path.read_text()), settings)
+    barrier("config read")
+    if first:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as scratch:
             scratch.write_text(json.dumps(settings, indent=2))
@@ -81,6 +84,22 @@ def _claim(folder: Path, config: Config, first: bool) -> None:
         raise ConfigError(
             f"config.run_dir: {folder} is not the first process's folder of that name; "
             "give a folder on a file system that all processes share"
+        )
+
+
+def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    free = (*FREE, *(key for key, made in FREE_UNTIL.items() if not any(folder.glob(made))))
+    changed = [line for line in difference(old, new) if not line.removeprefix("config.").startswith(free)]
+    if changed:
+        raise ConfigError(
+            f"{folder} was made with other settings ({'; '.join(changed[:5])}); "
+            "give another config.run_dir, or the settings it was made with"
+        )
+    done = tuple(old["stages"])
+    if tuple(new["stages"][: len(done)]) != done:
+        raise ConfigError(
+            f"{folder} was made with the stages {', '.join(done)}, not {', '.join(new['stages'])}; stages can only "
+            "be added behind those: give another config.run_dir, or the stages it was made with"
         )
 
 
@@ -114,8 +133,7 @@ def _evaluate(shop: Workshop, stage: str, params: Params) -> Evaluation:
     c, phase = shop.config, f"{stage} evaluation"
 
     def sample(index: int, count: int) -> list[Trajectory]:
-        questions = shop.questions("heldout", c.world.max_hops, c.evaluation.questions, "evaluation")
-        tasks = [task(q) for q in questions[index::count]]
+        tasks = [task(q) for q in shop.questions("evaluation")[index::count]]
         total = len(tasks) * len(c.evaluation.budgets)
         with shop.phases(phase), shop.bar(total, phase, "episode") as bar:
             return evaluate(stage, params, tasks, shop.collector, is_correct, c.evaluation, c.seed, bar)

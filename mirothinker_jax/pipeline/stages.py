@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mirothinker_jax.config import TrainingConfig
-from mirothinker_jax.config_tree import check
 from mirothinker_jax.data.loader import SFTSource
 from mirothinker_jax.data.preference import PreferenceSource
 from mirothinker_jax.models.qwen import Params
@@ -40,10 +39,7 @@ class Stage(NamedTuple):
 def sft_stage(shop: Workshop, before: Params) -> Stage:
     """Conversations, packed; mean negative log-likelihood."""
     c = shop.config
-    training, (_, count) = c.sft.training, shop.shard
-    check(
-        c.data.shards % count == 0, f"data.shards is {c.data.shards}, not a multiple of the {count} processes"
-    )
+    training = c.sft.training
     source = SFTSource(
         shop.conversations, shop.chat, c.data, training.row_tokens, training.rows, c.seed, *shop.shard
     )
@@ -72,7 +68,7 @@ def _samples(shop: Workshop, params: Params) -> list[Trajectory]:
     c = shop.config
 
     def sample(index: int, count: int) -> list[Trajectory]:
-        tasks = [task(q) for q in shop.questions("train", c.world.max_hops, c.dpo.questions, "dpo")]
+        tasks = [task(q) for q in shop.questions("dpo")]
         episodes = [
             EpisodeSpec(f"dpo-{n}-{m}", tasks[n], _seed(c.seed, n, m), c.agent.max_calls)
             for n in range(index, len(tasks), count)
@@ -92,17 +88,12 @@ def _seed(*parts: int) -> int:
 def grpo_stage(shop: Workshop, before: Params) -> Stage:
     """Fresh episodes for every step, with group advantages."""
     c = shop.config.grpo
-    processes = jax.process_count()
-    check(
-        c.questions % processes == 0,
-        f"grpo.questions is {c.questions}, not a multiple of the {processes} processes",
-    )
     reference = None
     if c.kl_coef > 0:
         # A copy: the stage's own parameters are donated from the first step on.
         frozen = jax.tree.map(jnp.copy, before)
         reference = make_reference(shop.model, frozen, c.training.micro_rows, shared=False)
-    tasks = [task(q) for q in shop.questions("train", shop.config.world.max_hops, c.question_pool, "grpo")]
+    tasks = [task(q) for q in shop.questions("grpo")]
     source = GRPOSource(
         c,
         tasks,
@@ -112,7 +103,7 @@ def grpo_stage(shop: Workshop, before: Params) -> Stage:
         folder=shop.folder / "grpo" / "rollouts",
         seed=shop.config.seed,
         micro_rows=c.training.micro_rows // shop.shard[1],
-        shard=(jax.process_index(), processes),
+        shard=(jax.process_index(), jax.process_count()),
         block=shop.shard,
         reference=reference,
     )

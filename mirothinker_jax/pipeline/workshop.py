@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 
-from mirothinker_jax.agent.episode import Setting, Task
+from mirothinker_jax.agent.episode import Setting, Task, least_context
 from mirothinker_jax.agent.prompt import system_prompt
-from mirothinker_jax.config import Config
+from mirothinker_jax.config import Config, check
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource, open_conversations
 from mirothinker_jax.data.tokenizer import Tokenizer
@@ -55,18 +55,27 @@ class Workshop(contextlib.ExitStack):
     def world(self) -> World:
         return load_world(self.config.world, self.config.seed)
 
-    def questions(self, split: str, most_hops: int, count: int, purpose: str) -> list[Question]:
-        """`count` questions of depth 0 … most_hops; different purposes draw differently."""
-        seed = int.from_bytes(hashlib.sha256(f"{self.config.seed}|{purpose}".encode()).digest()[:4])
-        asked = self.config.world.attributes
-        return make_questions(self.world, split, range(most_hops + 1), count, seed, asked)
+    def questions(self, purpose: str) -> list[Question]:
+        """The questions for the "expert", "dpo", "grpo" or the "evaluation", of depth 0 … world.max_hops."""
+        c = self.config
+        split, count = {
+            "expert": ("train", c.sft.expert_episodes),
+            "dpo": ("train", c.dpo.questions),
+            "grpo": ("train", c.grpo.question_pool),
+            "evaluation": ("heldout", c.evaluation.questions),
+        }[purpose]
+        seed = int.from_bytes(hashlib.sha256(f"{c.seed}|{purpose}".encode()).digest()[:4])
+        depths = range(c.world.max_hops + 1)
+        return make_questions(self.world, split, depths, count, seed, c.world.attributes)
 
     @functools.cached_property
     def tools(self) -> list[Tool]:
-        server = self.enter_context(WorldServer(self.config.world, self.config.seed))
+        """On the embedded web, or, with a search service of the user's own, on the open one."""
         settings = self.config.tools
-        key = os.environ.get(settings.search_key_env, "") if settings.search_url else "embedded"
-        return build_tools(settings, server.proxy_url, key)
+        if settings.search_url:
+            return build_tools(settings, None, os.environ.get(settings.search_key_env, ""))
+        server = self.enter_context(WorldServer(self.config.world, self.config.seed))
+        return build_tools(settings, server.proxy_url, "")
 
     @functools.cached_property
     def system(self) -> str | None:
@@ -84,7 +93,7 @@ class Workshop(contextlib.ExitStack):
         if not path.exists() and self.first:
             with self.phases("expert"):
                 count = c.sft.expert_episodes
-                questions = self.questions("train", c.world.max_hops, count, "expert")
+                questions = self.questions("expert")
                 with self.bar(count, "expert episodes", "episode") as bar:
                     write_expert_episodes(path, c, questions, self.tools, self.system, bar)
         barrier("expert")
@@ -112,7 +121,12 @@ class Workshop(contextlib.ExitStack):
     @functools.cached_property
     def vocab_size(self) -> int:
         """The model's vocabulary: the tokenizer's, rounded up so that it divides over any mesh axis of 64."""
-        return self.config.model.vocab_size or -(-self.tokenizer.vocab_size // 64) * 64
+        size, needed = self.config.model.vocab_size, self.tokenizer.vocab_size
+        check(
+            size == 0 or size >= needed,
+            f"model.vocab_size is {size}, the tokenizer has {needed} tokens; give at least as many, or 0",
+        )
+        return size or -(-needed // 64) * 64
 
     @functools.cached_property
     def model(self) -> ModelSpec:
@@ -138,19 +152,26 @@ class Workshop(contextlib.ExitStack):
     # Episodes
 
     @functools.cached_property
+    def setting(self) -> Setting:
+        """What an episode runs under; its context must have room for an agent that acts."""
+        agent, output = self.config.agent, self.config.tools.output_tokens
+        setting = Setting(self.system, agent.max_calls, agent.context_tokens, agent.turn_tokens, output)
+        least = least_context(setting, self.chat)
+        check(
+            agent.context_tokens >= least,
+            f"agent.context_tokens is {agent.context_tokens}; with this system prompt, turns of agent.turn_tokens="
+            f"{agent.turn_tokens} and results of tools.output_tokens={output} it takes at least {least}, or the "
+            "final answer is forced after the first call",
+        )
+        return setting
+
+    @functools.cached_property
     def collector(self) -> Collector:
         c = self.config
         here = ModelSpec.build(c.model, self.vocab_size, local_mesh())
         engine = Engine(here, c.rollout, c.agent.context_tokens, self.tokenizer.im_end_id)
         executor = ToolExecutor(self.tools, c.tools, self.tokenizer.truncate)
-        setting = Setting(
-            self.system,
-            c.agent.max_calls,
-            c.agent.context_tokens,
-            c.agent.turn_tokens,
-            c.tools.output_tokens,
-        )
-        collector = Collector(engine, executor, self.chat, self.tokenizer, setting)
+        collector = Collector(engine, executor, self.chat, self.tokenizer, self.setting)
         self.callback(collector.close)
         return collector
 

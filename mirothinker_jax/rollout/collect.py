@@ -44,7 +44,7 @@ class Collector:
     def run(
         self, params: Params, episodes: Sequence[EpisodeSpec], sampling: Sampling, bar: Any = None
     ) -> tuple[list[Trajectory], dict[str, float]]:
-        """The episodes' trajectories, in order, and figures of the sampler. `bar` counts finished ones."""
+        """The episodes' trajectories, in order, and figures of sampler and tools. `bar` counts finished ones."""
         self._engine.load(to_host(params))
         try:
             return self._runner.run(self._run(episodes, sampling, bar))
@@ -54,7 +54,7 @@ class Collector:
     async def _run(
         self, episodes: Sequence[EpisodeSpec], sampling: Sampling, bar: Any
     ) -> tuple[list[Trajectory], dict[str, float]]:
-        begun = time.monotonic()
+        begun, before = time.monotonic(), self._executor.counters.figures()
         async with Sampler(self._engine, sampling) as sampler:
 
             async def one(episode: EpisodeSpec) -> Trajectory:
@@ -80,7 +80,8 @@ class Collector:
                 "rollout/sampled_tokens_per_s": sampler.sampled_tokens / seconds,
                 "rollout/prefilled_tokens_per_s": sampler.prefilled_tokens / seconds,
             }
-        return [t.result() for t in tasks], figures
+        tools = {name: value - before[name] for name, value in self._executor.counters.figures().items()}
+        return [t.result() for t in tasks], figures | tools
 
     def close(self) -> None:
         self._runner.run(self._executor.aclose())

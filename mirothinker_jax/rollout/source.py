@@ -110,7 +110,8 @@ class GRPOSource:
         size, samples, equal = self._config.group, [], 0
         groups = [trajectories[i : i + size] for i in range(0, len(trajectories), size)]
         for group in groups:
-            usable = [t for t in group if t.stop is not Stop.INFRASTRUCTURE]
+            # What failed for reasons outside the policy, or never asked it for a token, says nothing about it.
+            usable = [t for t in group if t.stop is not Stop.INFRASTRUCTURE and t.segments]
             rewards = np.asarray([t.reward for t in usable])
             advantages = group_advantages(rewards, self._config.advantage)
             if not np.any(advantages):

@@ -6,24 +6,26 @@ The extraction is by rules (readable.py); upstream asks a language model instead
 from __future__ import annotations
 
 import codecs
+import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import httpx
 
-from mirothinker_jax.config import ToolsConfig
+from mirothinker_jax.config import ToolsConfig, check
 from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.leak_guard import is_leak
-from mirothinker_jax.tools.readable import Page, best_lines, read_html
+from mirothinker_jax.tools.readable import READERS, Page, best_lines
 from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
 
 PAGE_CHARS = 409_600  # of a page, before extraction
 _REDIRECTS = 5
 _REMEMBERED_CHARS = 16_384  # the lines of the last few hundred pages up to this size are kept: agents reread
+Reader = Callable[[str, str], Page]  # (HTML, address) → its lines
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}charset=[\"']?([\w-]+)", re.IGNORECASE)
-_remembered = lru_cache(maxsize=512)(read_html)
+
 # Headers that decide where a request goes or how it is framed are not the model's to set.
 # fmt: off
 _FIXED_HEADERS = frozenset((
@@ -61,12 +63,17 @@ class ScrapePage:
     def __init__(self, client: WebClient, settings: ToolsConfig):
         self._client = client
         self._lines = settings.scrape_lines
+        self._reader = READERS[settings.reader]
+        check(
+            settings.reader != "trafilatura" or importlib.util.find_spec("trafilatura") is not None,
+            "tools.reader is 'trafilatura', which is not installed: pip install 'mirothinker-jax[tools]'",
+        )
 
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
         url, wanted = arguments["url"].strip(), arguments["info_to_extract"]
         headers = _checked_headers(arguments.get("custom_headers", {}))
         response = await self._fetch(url, headers, request_id)
-        page = _read(response, str(response.request.url))
+        page = _read(response, str(response.request.url), self._reader)
         # The title is shown anyway, so a heading that repeats it would waste a line.
         found = best_lines([line for line in page.lines if line != page.title], wanted, self._lines)
         return "\n".join([page.title, *(found or [f'nothing about "{wanted}"'])])
@@ -107,13 +114,18 @@ def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     return headers
 
 
-def _read(response: httpx.Response, url: str) -> Page:
+@lru_cache(maxsize=512)
+def _remembered(reader: Reader, html: str, url: str) -> Page:
+    return reader(html, url)
+
+
+def _read(response: httpx.Response, url: str, reader: Reader) -> Page:
     kind = response.headers.get("Content-Type", "text/html").partition(";")[0].strip().lower()
     if "html" in kind:
         if response.charset_encoding is None and (found := _META_CHARSET.search(response.content[:2048])):
             response.encoding = _known_encoding(found[1].decode("ascii"))
         text = response.text[:PAGE_CHARS]
-        return _remembered(text, url) if len(text) <= _REMEMBERED_CHARS else read_html(text, url)
+        return _remembered(reader, text, url) if len(text) <= _REMEMBERED_CHARS else reader(text, url)
     if kind.startswith("text/") or kind.endswith(("json", "xml")):
         text = response.text[:PAGE_CHARS]
         return Page(url, tuple(" ".join(line.split()) for line in text.splitlines() if line.strip()))

@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from mirothinker_jax.config import ToolsConfig
-from mirothinker_jax.tools.spec import Failure, Tool, ToolCall, ToolError, ToolResult, ToolSpec
+from mirothinker_jax.tools.spec import Failure, Tool, ToolCall, ToolError, ToolResult
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +74,6 @@ class ToolExecutor:
         self._flights: dict[tuple[str, str, str], _Flight] = {}
         self._slots: asyncio.Semaphore | None = None
         self.counters = Counters()
-
-    @property
-    def specs(self) -> list[ToolSpec]:
-        return [tool.spec for tool in self._tools.values()]
 
     async def execute(self, call: ToolCall, request_id: str) -> ToolResult:
         """The call's result. `request_id` names the call for logs and servers ("episode:turn.call")."""

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from mirothinker_jax.config import TrainingConfig
-from mirothinker_jax.models.qwen import Params
+from mirothinker_jax.models.qwen import Params, count_parameters
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.mesh import check_rows
 from mirothinker_jax.parallel.placement import data_shard, to_global
@@ -60,6 +60,11 @@ def run(job: Job) -> TrainState:
         state = _start(job, checkpoints, optimizer)
         step = make_step(job.model, job.objective, optimizer)
         first = int(state.step)
+        logger.info(
+            "%s: %.3gM parameters, %d steps of %d × %d tokens on %d device(s)",
+            *(job.stage, count_parameters(state.params) / 1e6, c.steps, c.rows, c.row_tokens),
+            job.model.mesh.size,
+        )
         bar = progress(c.steps, first, job.stage, "step", enabled=jax.process_index() == 0)
         late = _Late(job, schedule, bar)
         for number in range(first, c.steps):
@@ -127,8 +132,7 @@ class _Late:
             logger.warning("%s step %d: not finite, skipped; its batch is kept", self._job.stage, number)
         if number % self._job.training.log_every == 0 or number + 1 == self._job.training.steps:
             self._job.log.write(number, values, self._job.stage)
-        self._bar.set_postfix({k: round(values[k], 4) for k in ("loss", "reward") if k in values})
-        self._bar.update(1)
+        self._bar.advance({k: round(values[k], 4) for k in ("loss", "reward") if k in values})
 
 
 def _dump(path: Path, batch: Batch) -> None:

@@ -30,6 +30,7 @@ class Question:
     answer: str
     hops: int
     split: str
+    start: str  # title of the page to begin at
     path: tuple[str, ...]  # entity ids, from the start to the one that is asked about
     relations: tuple[str, ...]  # one per hop
     attribute: str
@@ -101,6 +102,7 @@ def _draw(
         answer=answer,
         hops=hops,
         split=split,
+        start=start.title,
         path=tuple(e.id for e in path),
         relations=tuple(relations),
         attribute=attribute,

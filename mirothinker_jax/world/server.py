@@ -59,7 +59,7 @@ class WorldServer:
         """Returns when pages can be asked for.
 
         Raises:
-          RuntimeError: the process ended or said nothing; its own message is on standard error.
+          ConfigError: the process ended or said nothing; its own message is on standard error.
         """
         if self._process is not None:
             raise RuntimeError("the embedded web is running already")
@@ -81,7 +81,7 @@ class WorldServer:
             line = process.stdout.readline() if ready else b""
             if not line:
                 reason = "ended" if ready else f"said nothing for {_START_S:.0f} s"
-                raise RuntimeError(
+                raise ConfigError(
                     f"the embedded web {reason} before it was ready (world.port={self._settings.port}; "
                     "0 takes any free port)"
                 )

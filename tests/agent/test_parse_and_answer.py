@@ -85,6 +85,14 @@ def test_tags_that_make_no_call_are_not_overlooked(text):
     assert call == Malformed("malformed call: the tags do not form a whole call")
 
 
+@pytest.mark.parametrize("arguments", ["[" * 400, '{"a": ' * 2000, '{"n": ' + "1" * 5000 + "}"])
+def test_arguments_that_no_parser_takes_are_malformed(arguments):
+    """Nested too deep, or a longer number than Python reads: an observation, not the end of a run."""
+    head = "<use_mcp_tool><server_name>s</server_name><tool_name>t</tool_name>"
+    (call,) = parse_calls(f"{head}<arguments>{arguments}</arguments></use_mcp_tool>")
+    assert call == Malformed("malformed call: the arguments of t are not a JSON object")
+
+
 def test_a_whole_call_beside_a_broken_one():
     found = parse_calls(f"{render_call(SEARCH)} <tool_name>more")
     assert found[0] == SEARCH and isinstance(found[1], Malformed) and len(found) == 2

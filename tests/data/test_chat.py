@@ -148,16 +148,6 @@ def test_several_observations_of_a_turn_match_consecutive_tool_messages(codec, c
     assert rendered.tokens.tolist() == expected
 
 
-def test_a_turn_cut_by_length_gets_its_end_from_the_observation(codec, chat):
-    sampled = codec.encode("<think>I was cut")  # no <|im_end|>: nothing of the turn's end is trained
-    ids = [*chat.prompt(None, "q"), *sampled, *chat.observation(["go on"], turn_ended=False)]
-    ended = [*chat.prompt(None, "q"), *sampled, codec.im_end_id, *chat.observation(["go on"])]
-    assert ids == ended
-    assert codec.decode(chat.observation(["go on"], turn_ended=False)) == (
-        "<|im_end|>\n<|im_start|>user\ngo on<|im_end|>\n<|im_start|>assistant\n"
-    )
-
-
 def test_turns_are_only_ever_appended(chat):
     long = [*EPISODE, user("And LUA?"), assistant("<think>again</think>x"), tool("r"), assistant("y")]
     whole = chat.render(long).tokens.tolist()

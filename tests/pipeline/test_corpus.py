@@ -1,13 +1,29 @@
-"""How many calls the experts of the SFT corpus may make."""
+"""The experts of the SFT corpus: how many calls they may make, and that they answer what they are asked."""
 
+import json
 from dataclasses import dataclass
 
-from mirothinker_jax.pipeline.corpus import call_budgets
+import pytest
+
+from mirothinker_jax.config import AgentConfig, Config, SFTConfig, ToolsConfig, WorldConfig
+from mirothinker_jax.data.conversations import open_conversations
+from mirothinker_jax.pipeline.corpus import call_budgets, write_expert_episodes
+from mirothinker_jax.tools.build import build_tools
+from mirothinker_jax.world.facts import load_world
+from mirothinker_jax.world.questions import is_correct, make_questions
+from mirothinker_jax.world.server import WorldServer
 
 
 @dataclass(frozen=True)
 class Asked:
     hops: int
+
+
+class Bar:
+    count = 0
+
+    def update(self, count):
+        self.count += count
 
 
 def test_most_experts_have_calls_to_spare_and_none_more_than_the_limit():
@@ -24,3 +40,34 @@ def test_most_experts_have_calls_to_spare_and_none_more_than_the_limit():
 
 def test_a_limit_of_no_calls():
     assert call_budgets([Asked(2)] * 5, most=0, seed=0) == [0] * 5
+
+
+@pytest.mark.parametrize("source", ["airports", "countries"])
+def test_experts_with_enough_calls_give_the_right_answers(tmp_path, source):
+    """On the real web of each source, by real HTTP, without its noise."""
+    settings = WorldConfig(
+        sources=(source,), max_hops=2, wrong_first_hit=0, dead_link=0, failing_call=0, slow_call=0
+    )
+    config = Config(
+        world=settings,
+        tools=ToolsConfig(names=("google_search", "scrape_and_extract_info")),
+        agent=AgentConfig(max_calls=8),
+        sft=SFTConfig(expert_mistake_rate=0.0, expert_calls=8),
+    )
+    questions = make_questions(load_world(settings, 0), "train", range(3), 30, seed=0)
+    path, bar = tmp_path / "expert.jsonl", Bar()
+    with WorldServer(settings, 0) as server:
+        tools = build_tools(config.tools, server.proxy_url, "")
+        write_expert_episodes(path, config, questions, tools, "Answer.", bar)
+    assert bar.count == len(open_conversations(str(path))) == 30
+    budgets = call_budgets(questions, most=8, seed=config.seed)
+    free = 0
+    for line, question, calls in zip(path.read_text().splitlines(), questions, budgets, strict=True):
+        said = json.loads(line)["messages"][-1]["content"]
+        if calls >= question.hops + 2:
+            answer = said.partition("\\boxed{")[2].removesuffix("}")
+            assert is_correct(question.answer, answer), (question, said)
+            free += 1
+        else:
+            assert said.endswith("\\boxed{unknown}")
+    assert free > 20

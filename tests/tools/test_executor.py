@@ -320,8 +320,3 @@ def test_figures():
 def test_two_tools_of_one_name():
     with pytest.raises(ValueError, match="two tools share a name"):
         ToolExecutor([Scripted(echo), Scripted(echo)], ToolsConfig(), truncate)
-
-
-def test_specs_keep_their_order():
-    tools = [Scripted(echo, name=n) for n in ("b", "a")]
-    assert [s.name for s in ToolExecutor(tools, ToolsConfig(), truncate).specs] == ["b", "a"]

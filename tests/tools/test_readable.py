@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirothinker_jax.tools.readable import best_lines, read_html
+from mirothinker_jax.tools.readable import Page, best_lines, read_html, read_main_text
 
 URL = "http://a.test/dir/page"
 
@@ -80,3 +80,21 @@ PAGE = [
 )
 def test_best_lines(wanted, count, expected):
     assert best_lines(PAGE, wanted, count) == [PAGE[i] for i in expected]
+
+
+def test_the_main_text_is_free_of_boilerplate_and_its_links_are_absolute():
+    """What rules cannot tell from content, trafilatura can; a page without any text has only its title."""
+    story = (
+        "<p>The airport of the valley lies at 1,338 metres and is served by many airlines of the region.</p>"
+        * 3
+    )
+    page = (
+        "<html><head><title>KTM</title></head><body><div class='menu'><a href='/a'>Home</a> <a href='/b'>About</a>"
+        f"</div><article><h1>KTM</h1>{story}<p>To the north lies <a href='/LUA'>LUA</a>, higher still.</p></article>"
+        "<div class='footer'>Cookies Imprint</div></body></html>"
+    )
+    by_rules, main = read_html(page, URL), read_main_text(page, URL)
+    assert by_rules.title == main.title == "KTM"
+    assert any("Home" in line for line in by_rules.lines) and not any("Home" in line for line in main.lines)
+    assert "To the north lies [LUA](http://a.test/LUA), higher still." in main.lines
+    assert read_main_text("<html><head><title>T</title></head><body></body></html>", URL) == Page("T", ())

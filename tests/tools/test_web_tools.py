@@ -241,13 +241,15 @@ def test_the_embedded_web_through_the_executor(server):
     )
     url = f"http://airports.test/{entity.id}"
 
+    tools = build_tools(settings, server.proxy_url, "")
+
     async def main():
-        async with ToolExecutor(build_tools(settings, server.proxy_url, ""), settings, whole) as executor:
+        async with ToolExecutor(tools, settings, whole) as executor:
 
             async def use(spec, **arguments):
                 return await executor.execute(ToolCall(spec.server, spec.name, arguments), "e:0.0")
 
-            search, scrape = executor.specs
+            search, scrape = (tool.spec for tool in tools)
             return [
                 await use(search, q=entity.title),
                 await use(scrape, url=url, info_to_extract="north"),
@@ -279,3 +281,17 @@ def test_build_errors():
     settings = ToolsConfig(names=("google_search",), search_url="https://s.test/", search_key_env="MY_KEY")
     with pytest.raises(ConfigError, match="set the environment variable MY_KEY"):
         build_tools(settings, None, "")
+
+
+def test_the_reader_is_a_setting(monkeypatch):
+    story = "<p>North of here lies a town of some size, with a station and an old bridge.</p>" * 3
+    text = f"<title>T</title><body><div class='menu'>north pole</div><article>{story}</article></body>"
+    found = {
+        reader: scrape(html(text), settings=ToolsConfig(reader=reader))[0]
+        for reader in ("rules", "trafilatura")
+    }
+    assert "north pole" in found["rules"] and "north pole" not in found["trafilatura"]
+    assert "North of here" in found["trafilatura"]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"not installed: pip install 'mirothinker-jax\[tools\]'"):
+        scrape(html(text), settings=ToolsConfig(reader="trafilatura"))

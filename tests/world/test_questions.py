@@ -17,6 +17,7 @@ def test_every_question_follows_from_the_links(world, split):
     assert len({q.id for q in questions}) == len({q.text for q in questions}) == 350
     for q in questions:
         here = world.entities[q.path[0]]
+        assert q.start == here.title and q.text.endswith(f" {q.start}.")
         for relation, to in zip(q.relations, q.path[1:], strict=True):
             assert here.links[relation] == to
             here = world.entities[to]

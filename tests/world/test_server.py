@@ -15,7 +15,7 @@ import httpx
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
-from mirothinker_jax.config import WorldConfig
+from mirothinker_jax.config import ConfigError, WorldConfig
 from mirothinker_jax.world.questions import is_correct, make_questions
 from mirothinker_jax.world.server import WorldServer
 
@@ -177,7 +177,7 @@ def test_stop_ends_the_process_and_start_again_works(quiet, seed):
 def test_port_in_use():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(RuntimeError, match=rf"world\.port={port}; 0 takes any free port"):
+        with pytest.raises(ConfigError, match=rf"world\.port={port}; 0 takes any free port"):
             WorldServer(WorldConfig(max_entities=50, sources=("airports",), port=port), 0).start()
 
 

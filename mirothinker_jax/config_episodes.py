@@ -1,0 +1,124 @@
+"""The settings of what happens around the model: the embedded web, tools, agent, sampler and evaluation.
+
+As in config.py, which has the rest of them and the whole tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mirothinker_jax.config_tree import check, one_of
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """The embedded web: real facts, real HTTP on loopback, and the noise of a real web."""
+
+    sources: tuple[str, ...] = ("airports", "countries")  # kinds of entities: airports, countries
+    max_entities: int = 0  # 0: all
+    attributes: tuple[str, ...] = ()  # what questions ask for (city, elevation, icao, capital, …); empty: all
+    max_hops: int = 6  # deepest question
+    heldout_fraction: float = 0.3  # of the entity neighbourhoods that no training question touches
+    wrong_first_hit: float = 0.2  # chance that a search shows a wrong page first
+    dead_link: float = 0.03  # share of pages whose link is dead (404); a mirror is found by search
+    failing_call: float = 0.03  # chance that a request answers 503
+    slow_call: float = 0.01  # chance that a request takes slow_s
+    slow_s: float = 0.5  # seconds that a slow request takes
+    port: int = 0  # 0: any free one
+
+    def __post_init__(self):
+        for source in self.sources:
+            one_of("world.sources", source, ("airports", "countries"))
+        check(bool(self.sources), "world.sources is empty; give at least one of airports, countries")
+        for key in ("heldout_fraction", "wrong_first_hit", "dead_link", "failing_call", "slow_call"):
+            check(0 <= getattr(self, key) <= 1, f"world.{key} is {getattr(self, key)}; give 0 ≤ x ≤ 1")
+        check(0 <= self.port < 65536, f"world.port is {self.port}; give 0 … 65535 (0: any free one)")
+        check(self.slow_s >= 0, f"world.slow_s is {self.slow_s}; it must be ≥ 0")
+        check(self.max_entities >= 0, f"world.max_entities is {self.max_entities}; 0 takes all")
+        check(self.max_hops >= 0, f"world.max_hops is {self.max_hops}; it must be ≥ 0")
+
+
+@dataclass(frozen=True)
+class ToolsConfig:
+    """What the agent may call, and the limits every call runs under."""
+
+    names: tuple[str, ...] = (
+        "google_search",
+        "scrape_and_extract_info",
+        "run_python_code",
+    )  # tools that the model sees
+    deadline_s: float = 30.0  # seconds a call may take
+    output_tokens: int = 256  # a longer result is cut, and says so
+    concurrency: int = 16  # calls running at once
+    search_url: str = ""  # a Serper-shaped endpoint; empty: the embedded world's
+    search_key_env: str = "SERPER_API_KEY"  # environment variable that holds the key
+    search_results: int = 10  # hits of a search, at most
+    snippet_chars: int = 200  # of each hit; 0: none
+    # How a page becomes lines: rules (fast, keeps everything but navigation) or trafilatura (main text only, for
+    # pages full of boilerplate; pip install 'mirothinker-jax[tools]').
+    reader: str = "rules"
+    scrape_lines: int = 5  # lines kept by the extractor
+    # Answer a repeated, successful, side-effect-free call from memory. What an episode meets then depends on those
+    # before it, as it must not where a run is to be repeated.
+    cache: bool = False
+    unsafe_sandbox: bool = False  # allow run_python_code without bubblewrap (no isolation!)
+
+    def __post_init__(self):
+        for name in self.names:
+            one_of("tools.names", name, ("google_search", "scrape_and_extract_info", "run_python_code"))
+        one_of("tools.reader", self.reader, ("rules", "trafilatura"))
+        check(self.deadline_s > 0, f"tools.deadline_s is {self.deadline_s}; it must be > 0")
+        check(self.output_tokens >= 8, f"tools.output_tokens is {self.output_tokens}; it must be ≥ 8")
+        check(self.concurrency >= 1, f"tools.concurrency is {self.concurrency}; it must be ≥ 1")
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """The ReAct loop: think → call → observation → … → boxed answer."""
+
+    max_calls: int = 16  # tool calls allowed in an episode; then the final answer is asked for
+    context_tokens: int = 2048  # an episode's most tokens, prompt and tool results included
+    turn_tokens: int = 96  # most new tokens of one assistant turn
+    system_prompt_file: str = ""  # empty: the built-in template
+
+    def __post_init__(self):
+        check(self.max_calls >= 0, f"agent.max_calls is {self.max_calls}; it must be ≥ 0")
+        check(
+            0 < self.turn_tokens < self.context_tokens,
+            f"agent.turn_tokens ({self.turn_tokens}) must be below agent.context_tokens "
+            f"({self.context_tokens})",
+        )
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """The sampler: a KV cache of `slots` episodes, decoded together."""
+
+    slots: int = 64  # episodes in the cache at once
+    prefill_tokens: int = 64  # tokens per sequence and prefill dispatch
+    prefill_slots: int = 32  # sequences per prefill dispatch
+    decode_steps: int = 8  # tokens per decode dispatch
+
+    def __post_init__(self):
+        for key in ("slots", "prefill_tokens", "prefill_slots", "decode_steps"):
+            check(getattr(self, key) >= 1, f"rollout.{key} is {getattr(self, key)}; it must be ≥ 1")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Held-out accuracy after each stage, and against the number of allowed calls."""
+
+    questions: int = 300  # held-out questions per stage; 0: no evaluation
+    budgets: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32)  # allowed calls at which the scaling curve is measured
+    temperature: float = 1.0  # of sampling; 0: greedy
+    top_p: float = 0.95  # nucleus sampling; 1: off
+
+    def __post_init__(self):
+        check(self.questions >= 0, f"evaluation.questions is {self.questions}; it must be ≥ 0")
+        check(
+            bool(self.budgets),
+            "evaluation.budgets is empty; give calls, or evaluation.questions=0 for no evaluation",
+        )
+        check(all(b >= 0 for b in self.budgets), f"evaluation.budgets is {self.budgets}; give calls ≥ 0")
+        check(self.temperature >= 0, f"evaluation.temperature is {self.temperature}; 0 is greedy")
+        check(0 < self.top_p <= 1, f"evaluation.top_p is {self.top_p}; give 0 < x ≤ 1")

@@ -1,0 +1,69 @@
+"""A run folder belongs to the settings it was made with; what nothing was made with yet may change."""
+
+import dataclasses
+import json
+
+import pytest
+
+from mirothinker_jax.config import Config, ConfigError
+from mirothinker_jax.pipeline.run import _claim
+
+FIRST = Config(stages=("sft",))
+
+
+def changed(config=FIRST, /, **groups):
+    """The config with other values, by group: changed(dpo={"beta": 0.2})."""
+    parts = {k: dataclasses.replace(getattr(config, k), **v) for k, v in groups.items()}
+    return dataclasses.replace(config, **parts)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    _claim(tmp_path / "run", FIRST, first=True)
+    return tmp_path / "run"
+
+
+def kept(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_what_a_run_was_made_with_stays(folder):
+    before = kept(folder)
+    with pytest.raises(ConfigError, match=r"made with other settings \(model\.hidden: 128 → 64\)"):
+        _claim(folder, changed(model={"hidden": 64}), first=True)
+    assert kept(folder) == before
+
+
+def test_settings_of_the_machine_may_change_and_are_recorded(folder):
+    _claim(folder, changed(rollout={"slots": 8}), first=True)
+    assert kept(folder)["rollout"]["slots"] == 8
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value", "made"),
+    [
+        ("dpo", "beta", 0.2, "dpo/samples.jsonl"),
+        ("grpo", "group", 4, "grpo/rollouts"),
+        ("evaluation", "questions", 100, "sft/eval_trajectories.jsonl"),
+    ],
+)
+def test_a_stage_not_begun_may_change_until_it_has_left_something(folder, group, key, value, made):
+    _claim(folder, changed(**{group: {key: value}}), first=True)
+    assert kept(folder)[group][key] == value
+    path = folder / made
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with pytest.raises(ConfigError, match=rf"{group}\.{key}: {value} → "):
+        _claim(folder, FIRST, first=True)
+
+
+def test_stages_are_added_behind_those_that_are_there(folder):
+    roomy = changed(agent={"context_tokens": 256})
+    other = folder.with_name("other")
+    _claim(other, roomy, first=True)
+    grown = dataclasses.replace(roomy, stages=("sft", "grpo"))
+    _claim(other, grown, first=True)
+    assert kept(other)["stages"] == ["sft", "grpo"]
+    for stages in (("sft",), ("sft", "dpo", "grpo"), ("grpo",)):
+        with pytest.raises(ConfigError, match=r"made with the stages sft, grpo, not .*; stages can only"):
+            _claim(other, dataclasses.replace(roomy, stages=stages), first=True)

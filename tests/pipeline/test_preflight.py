@@ -1,0 +1,93 @@
+"""Mistakes that would only show in a later stage are said before the first one."""
+
+import dataclasses
+
+import pytest
+
+from mirothinker_jax.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    EvalConfig,
+    MeshConfig,
+    SFTConfig,
+    ToolsConfig,
+    TrainingConfig,
+    WorldConfig,
+)
+from mirothinker_jax.pipeline.phases import Phases
+from mirothinker_jax.pipeline.preflight import check_run, purposes
+from mirothinker_jax.pipeline.workshop import Workshop
+
+FILE = Config(data=DataConfig(path="my.jsonl"), evaluation=EvalConfig(questions=0))
+SMALL = WorldConfig(sources=("airports",), max_entities=60, max_hops=1)
+WEB = Config(
+    world=SMALL,
+    tools=ToolsConfig(names=("google_search",)),
+    sft=SFTConfig(expert_episodes=10),
+    evaluation=EvalConfig(questions=5),
+)
+
+
+def checked(tmp_path, config):
+    with Workshop(config, tmp_path, Phases(tmp_path / "phases.json", enabled=False)) as shop:
+        check_run(shop)
+        return "tools" in vars(shop)
+
+
+def test_what_a_run_asks_for():
+    assert purposes(FILE) == []
+    assert purposes(Config()) == ["expert", "evaluation"]
+    later = dataclasses.replace(
+        FILE, stages=("sft", "grpo"), agent=dataclasses.replace(FILE.agent, context_tokens=500)
+    )
+    assert purposes(later) == ["grpo"]
+
+
+def test_the_web_is_started_only_where_it_is_needed(tmp_path):
+    assert not checked(tmp_path, FILE)
+    assert checked(tmp_path, WEB)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (
+            dataclasses.replace(FILE, sft=SFTConfig(training=TrainingConfig(rows=12, micro_rows=12))),
+            r"sft\.training\.micro_rows is 12, not a multiple of mesh data × fsdp × expert = 8",
+        ),
+        (
+            dataclasses.replace(
+                FILE,
+                mesh=MeshConfig(fsdp=1, context=-1),
+                sft=SFTConfig(training=TrainingConfig(row_tokens=500)),
+            ),
+            r"sft\.training\.row_tokens \(500\) must be a multiple of mesh\.context \(8\)",
+        ),
+        (
+            dataclasses.replace(FILE, mesh=MeshConfig(fsdp=1, tensor=8)),
+            r"mesh\.tensor is 8, which does not divide",
+        ),
+        (
+            dataclasses.replace(WEB, evaluation=EvalConfig(questions=100_000)),
+            r"this world gives only \d+ of 50000 heldout questions",
+        ),
+        (
+            dataclasses.replace(WEB, world=dataclasses.replace(SMALL, heldout_fraction=0.0)),
+            r"no heldout entities in this world",
+        ),
+        (
+            dataclasses.replace(
+                WEB,
+                data=DataConfig(path="my.jsonl"),
+                tools=ToolsConfig(
+                    names=("google_search",), search_url="https://s.test", search_key_env="NO_SUCH_KEY"
+                ),
+            ),
+            r"set the environment variable NO_SUCH_KEY",
+        ),
+    ],
+)
+def test_mistakes(tmp_path, config, expected):
+    with pytest.raises(ConfigError, match=expected):
+        checked(tmp_path, config)
