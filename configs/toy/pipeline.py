@@ -55,8 +55,8 @@ def get_config():
 
     c.agent.system_prompt_file = str(Path(__file__).with_name("system_prompt.txt"))
     c.agent.max_calls = 14
-    c.agent.turn_tokens = 48
-    c.agent.context_tokens = 512
+    c.agent.turn_tokens = 32  # a call with the longest thought takes 24
+    c.agent.context_tokens = 640  # six hops, and some retries
 
     c.data.open_bins, c.data.read_threads = 64, 1
 
@@ -86,14 +86,14 @@ def get_config():
 
     t = c.dpo.training
     c.dpo.questions, c.dpo.samples = 256, 4
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 30, 8, 8, 1024
+    t.steps, t.rows, t.micro_rows, t.row_tokens = 30, 8, 8, 1280
     t.checkpoint_every, t.log_every = 30, 2
     t.optimizer.learning_rate = 1e-4
     t.optimizer.weight_decay = 0.0
 
     c.grpo.questions, c.grpo.group = 32, 8
     t = c.grpo.training
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 80, 128, 2, 512
+    t.steps, t.rows, t.micro_rows, t.row_tokens = 72, 128, 2, 640
     t.checkpoint_every, t.log_every = 16, 1
     t.optimizer.learning_rate = 1e-3
     t.optimizer.schedule = "linear"

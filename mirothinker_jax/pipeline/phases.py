@@ -17,6 +17,11 @@ class Phases:
     def __init__(self, path: Path, enabled: bool):
         self._path, self._enabled = path, enabled
         self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self._earlier, self._begun = sum(self.seconds.values()), time.monotonic()
+
+    def wall_s(self) -> float:
+        """All of this start of the run, and the finished phases of the starts before it."""
+        return round(self._earlier + time.monotonic() - self._begun, 1)
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:

@@ -152,7 +152,7 @@ def _conclude(
         by_hops={s: e.by_hops for s, e in evaluations.items()},
         stop_reasons={s: e.stops for s, e in evaluations.items()},
         calls_per_episode={s: e.calls for s, e in evaluations.items()},
-        wall_s=round(sum(phases.seconds.values()), 1),
+        wall_s=phases.wall_s(),
         peak_rss_gib=round(peak / 2**20, 3),
         seed=config.seed,
         phases=phases.seconds,

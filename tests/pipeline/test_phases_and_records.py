@@ -11,7 +11,7 @@ from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
 
 
 def test_seconds_add_up_over_restarts(tmp_path, monkeypatch):
-    clock = iter([10.0, 12.5, 100.0, 101.0, 7.0])
+    clock = iter([9.0, 10.0, 12.5, 99.0, 100.0, 101.0, 101.5, 7.0, 7.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     path = tmp_path / "phases.json"
     first = Phases(path, enabled=True)
@@ -21,8 +21,10 @@ def test_seconds_add_up_over_restarts(tmp_path, monkeypatch):
     with second("sft"):
         pass
     assert second.seconds == json.loads(path.read_text()) == {"sft": 3.5}
+    assert second.wall_s() == 2.5 + 2.5  # the first start's phase, and all of the second start
     with pytest.raises(RuntimeError), second("dpo"):
         raise RuntimeError("killed")
+    monkeypatch.undo()
     assert Phases(path, enabled=True).seconds == {"sft": 3.5}
 
 
