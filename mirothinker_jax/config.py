@@ -147,7 +147,7 @@ class TrainingConfig:
     steps: int = 100  # optimizer updates
     rows: int = 8  # per step, over all devices
     micro_rows: int = 8  # of them at a time, over all devices
-    row_tokens: int = 512  # length of a packed row
+    row_tokens: int = 2048  # length of a packed row
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     checkpoint_every: int = 50  # steps between checkpoints
     keep_checkpoints: int = 2  # how many of the newest stay on disk
@@ -183,7 +183,7 @@ class SFTConfig:
 class DPOConfig:
     """Rafailov et al. (arXiv 2305.18290) on summed log-probs, + sft_coef · SFT on the chosen one."""
 
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(row_tokens=4096))  # two episodes
     beta: float = 0.1  # β: how far the policy may move from the SFT model
     sft_coef: float = 0.1  # λ: weight of the SFT loss on the chosen sequence
     questions: int = 200  # questions that pairs are sampled for

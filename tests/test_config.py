@@ -58,7 +58,6 @@ def test_default_tree_builds_the_default_config():
 def test_resolved_config_survives_json():
     tree = default()
     tree.stages, tree.tokenizer.symbols, tree.mesh.context = ("sft", "dpo"), (" ", '{"a": "'), 2
-    tree.agent.context_tokens = 256
     built = build(Config, tree)
     again = build(Config, json.loads(json.dumps(resolved(built))))
     assert again == built
@@ -241,8 +240,8 @@ def test_not_a_python_file(capsys, tmp_path):
         ("--config.sft.training.row_tokens=0", "config.sft.training.row_tokens is 0; it must be ≥ 1"),
         ("--config.data.shards=3", "config.sft.training.rows (8) must be a multiple of data.shards (3)"),
         (
-            "--config.agent.turn_tokens=512",
-            "config.agent.turn_tokens (512) must be below agent.context_tokens (512)",
+            "--config.agent.turn_tokens=2048",
+            "config.agent.turn_tokens (2048) must be below agent.context_tokens (2048)",
         ),
         ("--config.seed=-1", "config.seed is -1; give 0 ≤ seed < 2³¹"),
         ("--config.sft.training.optimizer.b2=1", "config.sft.training.optimizer.b2 is 1.0; give 0 ≤ x < 1"),
@@ -263,7 +262,7 @@ def test_wrong_arguments(capsys, good, argument, expected):
     [
         (
             ("--config.stages=dpo", "--config.dpo.training.row_tokens=1000"),
-            "config.dpo.training.row_tokens (1000) must hold two episodes: at least 2 · agent.context_tokens (1024)",
+            "config.dpo.training.row_tokens (1000) must hold two episodes: at least 2 · agent.context_tokens (4096)",
         ),
         (
             ("--config.grpo.loss=clip", "--config.grpo.sampler_correction=tis"),

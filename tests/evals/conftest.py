@@ -133,7 +133,7 @@ def make_run(run):
     )
     config = default()
     config.seed, config.stages, config.model.hidden = 0, ("sft", "dpo", "grpo"), 96
-    config.grpo.training.row_tokens = 1024
+    config.grpo.training.row_tokens = 3072
     config.tokenizer.symbols = ('{"url": "', " ")
     (run / "config.json").write_text(json.dumps(resolved(build(Config, config))))
     for stage, rate in (("sft", 3), ("dpo", 2), ("grpo", 6)):

@@ -128,7 +128,7 @@ def test_settings_that_differ_and_the_machine(tree):
         ["config.stages", "'sft'", "'sft', 'dpo', 'grpo'"],
         ["config.model.hidden", "128", "96"],
         ["config.tokenizer.symbols", "()", "'{\"url\": \"', ' '"],
-        ["config.grpo.training.row_tokens", "512", "1024"],
+        ["config.grpo.training.row_tokens", "2048", "3072"],
     ]
     phases, machine = (table(node) for node in tree.css("#cost table"))
     assert phases[2][:2] == ["sft", "2 min 21 s"]

@@ -58,12 +58,8 @@ def test_a_stage_not_begun_may_change_until_it_has_left_something(folder, group,
 
 
 def test_stages_are_added_behind_those_that_are_there(folder):
-    roomy = changed(agent={"context_tokens": 256})
-    other = folder.with_name("other")
-    _claim(other, roomy, first=True)
-    grown = dataclasses.replace(roomy, stages=("sft", "grpo"))
-    _claim(other, grown, first=True)
-    assert kept(other)["stages"] == ["sft", "grpo"]
+    _claim(folder, dataclasses.replace(FIRST, stages=("sft", "grpo")), first=True)
+    assert kept(folder)["stages"] == ["sft", "grpo"]
     for stages in (("sft",), ("sft", "dpo", "grpo"), ("grpo",)):
         with pytest.raises(ConfigError, match=r"made with the stages sft, grpo, not .*; stages can only"):
-            _claim(other, dataclasses.replace(roomy, stages=stages), first=True)
+            _claim(folder, dataclasses.replace(FIRST, stages=stages), first=True)

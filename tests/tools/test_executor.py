@@ -51,7 +51,8 @@ def run(tool, *calls, **settings):
     """Executes the calls one after the other; returns the results and the executor's counters."""
 
     async def main():
-        async with ToolExecutor([tool], ToolsConfig(**settings), truncate) as executor:
+        remembering = {"cache": True} | settings
+        async with ToolExecutor([tool], ToolsConfig(**remembering), truncate) as executor:
             return [await executor.execute(c, f"e:{i}.0") for i, c in enumerate(calls)], executor.counters
 
     return asyncio.run(main())
@@ -244,7 +245,7 @@ def test_identical_calls_under_way_share_one_request():
 
     async def main():
         tool = Scripted(wait)
-        async with ToolExecutor([tool], ToolsConfig(), truncate) as executor:
+        async with ToolExecutor([tool], ToolsConfig(cache=True), truncate) as executor:
             waiting = [asyncio.create_task(executor.execute(call(), f"e:{i}.0")) for i in range(5)]
             other = asyncio.create_task(executor.execute(call(q="other"), "e:9.0"))
             await asyncio.sleep(0.01)
@@ -272,7 +273,7 @@ def test_a_call_that_nobody_waits_for_is_cancelled():
             ended.set()
 
     async def main():
-        async with ToolExecutor([Scripted(forever)], ToolsConfig(), truncate) as executor:
+        async with ToolExecutor([Scripted(forever)], ToolsConfig(cache=True), truncate) as executor:
             tasks = [asyncio.create_task(executor.execute(call(), "e:0.0")) for _ in range(2)]
             await asyncio.sleep(0.01)
             for task in tasks:
