@@ -56,6 +56,7 @@ def run(config: Config) -> dict[str, Any]:
     with Workshop(config, folder, phases) as shop:
         if config.data.path:
             _ = shop.conversations  # what is wrong with the user's files is said before anything is written
+        _check_same(folder, resolved(config))
         check_run(shop)
         _claim(folder, config, first)
         with MetricsLog(folder, enabled=first) as log:
@@ -70,15 +71,13 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _claim(folder: Path, config: Config, first: bool) -> None:
-    """Writes the resolved config into the run folder, unless it contradicts the one that is there."""
-    path, settings = folder / "config.json", resolved(config)
-    if path.exists():
-        _check_same(folder, json.loads(path.read_text()), settings)
+    """Writes the resolved config into the run folder, when every process has read the one that was there."""
+    path = folder / "config.json"
     barrier("config read")
     if first:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as scratch:
-            scratch.write_text(json.dumps(settings, indent=2))
+            scratch.write_text(json.dumps(resolved(config), indent=2))
     barrier("config")
     if not path.exists():
         raise ConfigError(
@@ -87,7 +86,12 @@ def _claim(folder: Path, config: Config, first: bool) -> None:
         )
 
 
-def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def _check_same(folder: Path, new: dict[str, Any]) -> None:
+    """Raises ConfigError where the run folder was made with settings that contradict these."""
+    path = folder / "config.json"
+    if not path.exists():
+        return
+    old = json.loads(path.read_text())
     free = (*FREE, *(key for key, made in FREE_UNTIL.items() if not any(folder.glob(made))))
     changed = [line for line in difference(old, new) if not line.removeprefix("config.").startswith(free)]
     if changed:

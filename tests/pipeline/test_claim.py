@@ -6,7 +6,8 @@ import json
 import pytest
 
 from mirothinker_jax.config import Config, ConfigError
-from mirothinker_jax.pipeline.run import _claim
+from mirothinker_jax.config_tree import resolved
+from mirothinker_jax.pipeline.run import _check_same, _claim
 
 FIRST = Config(stages=("sft",))
 
@@ -17,9 +18,14 @@ def changed(config=FIRST, /, **groups):
     return dataclasses.replace(config, **parts)
 
 
+def claim(folder, config):
+    _check_same(folder, resolved(config))
+    _claim(folder, config, first=True)
+
+
 @pytest.fixture
 def folder(tmp_path):
-    _claim(tmp_path / "run", FIRST, first=True)
+    claim(tmp_path / "run", FIRST)
     return tmp_path / "run"
 
 
@@ -30,12 +36,12 @@ def kept(folder):
 def test_what_a_run_was_made_with_stays(folder):
     before = kept(folder)
     with pytest.raises(ConfigError, match=r"made with other settings \(model\.hidden: 128 → 64\)"):
-        _claim(folder, changed(model={"hidden": 64}), first=True)
+        claim(folder, changed(model={"hidden": 64}))
     assert kept(folder) == before
 
 
 def test_settings_of_the_machine_may_change_and_are_recorded(folder):
-    _claim(folder, changed(rollout={"slots": 8}), first=True)
+    claim(folder, changed(rollout={"slots": 8}))
     assert kept(folder)["rollout"]["slots"] == 8
 
 
@@ -48,18 +54,18 @@ def test_settings_of_the_machine_may_change_and_are_recorded(folder):
     ],
 )
 def test_a_stage_not_begun_may_change_until_it_has_left_something(folder, group, key, value, made):
-    _claim(folder, changed(**{group: {key: value}}), first=True)
+    claim(folder, changed(**{group: {key: value}}))
     assert kept(folder)[group][key] == value
     path = folder / made
     path.parent.mkdir(parents=True)
     path.touch()
     with pytest.raises(ConfigError, match=rf"{group}\.{key}: {value} → "):
-        _claim(folder, FIRST, first=True)
+        claim(folder, FIRST)
 
 
 def test_stages_are_added_behind_those_that_are_there(folder):
-    _claim(folder, dataclasses.replace(FIRST, stages=("sft", "grpo")), first=True)
+    claim(folder, dataclasses.replace(FIRST, stages=("sft", "grpo")))
     assert kept(folder)["stages"] == ["sft", "grpo"]
     for stages in (("sft",), ("sft", "dpo", "grpo"), ("grpo",)):
         with pytest.raises(ConfigError, match=r"made with the stages sft, grpo, not .*; stages can only"):
-            _claim(folder, dataclasses.replace(FIRST, stages=stages), first=True)
+            claim(folder, dataclasses.replace(FIRST, stages=stages))
