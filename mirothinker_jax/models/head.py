@@ -145,15 +145,16 @@ def _backward_shard(hidden, weight, targets, wanted, lse, entropies, d_logprobs,
         grads = (grads - take(d_entropies) * probs * (logs + take(entropies))).astype(rows.dtype)
         d_rows = jnp.einsum("cv,vd->cd", grads, weight, preferred_element_type=jnp.float32)
         d_flat = d_flat.at[index].set(d_rows.astype(d_flat.dtype), mode="drop")
-        d_weight = d_weight + jnp.einsum("cv,cd->vd", grads, rows, preferred_element_type=jnp.float32)
+        # [D, V], because XLA transposes the first operand on a CPU: a chunk's hidden states, not its logits.
+        d_weight = d_weight + jnp.einsum("cd,cv->dv", rows, grads, preferred_element_type=jnp.float32)
         return d_flat, d_weight
 
-    start = (jnp.zeros_like(flat), jnp.zeros(weight.shape, jnp.float32))
+    start = (jnp.zeros_like(flat), jnp.zeros(weight.shape[::-1], jnp.float32))
     d_flat, d_weight = jax.lax.fori_loop(0, chunks, body, start)
     if sharded:
         d_flat = jax.lax.psum(d_flat, "tensor")
         d_weight = jax.lax.psum(d_weight, ROW_AXES)
-    return d_flat.reshape(hidden.shape), d_weight.astype(dtype)
+    return d_flat.reshape(hidden.shape), d_weight.T.astype(dtype)
 
 
 def full_logits(hidden: jax.Array, weight: jax.Array) -> jax.Array:

@@ -27,7 +27,7 @@ def contract(equation: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """einsum(equation, x, kernel), whose gradient for the kernel is made without transposing the larger operand.
 
     jax's own rule puts the output's gradient first; XLA on a CPU transposes what comes first, element by element
-    together with whatever made it. For a SwiGLU's gate that costs more than the product itself.
+    together with whatever made it. For a SwiGLU that costs more than the product itself.
     """
     return jnp.einsum(equation, x, kernel)
 
@@ -41,9 +41,11 @@ def _contract_backward(equation, saved, gradient):
     operands, out = equation.split("->")
     into, weights = operands.split(",")
     dx = jnp.einsum(f"{out},{weights}->{into}", gradient, kernel)
-    if x.size < gradient.size:
-        return dx, jnp.einsum(f"{into},{out}->{weights}", x, gradient)
-    return dx, jnp.einsum(f"{out},{into}->{weights}", gradient, x)
+    smaller, larger = sorted([(x, into), (gradient, out)], key=lambda operand: operand[0].size)
+    made = "".join(axis for axis in smaller[1] + larger[1] if axis in weights)
+    d_kernel = jnp.einsum(f"{smaller[1]},{larger[1]}->{made}", smaller[0], larger[0])
+    # The barrier keeps XLA from turning the product round again to spare the transposition of its small result.
+    return dx, jnp.einsum(f"{made}->{weights}", jax.lax.optimization_barrier(d_kernel))
 
 
 contract.defvjp(_contract_forward, _contract_backward)
