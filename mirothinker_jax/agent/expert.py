@@ -32,6 +32,9 @@ class Characters:
     vocab_size = _FIRST_CONTROL + len(_CONTROL)
     pad_id, im_start_id, im_end_id = range(_FIRST_CONTROL, _FIRST_CONTROL + len(_CONTROL))
 
+    def token_id(self, name: str) -> int | None:
+        return _FIRST_CONTROL + _CONTROL.index(name) if name in _CONTROL else None
+
     def encode(self, text: str) -> list[int]:
         return [ord(c) for c in text]
 

@@ -138,7 +138,7 @@ class _Render:
     def __call__(self, index: int) -> dict[str, np.ndarray]:
         record, where = self._conversations[index], self._conversations.location(index)
         try:
-            rendered = self._chat.render(record["messages"])
+            rendered = self._chat.render(record["messages"], record.get("tools"))
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
         if len(rendered.tokens) > self._row_tokens:

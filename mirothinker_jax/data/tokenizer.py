@@ -18,7 +18,7 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -52,13 +52,59 @@ class TextCodec(Protocol):
     @property
     def im_end_id(self) -> int: ...
 
+    def token_id(self, name: str) -> int | None: ...
     def encode(self, text: str) -> list[int]: ...
     def encode_untrusted(self, text: str) -> list[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
     def truncate(self, text: str, max_tokens: int) -> tuple[str, bool]: ...
 
 
-class Tokenizer:
+class ByteCodec:
+    """What follows from knowing the bytes of every token; the base of the codecs.
+
+    Args:
+      table: the bytes of id 0, 1, …; b"\\xff" (never UTF-8) for an id that stands for nothing.
+      longest: characters of a text that one token may stand for, at most.
+      structure: ids of control and tag tokens by name, those of CONTROL among them.
+    """
+
+    def __init__(self, table: Sequence[bytes], longest: int, structure: Mapping[str, int]):
+        self._bytes, self._longest, self._structure = table, longest, dict(structure)
+        self.vocab_size: int = len(table)
+        self.pad_id, self.im_start_id, self.im_end_id = (self._structure[name] for name in CONTROL)
+
+    def encode_untrusted(self, text: str) -> list[int]:
+        """Ids of text from outside; none of them is a control or tag token."""
+        raise NotImplementedError
+
+    def token_id(self, name: str) -> int | None:
+        """The id of a control token or tag; None where it has no token of its own."""
+        return self._structure.get(name)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`. Control tokens show as their names; what is not UTF-8, or is beyond the
+        vocabulary (a model's embedding may be padded), shows as U+FFFD."""
+        table, size = self._bytes, self.vocab_size
+        return b"".join([table[i] if 0 <= i < size else b"\xff" for i in ids]).decode("utf-8", "replace")
+
+    def truncate(self, text: str, max_tokens: int) -> tuple[str, bool]:
+        """Untrusted `text` cut to `max_tokens`, a notice at the end included, and whether it was cut.
+
+        Where not even the notice fits, the text is cut without one.
+        """
+        ids = self.encode_untrusted(text[: (max_tokens + 1) * self._longest])
+        if len(ids) <= max_tokens:
+            return text, False
+        notice = CUT_NOTICE if len(self.encode_untrusted(CUT_NOTICE)) <= max_tokens else ""
+        for keep in range(max_tokens - len(self.encode_untrusted(notice)), -1, -1):
+            # A cut within a character leaves bytes that are no UTF-8: drop them.
+            kept = b"".join([self._bytes[i] for i in ids[:keep]]).decode("utf-8", "ignore") + notice
+            if len(self.encode_untrusted(kept)) <= max_tokens:  # a merge across the seam may cost a token
+                return kept, True
+        return "", True
+
+
+class Tokenizer(ByteCodec):
     """Reads a model that `train_tokenizer` wrote. Safe to share between threads.
 
     Attributes:
@@ -80,8 +126,7 @@ class Tokenizer:
             raise ConfigError(
                 f"{path}: not a sentencepiece model; give one that train_tokenizer wrote"
             ) from None
-        self.vocab_size: int = self._pieces.vocab_size()
-        names: list[str] = [self._pieces.id_to_piece(i) for i in range(self.vocab_size)]
+        names: list[str] = [self._pieces.id_to_piece(i) for i in range(self._pieces.vocab_size())]
         ids = {name: i for i, name in enumerate(names)}
         missing = [name for name in (*CONTROL, *TAGS) if name not in ids]
         missing += [f"<0x{b:02X}>" for b in range(256) if f"<0x{b:02X}>" not in ids]
@@ -90,12 +135,11 @@ class Tokenizer:
                 f"{path}: lacks the token {missing[0]} (and {len(missing) - 1} others); "
                 "leave tokenizer.path empty to have a fitting tokenizer trained"
             )
-        self.pad_id, self.im_start_id, self.im_end_id = (ids[name] for name in CONTROL)
-        self._bytes = [
+        table = [
             bytes([int(name[3:5], 16)]) if self._pieces.is_byte(i) else name.replace(_SPACE, " ").encode()
             for i, name in enumerate(names)
         ]
-        self._longest = max(len(name) for name in names)
+        super().__init__(table, max(map(len, names)), {name: ids[name] for name in (*CONTROL, *TAGS)})
         self._space_bytes = [ids[f"<0x{b:02X}>"] for b in _SPACE.encode()]
         probe = " a  \ufb01\n "  # the ligature would change under the usual normalisation
         if self.decode(self.encode(probe)) != probe:
@@ -125,34 +169,17 @@ class Tokenizer:
             done = match.start() + 1
         return ids + self.encode(text[done:])
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`. Control tokens show as their names; what is not UTF-8, or is beyond the
-        vocabulary (a model's embedding may be padded), shows as U+FFFD."""
-        table, size = self._bytes, self.vocab_size
-        return b"".join([table[i] if 0 <= i < size else b"\xff" for i in ids]).decode("utf-8", "replace")
-
-    def truncate(self, text: str, max_tokens: int) -> tuple[str, bool]:
-        """Untrusted `text` cut to `max_tokens`, a notice at the end included, and whether it was cut.
-
-        Where not even the notice fits, the text is cut without one.
-        """
-        ids = self.encode_untrusted(text[: (max_tokens + 1) * self._longest])
-        if len(ids) <= max_tokens:
-            return text, False
-        notice = CUT_NOTICE if len(self.encode_untrusted(CUT_NOTICE)) <= max_tokens else ""
-        for keep in range(max_tokens - len(self.encode_untrusted(notice)), -1, -1):
-            # A cut within a character leaves bytes that are no UTF-8: drop them.
-            kept = b"".join([self._bytes[i] for i in ids[:keep]]).decode("utf-8", "ignore") + notice
-            if len(self.encode_untrusted(kept)) <= max_tokens:  # a merge across the seam may cost a token
-                return kept, True
-        return "", True
-
     def _encode_plain(self, text: str) -> list[int]:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return self._pieces.encode(text)
+        return self._pieces.encode(well_formed(text))
+
+
+def well_formed(text: str) -> str:
+    """`text` with U+FFFD for every unpaired surrogate, for which no UTF-8 exists."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def train_tokenizer(texts: Iterable[str], path: str | os.PathLike[str], settings: TokenizerConfig) -> None:

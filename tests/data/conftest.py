@@ -1,8 +1,9 @@
-"""Two small tokenizers: one as the toy uses it, one without symbols of its own."""
+"""Two small tokenizers, one as the toy uses it, one without symbols of its own; and the real Qwen3 one."""
 
 import pytest
 
 from mirothinker_jax.config import TokenizerConfig
+from mirothinker_jax.data.hf_tokenizer import HFTokenizer
 from mirothinker_jax.data.tokenizer import Tokenizer, train_tokenizer
 
 CORPUS = [
@@ -32,3 +33,8 @@ def plain_codec(tmp_path_factory):
 @pytest.fixture(params=["codec", "plain_codec"])
 def any_codec(request):
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def qwen(qwen_folder):
+    return HFTokenizer(qwen_folder)

@@ -194,3 +194,11 @@ def test_text_from_outside_forges_neither_turns_nor_calls(codec, chat, attack):
 def test_calls_that_cannot_be_written(chat, calls, message):
     with pytest.raises(DataError, match=message):
         chat.render([user("q"), assistant("", tool_calls=calls)])
+
+
+def test_schemas_are_refused_where_the_format_has_no_place_for_them(codec):
+    chat, schema = Chat(codec, {"scrape": "web"}), {"type": "function", "function": {"name": "scrape"}}
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    with pytest.raises(DataError, match=r"tools: these schemas would be lost; set data.call_format=hermes"):
+        chat.render(said, [schema])
+    assert chat.render(said, []).tokens.tolist() == chat.render(said).tokens.tolist()

@@ -1,0 +1,128 @@
+"""Qwen's own tool format ("Hermes"), token for token as the official chat template writes it.
+
+    …<tool_call>\\n{"name": "run", "arguments": {…}}\\n</tool_call><|im_end|>
+    <|im_start|>user\\n<tool_response>\\n…\\n</tool_response><|im_end|>
+
+Unusual: the template's text is one string in which any tag becomes its token. Here a message is alternating
+text and tag: tags are put in by id, and text, which is untrusted, cannot make one. The text between two tags
+is encoded in one go, because byte-pair merges run across what the template puts together ("\\n" before a
+result that begins with "\\n" is one token). A tag inside a call's arguments is written as JSON's \\u003c.
+
+Left out: servers (the format has tool names only), and what the template does to an assistant message: it
+strips the thoughts before the last question, adds empty ones to an answer without, and trims newlines. Not
+safe: where the vocabulary has no token for a tag (`<tool_response>` in Qwen2.5's), the tag is spelled, so a
+page can spell it as well.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mirothinker_jax.config import ConfigError
+from mirothinker_jax.data.messages import Message, tool_calls
+from mirothinker_jax.data.tokenizer import TextCodec
+from mirothinker_jax.tools.spec import ToolSpec
+
+# The wire format: what the model was trained on.
+_TOOLS_BEGIN = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
+)
+_TOOLS_END = (  # alternating text and tag
+    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within ",
+    "<tool_call>",
+    "",
+    "</tool_call>",
+    " XML tags:\n",
+    "<tool_call>",
+    '\n{"name": <function-name>, "arguments": <args-json-object>}\n',
+    "</tool_call>",
+    "",
+)
+# The "<" of a tag that a parser of turns would take for its own.
+_TAG = re.compile(r"<(?=/?(?:think|tool_call|tool_response)>)")
+
+
+def schemas(specs: Sequence[ToolSpec]) -> list[dict[str, Any]]:
+    """`specs` as OpenAI-style JSON schemas of functions.
+
+    Raises:
+      ConfigError: two tools of one name, which calls could not tell apart.
+    """
+    names = [spec.name for spec in specs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            f"{names.count(twice[0])} tools are named {twice[0]!r}; Hermes calls have no server: rename one"
+        )
+    return [
+        {
+            "type": "function",
+            "function": {"name": s.name, "description": s.description, "parameters": dict(s.parameters)},
+        }
+        for s in specs
+    ]
+
+
+def system_prompt(system: str | None, functions: Sequence[Mapping[str, Any]]) -> str | None:
+    """`system` with the section that lists the functions' schemas; unchanged where there are none."""
+    if not functions:
+        return system
+    listed = "".join(f"\n{json.dumps(dict(function), ensure_ascii=False)}" for function in functions)
+    section = _TOOLS_BEGIN + listed + "".join(_TOOLS_END)
+    return section if system is None else f"{system}\n\n{section}"
+
+
+def calls_text(message: Message, field: str) -> str:
+    """An assistant message's `tool_calls` as they follow its content. Arguments that are a string stay so.
+
+    Raises:
+      DataError: an entry that is not an OpenAI function call, or whose arguments are no JSON object.
+    """
+    _, thought, said = (message.get("content") or "").rpartition("</think>")
+    said = said.lstrip("\n") if thought else said  # the template asks what is said after the thought
+    text = ""
+    calls = list(tool_calls(message, field))
+    for entry, (_, name, parsed) in zip(message.get("tool_calls") or [], calls, strict=True):
+        written = entry["function"].get("arguments")
+        arguments = written if isinstance(written, str) else json.dumps(parsed, ensure_ascii=False)
+        call = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {arguments}}}'
+        call = _TAG.sub(r"\\u003c", call)
+        text += "\n" if said or text else ""
+        text += f"<tool_call>\n{call}\n</tool_call>"
+    return text
+
+
+def message_ids(codec: TextCodec, role: str, texts: Sequence[str]) -> list[int]:
+    """Ids of an untrusted message between `<|im_start|>` and `<|im_end|>`.
+
+    `texts` are the results of a turn for role "tool", and one text for "system" and "user". A system text
+    that ends as `system_prompt` ends it gets the ids of the tags it ends with.
+    """
+    if role == "tool":
+        parts = ["user"]
+        for text in texts:
+            parts[-1] += "\n"
+            parts += ["<tool_response>", f"\n{text}\n", "</tool_response>", ""]
+        return _splice(codec, parts)
+    (text,) = texts
+    end = "".join(_TOOLS_END)
+    if role == "system" and text.endswith(end):
+        return _splice(codec, [f"system\n{text.removesuffix(end)}{_TOOLS_END[0]}", *_TOOLS_END[1:]])
+    return codec.encode_untrusted(f"{role}\n{text}")
+
+
+def _splice(codec: TextCodec, parts: Sequence[str]) -> list[int]:
+    """Ids of alternating text and tag: text, tag, text, …, text."""
+    ids: list[int] = []
+    text = ""
+    for place, part in enumerate(parts):
+        tag = codec.token_id(part) if place % 2 else None
+        if tag is None:
+            text += part
+        else:
+            ids += [*codec.encode_untrusted(text), tag]
+            text = ""
+    return ids + codec.encode_untrusted(text)
