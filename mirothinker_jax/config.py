@@ -15,6 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mirothinker_jax.config_episodes import AgentConfig, EvalConfig, RolloutConfig, ToolsConfig, WorldConfig
+from mirothinker_jax.config_model import LORA_TARGETS as LORA_TARGETS
+from mirothinker_jax.config_model import LoRAConfig as LoRAConfig
+from mirothinker_jax.config_model import ModelConfig as ModelConfig
+from mirothinker_jax.config_model import MoEConfig as MoEConfig
+from mirothinker_jax.config_model import YarnConfig as YarnConfig
 from mirothinker_jax.config_tree import ConfigError as ConfigError
 from mirothinker_jax.config_tree import build as build
 from mirothinker_jax.config_tree import check as check
@@ -22,6 +27,7 @@ from mirothinker_jax.config_tree import one_of
 
 MESH_AXES = ("data", "fsdp", "context", "tensor", "expert")
 STAGES = ("sft", "dpo", "grpo")
+CALL_FORMATS = ("mcp", "hermes")
 
 
 @dataclass(frozen=True)
@@ -45,46 +51,11 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """A Qwen3 or Qwen2.5 decoder (arXiv 2505.09388, 2412.15115)."""
-
-    vocab_size: int = 0  # 0: the tokenizer's
-    hidden: int = 128  # size of the residual stream
-    layers: int = 2  # decoder blocks
-    heads: int = 4  # query heads
-    kv_heads: int = 2  # key/value heads, each shared by heads / kv_heads query heads
-    head_dim: int = 32  # size of a head
-    ffn: int = 384  # inner size of the feed-forward block
-    rope_theta: float = 1e6  # base of the rotary embedding
-    norm_eps: float = 1e-6  # added to the mean square in RMSNorm
-    qk_norm: bool = True  # Qwen3
-    qkv_bias: bool = False  # Qwen2.5
-    tied_head: bool = True  # the output matrix is the embedding, transposed
-    init_from: str = ""  # run folder, or stage folder, whose newest checkpoint holds the first parameters
-    param_dtype: str = "float32"  # of the stored parameters: float32 or bfloat16
-    compute_dtype: str = "float32"  # of matrix products and activations: float32 or bfloat16
-    # Recomputed in the backward pass: none, full, or all but matrix products and attention (dots).
-    remat: str = "full"
-
-    def __post_init__(self):
-        for key in ("hidden", "layers", "heads", "kv_heads", "head_dim", "ffn"):
-            check(getattr(self, key) >= 1, f"model.{key} is {getattr(self, key)}; it must be ≥ 1")
-        check(self.vocab_size >= 0, f"model.vocab_size is {self.vocab_size}; give 0 to use the tokenizer's")
-        check(
-            self.heads % self.kv_heads == 0,
-            f"model.heads ({self.heads}) must be a multiple of model.kv_heads ({self.kv_heads})",
-        )
-        check(self.head_dim % 2 == 0, f"model.head_dim is {self.head_dim}; rotary embedding needs it even")
-        one_of("model.param_dtype", self.param_dtype, ("float32", "bfloat16"))
-        one_of("model.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
-        one_of("model.remat", self.remat, ("none", "full", "dots"))
-
-
-@dataclass(frozen=True)
 class TokenizerConfig:
-    """`path` names a sentencepiece model; empty: one is trained on the run's own corpus."""
+    """`path` names a tokenizer; empty: one is trained on the run's own corpus."""
 
-    path: str = ""  # a sentencepiece *.model; empty: trained by the run
+    # A sentencepiece *.model, a Hugging Face tokenizer.json or the folder that holds one; empty: trained by the run.
+    path: str = ""
     vocab_size: int = 512  # of the one that is trained; fewer if the corpus is small
     # Strings that are always one token, besides the control tokens and the call tags (data/tokenizer.py).
     symbols: tuple[str, ...] = ()
@@ -107,11 +78,14 @@ class DataConfig:
     shuffle: bool = True  # a new order in each epoch, drawn from the seed
     open_bins: int = 16  # rows that first-fit keeps open at once, per shard
     read_threads: int = 4  # 0: read in the training thread
+    # How calls in the data are written: mcp, MiroThinker's, which the agent speaks; hermes, Qwen's own, for SFT alone.
+    call_format: str = "mcp"
 
     def __post_init__(self):
         check(self.shards >= 1, f"data.shards is {self.shards}; it must be ≥ 1")
         check(self.open_bins >= 1, f"data.open_bins is {self.open_bins}; it must be ≥ 1")
         check(self.read_threads >= 0, f"data.read_threads is {self.read_threads}; it must be ≥ 0")
+        one_of("data.call_format", self.call_format, CALL_FORMATS)
 
 
 @dataclass(frozen=True)
@@ -276,6 +250,12 @@ class Config:
             order == sorted(set(order)), f"stages is {self.stages}; they run in the order {STAGES}, each once"
         )
         self.check_row_tokens(max(1, self.mesh.context))
+        check(
+            self.data.call_format == "mcp"
+            or (self.stages == ("sft",) and bool(self.data.path) and self.evaluation.questions == 0),
+            f"data.call_format is {self.data.call_format!r}, which the agent does not speak: fine-tune on data.path "
+            "alone (stages=sft, evaluation.questions=0), or set it back to 'mcp'",
+        )
         if "sft" in self.stages:
             rows = self.sft.training.rows
             check(

@@ -6,7 +6,7 @@ Axis legend (every einsum and every shape comment obeys it; an *axis* is of the 
     D  hidden size                H  query heads                    K  key/value heads
     G  query heads per kv head    E  head size                      F  feed-forward size
     V  vocabulary                 L  layers                         M  micro-batches of a step
-    N  sequences of a row
+    N  sequences of a row         X  experts of a layer             k  experts a token is sent to
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ COMMANDS = {"train", "plan", "evaluate", "convert", "serve"}
 MAY_IMPORT = {
     "config_tree": set(),
     "config_episodes": {"config_tree"},
-    "config": {"config_tree", "config_episodes"},
+    "config_model": {"config_tree"},
+    "config": {"config_tree", "config_episodes", "config_model"},
     "flags": {"config", "config_tree"},
     "types": set(),
     "tools": {"config", "config_tree"},
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "pipeline": {"*"},  # puts the rooms together; only commands import it
 }
 # These run in processes of their own, or before a config is accepted: jax would cost them seconds and memory.
-NO_JAX = {"config", "config_tree", "config_episodes", "flags", "tools", "world", "agent"}
+NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "flags", "tools", "world", "agent"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", KERNELS}
 KERNEL_IMPORTS = {"jax", "jaxlib", "numpy", KERNELS}
 VAGUE = {"utils", "util", "common", "misc", "helpers", "helper"}
@@ -205,14 +206,14 @@ def test_kernels_know_only_jax_and_numpy():
     assert wrong == []
 
 
-def test_one_module_is_the_meeting_point_of_kernels_and_mesh():
+def test_two_modules_are_the_meeting_points_of_kernels_and_mesh():
     importers = {
         module
         for module in MODULES
         if module.split(".")[0] == PACKAGE
         if any(imported.split(".")[0] in (KERNELS, "kernels") for imported in imports(module))
     }
-    assert importers <= {f"{PACKAGE}.parallel.attend"}
+    assert importers == {f"{PACKAGE}.parallel.attend", f"{PACKAGE}.parallel.experts"}
 
 
 def test_files_are_short_and_named_for_what_they_do():

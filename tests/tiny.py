@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mirothinker_jax.config import MeshConfig, ModelConfig
+from mirothinker_jax.config import MeshConfig, ModelConfig, MoEConfig
 from mirothinker_jax.data.packing import Pair, Sample
 from mirothinker_jax.models.qwen import Params, Qwen
 from mirothinker_jax.parallel.mesh import make_mesh
@@ -16,6 +16,7 @@ VOCAB = 64
 SHAPE = dict(hidden=32, layers=2, heads=4, kv_heads=2, head_dim=8, ffn=48, rope_theta=1e4, remat="none")
 QWEN3 = ModelConfig(**SHAPE)
 QWEN2 = ModelConfig(**SHAPE, qk_norm=False, qkv_bias=True, tied_head=False)
+MOE = ModelConfig(**SHAPE, moe=MoEConfig(experts=8, experts_per_token=3, expert_ffn=24, balance_coef=0.1))
 
 
 def params(config: ModelConfig, seed: int = 0) -> Params:

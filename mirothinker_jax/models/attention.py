@@ -12,17 +12,17 @@ from mirothinker_jax.models.rope import rotate
 
 class Attention(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig):
-        c, n, dtype = config, config.layers, config.param_dtype
+        c = config
         embed = {"embed": c.hidden}
         query = {"heads": c.heads, "head_dim": c.head_dim}
         key = {"kv_heads": c.kv_heads, "head_dim": c.head_dim}
-        self.q = Projection(rngs, n, embed, query, "btd,dhe->bthe", dtype, c.qkv_bias)
-        self.k = Projection(rngs, n, embed, key, "btd,dke->btke", dtype, c.qkv_bias)
-        self.v = Projection(rngs, n, embed, key, "btd,dke->btke", dtype, c.qkv_bias)
-        self.out = Projection(rngs, n, query, embed, "bthe,hed->btd", dtype, residual=True)
-        norm = lambda: RMSNorm((n, c.head_dim), ("layers", None), c.norm_eps, dtype)  # noqa: E731
-        self.q_norm = norm() if c.qk_norm else None
-        self.k_norm = norm() if c.qk_norm else None
+        self.q = Projection(rngs, c, "q", embed, query, "btd,dhe->bthe", c.qkv_bias)
+        self.k = Projection(rngs, c, "k", embed, key, "btd,dke->btke", c.qkv_bias)
+        self.v = Projection(rngs, c, "v", embed, key, "btd,dke->btke", c.qkv_bias)
+        self.out = Projection(rngs, c, "out", query, embed, "bthe,hed->btd", residual=True)
+        shape, axes = (c.layers, c.head_dim), ("layers", None)
+        self.q_norm = RMSNorm(shape, axes, c.norm_eps, c.param_dtype) if c.qk_norm else None
+        self.k_norm = RMSNorm(shape, axes, c.norm_eps, c.param_dtype) if c.qk_norm else None
 
     def __call__(self, x, rotation, attend, layer_cache) -> tuple[jax.Array, object]:
         """x [B, T, D] → ([B, T, D], new layer cache); see parallel.attend.Attend for the injected function."""

@@ -1,4 +1,4 @@
-"""Parameters with logical axes, and the layers that are the same everywhere: projection, RMSNorm, SwiGLU.
+"""Parameters with logical axes, and the layers that are the same everywhere: projection with adapter, RMSNorm, SwiGLU.
 
 Every parameter of a block is stored for all layers at once (leading dim L, logical axis "layers"), because
 the model scans over them; a block's `__call__` sees one layer's slice.
@@ -13,7 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mirothinker_jax.config import LoRAConfig, ModelConfig
 from mirothinker_jax.parallel.sharding import Axes, constrain
+
+ADAPTER_LEAVES = ("lora_a", "lora_b")  # names of what is trained where a model has adapters
 
 
 def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, dtype: str, scale: float) -> nnx.Param:
@@ -51,20 +54,73 @@ def _contract_backward(equation, saved, gradient):
 contract.defvjp(_contract_forward, _contract_backward)
 
 
+class Adapter(nnx.Module):
+    """A low-rank update of a linear layer (LoRA, arXiv 2106.09685): `scale` · a · b, where b starts at zero.
+
+    Stored in float32 whatever the layer's own dtype: it is all that is trained.
+    """
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        lora: LoRAConfig,
+        stacked: dict[str, int],
+        inputs: dict[str, int],
+        outputs: dict[str, int],
+    ):
+        wide = float(np.prod(list(inputs.values())))
+        down, up = (
+            (*stacked.values(), *inputs.values(), lora.rank),
+            (*stacked.values(), lora.rank, *outputs.values()),
+        )
+        self.lora_a = parameter(rngs, down, (*stacked, *inputs, None), "float32", wide**-0.5)
+        self.lora_b = nnx.Param(jnp.zeros(up, jnp.float32), axes=(*stacked, None, *outputs))
+        self.scale = lora.alpha / lora.rank
+
+    @staticmethod
+    def maybe(
+        rngs: nnx.Rngs,
+        config: ModelConfig,
+        name: str,
+        stacked: dict[str, int],
+        inputs: dict[str, int],
+        outputs: dict[str, int],
+    ) -> Adapter | None:
+        """The adapter of the layer called `name`, where the config asks for one."""
+        lora = config.lora
+        wanted = lora.rank > 0 and name in lora.targets
+        return Adapter(rngs, lora, stacked, inputs, outputs) if wanted else None
+
+    def product(self, equation: str) -> jax.Array:
+        """scale · a · b, float32: what merging adds to the layer's kernel."""
+        return self.scale * jnp.einsum(equation, self.lora_a[...], self.lora_b[...])
+
+    def __call__(self, equation: str, x: jax.Array) -> jax.Array:
+        """scale · x · a · b, where `equation` is the layer's own; in x's dtype."""
+        operands, out = equation.split("->")
+        into, kernel = operands.split(",")
+        inputs, outputs = ("".join(c for c in kernel if (c in out) == kept) for kept in (False, True))
+        rows = "".join(c for c in into if c not in inputs)
+        a, b = (constrain(p[...].astype(x.dtype), *(None,) * (p.ndim)) for p in (self.lora_a, self.lora_b))
+        narrow = jnp.einsum(f"{into},{inputs}r->{rows}r", x, a)
+        return self.scale * jnp.einsum(f"{rows}r,r{outputs}->{out}", narrow, b)
+
+
 class Projection(nnx.Module):
     """x [B, T, *inputs] → [B, T, *outputs] by `einsum`, with an optional bias; computes in x's dtype."""
 
     def __init__(
         self,
         rngs: nnx.Rngs,
-        layers: int,
+        config: ModelConfig,
+        name: str,
         inputs: dict[str, int],
         outputs: dict[str, int],
         equation: str,
-        dtype: str,
         bias: bool = False,
         residual: bool = False,
     ):
+        layers, dtype = config.layers, config.param_dtype
         shape = (layers, *inputs.values(), *outputs.values())
         scale = float(np.prod(list(inputs.values()))) ** -0.5
         if residual:
@@ -77,11 +133,14 @@ class Projection(nnx.Module):
         zeros = jnp.zeros((layers, *outputs.values()), dtype)
         # In one assignment: NNX takes an attribute that was once None for one without parameters.
         self.bias = nnx.Param(zeros, axes=("layers", *outputs)) if bias else None
+        self.adapter = Adapter.maybe(rngs, config, name, {"layers": layers}, inputs, outputs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         # One layer's weights are gathered over fsdp where they are used, in the compute dtype.
         kernel = constrain(self.kernel[...].astype(x.dtype), *self.gathered)
         out: jax.Array = contract(self.equation, x, kernel)  # pyright: ignore[reportAssignmentType]
+        if self.adapter is not None:
+            out = out + self.adapter(self.equation, x)
         return out if self.bias is None else out + self.bias[...].astype(x.dtype)[None, None]
 
 
@@ -102,11 +161,12 @@ class RMSNorm(nnx.Module):
 class SwiGLU(nnx.Module):
     """down(silu(gate(x)) · up(x)) (arXiv 2002.05202)."""
 
-    def __init__(self, rngs: nnx.Rngs, layers: int, hidden: int, ffn: int, dtype: str):
-        wide, narrow = {"ffn": ffn}, {"embed": hidden}
-        self.gate = Projection(rngs, layers, narrow, wide, "btd,df->btf", dtype)
-        self.up = Projection(rngs, layers, narrow, wide, "btd,df->btf", dtype)
-        self.down = Projection(rngs, layers, wide, narrow, "btf,fd->btd", dtype, residual=True)
+    def __init__(self, rngs: nnx.Rngs, config: ModelConfig):
+        c = config
+        wide, narrow = {"ffn": c.ffn}, {"embed": c.hidden}
+        self.gate = Projection(rngs, c, "gate", narrow, wide, "btd,df->btf")
+        self.up = Projection(rngs, c, "up", narrow, wide, "btd,df->btf")
+        self.down = Projection(rngs, c, "down", wide, narrow, "btf,fd->btd", residual=True)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))

@@ -1,4 +1,4 @@
-"""Qwen3 and Qwen2.5 decoders in Flax NNX (arXiv 2505.09388, 2412.15115).
+"""Qwen3, Qwen3-MoE and Qwen2.5 decoders in Flax NNX (arXiv 2505.09388, 2412.15115).
 
 The module holds parameters and shapes only. Outside it, parameters travel as a plain nested dict (what
 `nnx.to_pure_dict` gives), so that steps are ordinary jitted functions over pytrees: `Qwen.merge` makes
@@ -13,11 +13,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from mirothinker_jax.config import ModelConfig
 from mirothinker_jax.models.attention import Attention
-from mirothinker_jax.models.layers import RMSNorm, SwiGLU, parameter
+from mirothinker_jax.models.layers import ADAPTER_LEAVES, RMSNorm, SwiGLU, parameter
+from mirothinker_jax.models.moe import MoE, Routing
 from mirothinker_jax.models.rope import rotation
 from mirothinker_jax.parallel.attend import SAVED, Attend
 from mirothinker_jax.parallel.sharding import constrain
@@ -39,13 +41,20 @@ class Block(nnx.Module):
         norm = lambda: RMSNorm((c.layers, c.hidden), ("layers", "embed"), c.norm_eps, c.param_dtype)  # noqa: E731
         self.attention_norm, self.mlp_norm = norm(), norm()
         self.attention = Attention(rngs, c)
-        self.mlp = SwiGLU(rngs, c.layers, c.hidden, c.ffn, c.param_dtype)
+        self.mlp = None if c.moe.experts else SwiGLU(rngs, c)
+        self.moe = MoE(rngs, c) if c.moe.experts else None
 
-    def __call__(self, x, rotation, attend, layer_cache):
+    def __call__(self, x, rotation, attend, layer_cache, counts, routes):
+        """[B, T, D] → ([B, T, D], the new layer cache, what the router did or None)."""
         mixed, layer_cache = self.attention(self.attention_norm(x), rotation, attend, layer_cache)
         x = constrain(x + mixed, "batch", "length", "hidden")
-        x = constrain(x + self.mlp(self.mlp_norm(x)), "batch", "length", "hidden")
-        return x, layer_cache
+        normal = self.mlp_norm(x)
+        if self.moe is not None:
+            made, routing = self.moe(normal, counts, routes)
+        else:
+            assert self.mlp is not None
+            made, routing = self.mlp(normal), None
+        return constrain(x + made, "batch", "length", "hidden"), layer_cache, routing
 
 
 class Qwen(nnx.Module):
@@ -60,38 +69,51 @@ class Qwen(nnx.Module):
         self.head = None if c.tied_head else parameter(rngs, shape, axes, c.param_dtype, 0.02)
 
     def __call__(
-        self, tokens: jax.Array, positions: jax.Array, attend: Attend, cache: list[Any] | None = None
-    ) -> tuple[jax.Array, list[Any] | None]:
-        """Hidden states before the head, [B, T, D] in the compute dtype, and the new cache.
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        attend: Attend,
+        cache: list[Any] | None = None,
+        counts: jax.Array | None = None,
+        routes: jax.Array | None = None,
+    ) -> tuple[jax.Array, list[Any] | None, Routing | None]:
+        """Hidden states before the head, [B, T, D] in the compute dtype; the new cache; what the routers did.
 
         Args:
           tokens, positions: int32 [B, T].
           attend: attention over the row or the cache (parallel.attend).
           cache: one entry per layer, handed to `attend`; None when training.
+          counts: bool [B, T], the tokens that routers' statistics are of; None: all.
+          routes: int32 [L, B, T, k], experts to use instead of the routers' choice; None: theirs.
         """
         dtype = self.config.compute_dtype
         # Gathered over fsdp before the look-up: rows of a table whose hidden dim is split cannot be resharded cheaply.
         table = constrain(self.embedding[...].astype(dtype), "vocab", None)
         x = table.at[tokens].get(mode="clip")
         x = constrain(x, "batch", "length", "hidden")
-        angles = rotation(positions, self.config.head_dim, self.config.rope_theta)
+        angles = rotation(positions, self.config.head_dim, self.config.rope_theta, self.config.yarn)
         graph, layers = nnx.split(self.blocks)
 
         if cache is not None:
-            updated = []
+            updated, routings = [], []
             for i, layer_cache in enumerate(cache):
-                layer = jax.tree.map(lambda p, i=i: p[i], layers)
-                x, layer_cache = nnx.merge(graph, layer)(x, angles, attend, layer_cache)
+                layer, route = jax.tree.map(lambda p, i=i: p[i], (layers, routes))
+                x, layer_cache, routing = nnx.merge(graph, layer)(
+                    x, angles, attend, layer_cache, counts, route
+                )
                 updated.append(layer_cache)
-            return self.norm(x), updated
+                routings.append(routing)
+            return self.norm(x), updated, jax.tree.map(lambda *r: jnp.stack(r), *routings)
 
         def block(x, layer):
-            return nnx.merge(graph, layer)(x, angles, attend, None)[0], None
+            layer, route = layer
+            x, _, routing = nnx.merge(graph, layer)(x, angles, attend, None, counts, route)
+            return x, routing
 
         if self.config.remat != "none":
             block = jax.checkpoint(block, policy=REMAT[self.config.remat], prevent_cse=False)
-        x, _ = jax.lax.scan(block, x, layers)
-        return self.norm(x), None
+        x, routing = jax.lax.scan(block, x, (layers, routes))
+        return self.norm(x), None, routing
 
     @property
     def head_weight(self) -> jax.Array:
@@ -121,3 +143,26 @@ def count_parameters(params: Params) -> int:
 def merge(graph: nnx.GraphDef, params: Params) -> Qwen:
     """The module of these parameters, at trace time."""
     return nnx.merge(graph, params)
+
+
+def split(config: ModelConfig, params: Params) -> tuple[Params, Params]:
+    """(trained, frozen): the adapters and all else where there are adapters; otherwise everything and nothing."""
+    if config.lora.rank == 0:
+        return params, {}
+    trained, frozen = {}, {}
+    for key, value in params.items():
+        if isinstance(value, dict):
+            a, b = split(config, value)
+            trained |= {key: a} if a else {}
+            frozen |= {key: b} if b else {}
+        else:
+            (trained if key in ADAPTER_LEAVES else frozen)[key] = value
+    return trained, frozen
+
+
+def combine(trained: Params, frozen: Params) -> Params:
+    """What `split` took apart."""
+    both = dict(frozen)
+    for key, value in trained.items():
+        both[key] = combine(value, frozen.get(key, {})) if isinstance(value, dict) else value
+    return both

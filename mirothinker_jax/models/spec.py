@@ -6,13 +6,14 @@ Shapes first, then shardings, then arrays born sharded: no full copy of a parame
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 from flax import nnx
 from jax.sharding import Mesh
 
 from mirothinker_jax.config import ModelConfig
-from mirothinker_jax.models.qwen import Params, Qwen
+from mirothinker_jax.models.qwen import Params, Qwen, split
 from mirothinker_jax.parallel.mesh import check_model
 from mirothinker_jax.parallel.sharding import shardings
 
@@ -34,6 +35,15 @@ class ModelSpec:
 
     def init(self, seed: int) -> Params:
         """Fresh parameters, each device making its own part."""
-        make = jax.jit(lambda key: Qwen.init(self.config, self.vocab_size, key), out_shardings=self.shardings)
+        return self._make(seed, lambda params: params)
+
+    def init_adapters(self, seed: int) -> Params:
+        """The adapters of `init` alone; nothing else is made."""
+        return self._make(seed, lambda params: split(self.config, params)[0])
+
+    def _make(self, seed: int, part: Callable[[Params], Params]) -> Params:
+        make = jax.jit(
+            lambda key: part(Qwen.init(self.config, self.vocab_size, key)), out_shardings=part(self.shardings)
+        )
         with jax.set_mesh(self.mesh):
             return make(jax.random.key(seed))

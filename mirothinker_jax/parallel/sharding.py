@@ -20,6 +20,7 @@ TABLE: dict[str, str | tuple[str, ...] | None] = {
     "kv_heads": "tensor",
     "head_dim": None,
     "ffn": "tensor",
+    "experts": "expert",
     "vocab": "tensor",
     "layers": None,
 }

@@ -110,7 +110,7 @@ def _check_same(folder: Path, new: dict[str, Any]) -> None:
 def _initial(shop: Workshop) -> Params:
     c = shop.config
     if c.model.init_from:
-        return load_params(c.model.init_from, shop.model, shop.identity)
+        return load_params(c.model.init_from, shop.model, shop.identity, c.seed)
     return shop.model.init(c.seed)
 
 

@@ -6,7 +6,6 @@ Everything is made when first asked for, so a run that only fine-tunes on a file
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import os
@@ -20,7 +19,8 @@ from mirothinker_jax.agent.prompt import system_prompt
 from mirothinker_jax.config import Config, check
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource, open_conversations
-from mirothinker_jax.data.tokenizer import Tokenizer
+from mirothinker_jax.data.hf_tokenizer import open_tokenizer, tokenizer_file
+from mirothinker_jax.data.tokenizer import TextCodec, Tokenizer
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.mesh import local_mesh, make_mesh
 from mirothinker_jax.parallel.placement import data_shard
@@ -32,6 +32,7 @@ from mirothinker_jax.rollout.engine import Engine
 from mirothinker_jax.tools.build import SERVERS, build_tools
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.tools.spec import Tool
+from mirothinker_jax.trainer.checkpoint import model_identity
 from mirothinker_jax.trainer.metrics import progress
 from mirothinker_jax.world.facts import World, load_world
 from mirothinker_jax.world.questions import Question, make_questions
@@ -100,9 +101,9 @@ class Workshop(contextlib.ExitStack):
         return open_conversations(str(path))
 
     @functools.cached_property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> TextCodec:
         if self.config.tokenizer.path:
-            return Tokenizer(self.config.tokenizer.path)
+            return open_tokenizer(self.config.tokenizer.path)
         path = self.folder / "data" / "tokenizer.model"
         if not path.exists():
             conversations = self.conversations  # on every process: whoever makes them, all wait
@@ -114,7 +115,8 @@ class Workshop(contextlib.ExitStack):
 
     @functools.cached_property
     def chat(self) -> Chat:
-        return Chat(self.tokenizer, {name: SERVERS[name] for name in self.config.tools.names})
+        servers = {name: SERVERS[name] for name in self.config.tools.names}
+        return Chat(self.tokenizer, servers, self.config.data.call_format)
 
     # The model
 
@@ -135,14 +137,8 @@ class Workshop(contextlib.ExitStack):
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint's numbers belong to."""
-        path = Path(self.config.tokenizer.path or self.folder / "data" / "tokenizer.model")
-        numbers = dataclasses.asdict(self.config.model)
-        for key in ("init_from", "compute_dtype", "remat"):  # these change no parameter's meaning
-            del numbers[key]
-        return numbers | {
-            "vocab_size": self.model.vocab_size,
-            "tokenizer_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
+        tokenizer = self.config.tokenizer.path or self.folder / "data" / "tokenizer.model"
+        return model_identity(self.config.model, self.model.vocab_size, tokenizer_file(tokenizer))
 
     @functools.cached_property
     def shard(self) -> tuple[int, int]:

@@ -109,7 +109,7 @@ class Engine:
     def _prefill(self, params, cache, fed, places, index, last, seeds, context, sampling: Sampling):
         module = merge(self.model.graph, params)
         attend = make_cached_attend(places, index, context)
-        hidden, cache = module(fed, places, attend, cache)
+        hidden, cache, _ = module(fed, places, attend, cache)
         final = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
         place = jnp.take_along_axis(places, last[:, None], axis=1)[:, 0]
         logits = full_logits(final, module.head_weight)
@@ -124,7 +124,7 @@ class Engine:
             running = budget > 0
             places = jnp.where(running, length, self.context)
             attend = make_cached_attend(places[:, None], None, context)
-            hidden, cache = module(pending[:, None], places[:, None], attend, cache)
+            hidden, cache, _ = module(pending[:, None], places[:, None], attend, cache)
             logits = full_logits(hidden[:, 0], module.head_weight)
             drawn, logprob = sample(logits, _keys(seed, length), sampling)
             tokens = tokens.at[:, i].set(jnp.where(running, drawn, -1))

@@ -7,14 +7,17 @@ another number of processes reshards.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from mirothinker_jax.config import ConfigError
-from mirothinker_jax.models.qwen import Params
+from mirothinker_jax.config import ConfigError, ModelConfig
+from mirothinker_jax.models.qwen import Params, combine, split
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.placement import gather_state
 from mirothinker_jax.trainer.state import TrainState
@@ -64,10 +67,14 @@ class Checkpoints:
         )
         return restored["state"], restored["source"]
 
+    def read(self, item: str) -> dict[str, Any]:
+        """The "identity" or the "config" of the newest checkpoint."""
+        kinds = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+        return self._manager.restore(self.latest, args=kinds)[item]
+
     def check_identity(self, way_out: str) -> None:
         """Raises ConfigError, with this way out, if the newest checkpoint is another model's or tokenizer's."""
-        kinds = ocp.args.Composite(identity=ocp.args.JsonRestore())
-        saved = self._manager.restore(self.latest, args=kinds)["identity"]
+        saved = self.read("identity")
         different = [
             f"{key} {saved.get(key)!r} → {value!r}"
             for key, value in self._identity.items()
@@ -79,25 +86,60 @@ class Checkpoints:
             )
 
 
-def load_params(folder: str, model: ModelSpec, identity: dict[str, Any]) -> Params:
-    """Parameters from the newest checkpoint of a stage folder, or of a run folder's last stage.
+def model_identity(model: ModelConfig, vocab_size: int, tokenizer: Path) -> dict[str, Any]:
+    """What a checkpoint's numbers belong to: settings without which they mean nothing, or something else."""
+    numbers = dataclasses.asdict(model)
+    # These change how the numbers are stored, used or trained, not what they are.
+    for key in ("init_from", "param_dtype", "compute_dtype", "remat", "yarn", "lora"):
+        del numbers[key]
+    del numbers["moe"]["balance_coef"]
+    sha256 = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
+    return numbers | {"vocab_size": vocab_size, "tokenizer_sha256": sha256}
 
-    Raises ConfigError where there is none, or where it belongs to another model.
+
+def newest(folder: str) -> Path:
+    """The checkpoints of a stage folder, or of a run folder's last stage (convert's runs have one, of no stage).
+
+    Raises ConfigError where there is none.
     """
     for stage in ("", "grpo", "dpo", "sft"):
         path = Path(folder) / stage / "checkpoints"
         if _has_checkpoint(path):
-            break
-    else:
-        raise ConfigError(
-            f"config.model.init_from: no checkpoint under {folder}; give a run folder or one of its stage folders"
-        )
+            return path
+    raise ConfigError(f"no checkpoint under {folder}; give a run folder or one of its stage folders")
+
+
+def load_params(folder: str, model: ModelSpec, identity: dict[str, Any], seed: int) -> Params:
+    """Parameters from the newest checkpoint under `folder`, in the model's dtype and sharding.
+
+    Adapters that the model has and the checkpoint has not are fresh, from `seed`.
+
+    Raises ConfigError where there is no checkpoint, or where it belongs to another model.
+    """
+    try:
+        path = newest(folder)
+    except ConfigError as error:
+        raise ConfigError(f"config.model.init_from: {error}") from None
     abstract = jax.tree.map(
         lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
         model.abstract,
         model.shardings,
     )
-    return _restore_params(path, identity, abstract)
+    with Checkpoints(path, 1, identity) as checkpoints:
+        checkpoints.check_identity(
+            "config.model.init_from needs the model settings that wrote it, and its tokenizer as tokenizer.path"
+        )
+        step, saved = checkpoints.latest, checkpoints.read("config")["model"]["lora"]
+    wanted = json.loads(json.dumps(dataclasses.asdict(model.config.lora)))
+    if saved["rank"] == 0 and wanted["rank"] > 0:
+        frozen = _restore_params(path / str(step), split(model.config, abstract)[1])
+        return combine(model.init_adapters(seed), frozen)
+    if saved != wanted and saved["rank"] + wanted["rank"] > 0:
+        raise ConfigError(
+            f"config.model.init_from: {path} was written with model.lora {saved}, not {wanted}; give the same, or "
+            "merge its adapters into the model with mirothinker_jax.convert --to hf, and that --from hf"
+        )
+    return _restore_params(path / str(step), abstract)
 
 
 def _has_checkpoint(path: Path) -> bool:
@@ -107,18 +149,12 @@ def _has_checkpoint(path: Path) -> bool:
         return manager.latest_step() is not None
 
 
-def _restore_params(path: Path, identity: dict[str, Any], abstract: Params) -> Params:
-    with Checkpoints(path, 1, identity) as checkpoints:
-        checkpoints.check_identity(
-            "config.model.init_from needs the model settings that wrote it, and its tokenizer as tokenizer.path"
-        )
-        step = checkpoints.latest
-    handler = ocp.PyTreeCheckpointHandler()
+def _restore_params(step: Path, abstract: Params) -> Params:
     item = {"params": abstract}
     restore = ocp.args.PyTreeRestore(
         item,
         restore_args=ocp.checkpoint_utils.construct_restore_args(item),
         partial_restore=True,
     )
-    with ocp.Checkpointer(handler) as checkpointer:
-        return checkpointer.restore((path / str(step) / "state").resolve(), restore)["params"]
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore((step / "state").resolve(), restore)["params"]

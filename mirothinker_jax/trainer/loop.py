@@ -24,7 +24,7 @@ from mirothinker_jax.parallel.placement import data_shard, to_global
 from mirothinker_jax.trainer.checkpoint import Checkpoints
 from mirothinker_jax.trainer.metrics import MetricsLog, progress
 from mirothinker_jax.trainer.optimizer import make_optimizer, make_schedule
-from mirothinker_jax.trainer.state import TrainState, init_state, state_shardings
+from mirothinker_jax.trainer.state import TrainState, abstract_state, init_state
 from mirothinker_jax.trainer.step import make_step
 from mirothinker_jax.types import Batch, BatchSource, Objective
 
@@ -87,14 +87,7 @@ def _start(job: Job, checkpoints: Checkpoints, optimizer: Any) -> TrainState:
     if checkpoints.latest is None:
         job.log.resume(-1, job.stage)  # of an attempt that was killed before its first checkpoint
         return init_state(job.model, optimizer, job.initial())
-    layout = state_shardings(job.model, optimizer)
-    shapes = jax.eval_shape(
-        lambda p: TrainState(np.int32(0), np.int32(0), p, optimizer.init(p)), job.model.abstract
-    )
-    abstract = jax.tree.map(
-        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, layout
-    )
-    state, position = checkpoints.restore(abstract)
+    state, position = checkpoints.restore(abstract_state(job.model, optimizer))
     job.source.set_state(position)
     job.log.resume(int(state.step) - 1, job.stage)
     logger.info("%s: resuming at step %d of %d", job.stage, int(state.step), job.training.steps)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mirothinker_jax.models.qwen import Params
+from mirothinker_jax.models.qwen import Params, split
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.sharding import replicated
 
@@ -28,16 +28,27 @@ class TrainState:
 
 
 def state_shardings(model: ModelSpec, optimizer: optax.GradientTransformation) -> TrainState:
-    """The sharding of every leaf: optimizer moments lie where their parameter lies."""
+    """The sharding of every leaf: optimizer moments, of trained parameters only, lie where their parameter lies."""
     whole = replicated(model.mesh)
     moments = optax.tree_utils.tree_map_params(
         optimizer,
         lambda _, sharding: sharding,
-        jax.eval_shape(optimizer.init, model.abstract),
-        model.shardings,
+        jax.eval_shape(optimizer.init, split(model.config, model.abstract)[0]),
+        split(model.config, model.shardings)[0],
         transform_non_params=lambda _: whole,
     )
     return TrainState(step=whole, skipped=whole, params=model.shardings, opt_state=moments)
+
+
+def abstract_state(model: ModelSpec, optimizer: optax.GradientTransformation) -> TrainState:
+    """Shape, dtype and sharding of every leaf: what a checkpoint is restored into."""
+    scalar = jax.ShapeDtypeStruct((), jnp.int32)
+    moments = jax.eval_shape(optimizer.init, split(model.config, model.abstract)[0])
+    return jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+        TrainState(scalar, scalar, model.abstract, moments),
+        state_shardings(model, optimizer),
+    )
 
 
 def init_state(model: ModelSpec, optimizer: optax.GradientTransformation, params: Params) -> TrainState:
@@ -45,7 +56,7 @@ def init_state(model: ModelSpec, optimizer: optax.GradientTransformation, params
 
     def make(params):
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(zero, zero, params, optimizer.init(params))
+        return TrainState(zero, zero, params, optimizer.init(split(model.config, params)[0]))
 
     out = state_shardings(model, optimizer)
     with jax.set_mesh(model.mesh):

@@ -10,35 +10,43 @@ import jax.numpy as jnp
 import optax
 
 from mirothinker_jax.models.head import logprobs_and_entropy
-from mirothinker_jax.models.qwen import Params, merge
+from mirothinker_jax.models.moe import Routing, balance_loss, busiest
+from mirothinker_jax.models.qwen import Params, combine, merge, split
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.attend import make_attend
 from mirothinker_jax.parallel.sharding import batch_sharding, replicated
 from mirothinker_jax.trainer.state import TrainState, state_shardings
-from mirothinker_jax.types import Array, Batch, Objective
+from mirothinker_jax.types import Array, Batch, LossOutput, Objective
 
 Step = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
 
 
-def forward(model: ModelSpec, params: Params, batch: Batch) -> tuple[Array, Array]:
-    """Log-prob of each target and entropy of its distribution, float32 [B, T]; zero where weight is 0."""
+def forward(model: ModelSpec, params: Params, batch: Batch) -> tuple[Array, Array, Routing | None]:
+    """Log-prob of each target and entropy of its distribution, float32 [B, T], zero where weight is 0; and what the
+    routers of a mixture of experts did."""
     module = merge(model.graph, params)
-    hidden, _ = module(batch.tokens, batch.positions, make_attend(batch.spans))
-    return logprobs_and_entropy(hidden, module.head_weight, batch.targets, batch.weights > 0)
+    attend = make_attend(batch.spans)
+    hidden, _, routing = module(batch.tokens, batch.positions, attend, counts=batch.sequence >= 0)
+    return *logprobs_and_entropy(hidden, module.head_weight, batch.targets, batch.weights > 0), routing
 
 
 def make_gradient(model: ModelSpec, objective: Objective) -> Callable:
     """(params, batch [M, B, T], micro-batches in use) → ((total, weight, metrics), gradients of total), summed.
 
-    Trailing micro-batches beyond the count are padding and cost nothing: the loop does not reach them.
+    Gradients are those of the trainable parameters. Trailing micro-batches beyond the count are padding and cost
+    nothing: the loop does not reach them.
     """
 
     def one(params, batch):
-        def loss(params):
-            out = objective(*forward(model, params, batch), batch)
+        def loss(trained):
+            logprobs, entropy, routing = forward(model, combine(trained, frozen), batch)
+            out = objective(logprobs, entropy, batch)
+            if routing is not None:
+                out = balanced(out, routing, model.config.moe.balance_coef)
             return out.total, out
 
-        gradients, out = jax.grad(loss, has_aux=True)(params)
+        trained, frozen = split(model.config, params)
+        gradients, out = jax.grad(loss, has_aux=True)(trained)
         return tuple(out), gradients
 
     def summed(params, batch, count):
@@ -58,6 +66,18 @@ def make_gradient(model: ModelSpec, objective: Objective) -> Callable:
     return summed
 
 
+def balanced(out: LossOutput, routing: Routing, coef: float) -> LossOutput:
+    """The objective's answer with coef · the load-balance loss added, and the routers' figures among its metrics.
+
+    The loss is of a micro-batch: over several of them it is averaged, each with the objective's weight.
+    """
+    weight = jax.lax.stop_gradient(out.weight)
+    balance = balance_loss(routing)
+    mean = lambda x: (x * weight, weight)  # noqa: E731
+    metrics = out.metrics | {"router/balance": mean(balance), "router/busiest": mean(busiest(routing))}
+    return LossOutput(out.total + coef * balance * weight, out.weight, metrics)
+
+
 def make_step(model: ModelSpec, objective: Objective, optimizer: optax.GradientTransformation) -> Step:
     """The jitted step: (state, batch [M, B, T], count) → (state, figures). The state is donated.
 
@@ -71,16 +91,17 @@ def make_step(model: ModelSpec, objective: Objective, optimizer: optax.GradientT
     def step(state: TrainState, batch: Batch, count: Array):
         (total, weight, metrics), gradients = gradient(state.params, batch, count)
         share = 1.0 / jnp.where(weight > 0, weight, 1.0)
-        gradients = jax.tree.map(lambda g, p: (g * share).astype(p.dtype), gradients, state.params)
+        trained, frozen = split(model.config, state.params)
+        gradients = jax.tree.map(lambda g, p: (g * share).astype(p.dtype), gradients, trained)
         loss, norm = total * share, optax.tree.norm(gradients)
         usable = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm > 0)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        updated = optax.apply_updates(trained, updates)
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(usable, a, b), new, old)  # noqa: E731
         new = TrainState(
             step=state.step + 1,
             skipped=state.skipped + (~usable).astype(jnp.int32),
-            params=keep(params, state.params),
+            params=combine(keep(updated, trained), frozen),
             opt_state=keep(opt_state, state.opt_state),
         )
         figures = {name: s / jnp.where(w > 0, w, 1.0) for name, (s, w) in metrics.items()}

@@ -51,7 +51,7 @@ def logits_of_whole(graph):
     @jax.jit
     def run(params, tokens):
         module = merge(graph, params)
-        hidden, cache = module(tokens, positions, make_attend(spans))
+        hidden, cache, _ = module(tokens, positions, make_attend(spans))
         assert cache is None
         return full_logits(hidden, module.head_weight)
 
@@ -72,7 +72,7 @@ def test_cached_prefill_in_chunks_and_decode_give_the_logits_of_the_whole(family
     @jax.jit
     def feed(params, cache, chunk, places):
         module = merge(graph, params)
-        hidden, cache = module(chunk, places, make_cached_attend(places, slots, room), cache)
+        hidden, cache, _ = module(chunk, places, make_cached_attend(places, slots, room), cache)
         return full_logits(hidden, module.head_weight), cache
 
     got, start = [], 0
@@ -99,7 +99,7 @@ def test_a_token_beyond_the_cache_is_not_written(family):
         module = merge(graph, params)
         return module(tokens(1)[:, :2], places, make_cached_attend(places, None, room), [(zeros, zeros)] * 2)
 
-    _, cache = feed(params)
+    _, cache, _ = feed(params)
     keys = np.asarray(cache[0][0][0])
     assert keys[:, 0].any() and not keys[:, 1:].any()
 
@@ -180,7 +180,7 @@ def test_remat_policies_give_the_same_loss_and_gradients():
         def run(params):
             def loss(params):
                 module = merge(graph, params)
-                hidden, _ = module(ids, positions, make_attend(spans))
+                hidden, *_ = module(ids, positions, make_attend(spans))
                 return jnp.square(full_logits(hidden, module.head_weight)).mean()
 
             return jax.value_and_grad(loss)(params)
@@ -198,7 +198,7 @@ def test_bfloat16_compute_stays_near_float32():
     params = tiny.params(tiny.QWEN3)
     graph, _, _ = Qwen.structure(config, tiny.VOCAB)
     spans, positions = causal()
-    hidden, _ = jax.jit(lambda p: merge(graph, p)(tokens(), positions, make_attend(spans)))(params)
+    hidden, *_ = jax.jit(lambda p: merge(graph, p)(tokens(), positions, make_attend(spans)))(params)
     assert hidden.dtype == jnp.bfloat16
     wide, _, _ = Qwen.structure(tiny.QWEN3, tiny.VOCAB)
     expected, _ = jax.jit(lambda p: merge(wide, p)(tokens(), positions, make_attend(spans)))(params)

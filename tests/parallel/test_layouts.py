@@ -6,19 +6,16 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from rows import DPO, GRPO, LENGTH, LENGTHS, ROWS, packed, preferences
 
-from mirothinker_jax.config import GRPOConfig
 from mirothinker_jax.data.packing import Sample, pack_pairs, pack_rows
 from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.objectives.dpo import make_dpo
-from mirothinker_jax.objectives.grpo import make_grpo
 from mirothinker_jax.objectives.sft import sft
 from mirothinker_jax.parallel.placement import to_global
 from mirothinker_jax.parallel.sharding import batch_sharding, replicated
 from mirothinker_jax.trainer.step import make_gradient, make_logprobs
 from mirothinker_jax.types import Batch
 
-LENGTH, ROWS = 32, 8
 LAYOUTS = {
     "data 8": {"data": 8},
     "fsdp 8": {"fsdp": 8},
@@ -27,23 +24,7 @@ LAYOUTS = {
     "fsdp 2 x context 2 x tensor 2": {"fsdp": 2, "context": 2, "tensor": 2},
     "expert 2 x data 2 x context 2": {"expert": 2, "data": 2, "context": 2},
 }
-LENGTHS = (32, 20, 12, 9, 9, 9, 5, 25, 7, 30, 16, 16, 2, 31, 3, 11)
 RELATIVE = 1e-5
-
-GRPO = make_grpo(GRPOConfig(loss="clip", aggregate="seq-mean-token-mean", kl_coef=0.1))
-DPO = make_dpo(beta=0.5, sft_coef=0.2, pairs_per_row=2)
-
-
-def packed(row_multiple=ROWS):
-    batch = pack_rows(tiny.samples(0, LENGTHS), LENGTH, row_multiple)
-    assert batch.shape == (ROWS, LENGTH)
-    return batch
-
-
-def preferences():
-    batch = pack_pairs(tiny.pairs(1, [(5, 4, 7), (3, 6, 2), (12, 9, 9), (2, 1, 1)]), LENGTH, 2, ROWS)
-    assert batch.shape == (ROWS, LENGTH)
-    return batch
 
 
 class Gradient:
