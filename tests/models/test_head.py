@@ -38,7 +38,7 @@ def dense(hidden, weight, targets, mask, cotangents):
     logits -= logits.max(-1, keepdims=True)
     logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     probs = np.exp(logs)
-    onehot = np.eye(len(weight))[targets]
+    onehot = targets[..., None] == np.arange(len(weight))
     entropies = -(probs * logs).sum(-1)
     a, b = (c[..., None] * mask[..., None] for c in cotangents)
     d_logits = a * (onehot - probs) - b * probs * (logs + entropies[..., None])
@@ -112,6 +112,18 @@ def test_positions_that_do_not_fill_the_last_chunk(small_chunks):
         assert_dense(small_chunks, hidden, weight, targets, mask, cotangents)
 
 
+@pytest.mark.parametrize("vocab", [997, 151_643, 151_936])
+def test_dense_log_softmax_with_a_large_or_odd_vocabulary(vocab, monkeypatch):
+    """48 positions in chunks of 20: two or three chunks, the last of which is never full."""
+    monkeypatch.setattr(head, "CHUNK_BYTES", 20 * 4 * vocab)
+    assert head._chunk(ROWS * LENGTH, vocab, 16) == 20
+    hidden, weight, targets, cotangents = inputs(vocab)
+    targets[0, :2] = 0, vocab - 1
+    run = chunked()
+    for count in (29, 41, ROWS * LENGTH):
+        assert_dense(run, hidden, weight, targets, wanted(count, seed=count), cotangents)
+
+
 def test_what_is_not_wanted_may_be_anything(one_chunk):
     """NaN in a hidden state that is not wanted reaches neither a value nor a gradient."""
     hidden, weight, targets, cotangents = inputs(vocab=37)
@@ -154,6 +166,24 @@ def test_dense_log_softmax_on_a_mesh(sizes, vocab, monkeypatch):
             expected = dense(hidden, weight, targets, mask, cotangents)
             got = run(hidden, weight, *rows, cotangents)
             tiny.assert_close(got, expected, 1e-6)
+
+
+@pytest.mark.parametrize("sizes", [{"tensor": 8}, {"tensor": 4, "fsdp": 2}], ids=["tensor", "tensor-fsdp"])
+def test_dense_log_softmax_with_a_large_vocabulary_split_over_tensor(sizes, monkeypatch):
+    """Chunks of 20 of each device's 48 or 24 positions, over its own part of the vocabulary."""
+    vocab = 151_936
+    monkeypatch.setattr(head, "CHUNK_BYTES", 20 * 4 * vocab // sizes["tensor"])
+    mesh = tiny.mesh(**sizes)
+    hidden, weight, targets, cotangents = inputs(vocab)
+    targets[0, :2] = 0, vocab - 1
+    with jax.set_mesh(mesh):
+        run = chunked()
+        # The last one: the first rows are all wanted, the last ones not at all.
+        half = np.broadcast_to(np.arange(ROWS)[:, None] < ROWS // 2, (ROWS, LENGTH))
+        for mask in (wanted(45), half):
+            rows = jax.device_put((targets, mask), batch_sharding(mesh))
+            expected = dense(hidden, weight, targets, mask, cotangents)
+            tiny.assert_close(run(hidden, weight, *rows, cotangents), expected, 1e-6)
 
 
 def test_full_logits_are_the_products_in_float32():
