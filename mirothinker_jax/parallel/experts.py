@@ -18,7 +18,7 @@ from mirothinker_kernels.grouped_matmul.tiles import tiled  # pyright: ignore[re
 from mirothinker_jax.parallel.mesh import BATCH_AXES
 from mirothinker_jax.parallel.sharding import spec
 
-TILE = 128  # tokens of one expert that are multiplied at a time, and what its share is padded to
+TILES = (8, 128)  # the fewest and the most tokens of one expert that are multiplied at a time
 
 
 def routed(
@@ -58,9 +58,15 @@ def _shard(x, chosen, weights, gate, up, down, *, parts: int):
 
 def _local(x, chosen, weights, gate, up, down):
     flat = lambda value: value.reshape(-1, value.shape[-1])  # noqa: E731
-    layout = make_layout(flat(chosen), gate.shape[0], min(TILE, -(-chosen.size // 8) * 8))
+    layout = make_layout(flat(chosen), gate.shape[0], _tile(chosen.size, gate.shape[0]))
     out = _platform(flat(x), flat(weights), gate, up, down, layout)
     return out.reshape(x.shape)
+
+
+def _tile(choices: int, experts: int) -> int:
+    """The power of two next to an expert's mean share, which is padded to a multiple of it: few when decoding."""
+    least, most = TILES
+    return max(least, min(most, 1 << max(0, choices // experts - 1).bit_length()))
 
 
 def _platform(*operands) -> jax.Array:
