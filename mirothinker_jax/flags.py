@@ -60,7 +60,7 @@ def read(argv: Sequence[str], cls: type[T], program: str, example: str) -> T:
     path, overrides = _split(argv, known)
     if path is None:
         raise ConfigError(f"no config file; give one, for example: {program} --config {example}")
-    values = _load(Path(path))
+    values = _load(path)
     # The declared types judge the values (build does), not those that the file happened to put in.
     with values.unlocked(), values.ignore_type():
         for name, text in overrides.items():
@@ -122,6 +122,7 @@ def manual(cls: type, description: str, program: str, example: str) -> str:
         f"  {program} --config {example} --config.run_dir=runs/second --config.seed=1",
         "",
         "FILE.py defines get_config(); it returns mirothinker_jax.config.default() with some values changed.",
+        "FILE.py:ARGUMENT calls get_config(ARGUMENT), where the file takes one (configs/qwen: a model).",
         "Values on the command line win over the file; a tuple is written (0,1,2) or sft,dpo; a lone",
         "--config.KEY sets a boolean. Keys, with their types and defaults:",
     ]
@@ -166,10 +167,12 @@ def _split(argv: Sequence[str], known: dict[str, Key]) -> tuple[str | None, dict
     return path, overrides
 
 
-def _load(path: Path) -> Any:
-    """What the file's get_config() returns, as a ConfigDict."""
+def _load(given: str) -> Any:
+    """What the file's get_config() returns, as a ConfigDict; of FILE.py:ARGUMENT, get_config(ARGUMENT)."""
     from ml_collections import ConfigDict
 
+    name, colon, argument = given.partition(".py:")
+    path = Path(f"{name}.py" if colon else given)
     if not path.is_file():
         raise ConfigError(f"config file {path} does not exist{_near(path)}")
     spec = importlib.util.spec_from_file_location(f"mirothinker_config_{path.stem}", path)
@@ -182,7 +185,7 @@ def _load(path: Path) -> Any:
             raise ConfigError(
                 f"{path} defines no get_config(); it must return mirothinker_jax.config.default(), edited"
             )
-        values = module.get_config()
+        values = module.get_config(argument) if colon else module.get_config()
     except ConfigError:
         raise
     except SyntaxError as error:

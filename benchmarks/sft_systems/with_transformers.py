@@ -28,7 +28,7 @@ def system(s: Setting, weights: dict[str, np.ndarray], batch: dict[str, np.ndarr
         rms_norm_eps=s.norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": s.rope_theta},
         tie_word_embeddings=True,
-        attn_implementation="sdpa",
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
         use_cache=False,
         dtype=torch.float32,
     )

@@ -22,6 +22,8 @@ from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.placement import gather_state
 from mirothinker_jax.trainer.state import TrainState
 
+CHUNK_BYTES = 64 << 20  # of one stored piece, where it can be cut along the layers
+
 
 class Checkpoints:
     """The checkpoints of one stage. Use as a context manager: leaving it waits for what is being written."""
@@ -48,7 +50,7 @@ class Checkpoints:
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
+                state=ocp.args.StandardSave(state, save_args=_chunked(state)),
                 source=ocp.args.JsonSave(gather_state(source)),
                 identity=ocp.args.JsonSave(self._identity),
                 config=ocp.args.JsonSave(config),
@@ -84,6 +86,17 @@ class Checkpoints:
             raise ConfigError(
                 f"{self.folder} holds a checkpoint of another model ({'; '.join(different)}); {way_out}"
             )
+
+
+def _chunked(state: TrainState) -> Any:
+    """How leaves are stored: what is stacked over layers in pieces of some layers, so that an export, which reads layer
+    by layer, need not hold all of them."""
+
+    def leaf(path: Any, _: Any) -> ocp.SaveArgs:
+        stacked = any(getattr(key, "key", None) == "blocks" for key in path)
+        return ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if stacked else ())
+
+    return jax.tree_util.tree_map_with_path(leaf, state)
 
 
 def model_identity(model: ModelConfig, vocab_size: int, tokenizer: Path) -> dict[str, Any]:
@@ -129,7 +142,8 @@ def load_params(folder: str, model: ModelSpec, identity: dict[str, Any], seed: i
         checkpoints.check_identity(
             "config.model.init_from needs the model settings that wrote it, and its tokenizer as tokenizer.path"
         )
-        step, saved = checkpoints.latest, checkpoints.read("config")["model"]["lora"]
+        step, settings = checkpoints.latest, checkpoints.read("config")
+    saved = settings.get("model", {}).get("lora", {"rank": 0})
     wanted = json.loads(json.dumps(dataclasses.asdict(model.config.lora)))
     if saved["rank"] == 0 and wanted["rank"] > 0:
         frozen = _restore_params(path / str(step), split(model.config, abstract)[1])

@@ -1,0 +1,32 @@
+"""Low-rank adapters for a model of the Qwen family, on one GPU, by supervised fine-tuning on your own conversations.
+
+    python -m mirothinker_jax.convert --from hf --path models/Qwen3-4B --out runs/qwen3-4b
+    python -m mirothinker_jax.train --config configs/qwen/lora.py:runs/qwen3-4b --config.data.path=my.jsonl
+    python -m mirothinker_jax.convert --to hf --path runs/qwen-lora --out merged
+
+The model is frozen, in bfloat16 (2 bytes a parameter: 8B in 16 GB), and only the adapters have gradients and moments.
+The last command merges them and writes what transformers, vLLM and SGLang load. Not run at this size by the authors.
+"""
+
+from mirothinker_jax.config import default
+from mirothinker_jax.models.presets import use
+
+
+def get_config(model: str = "qwen3-4b"):
+    c = default()
+    c.run_dir = "runs/qwen-lora"
+    c.stages = ("sft",)
+    c.data.path = "my.jsonl"  # give your own
+    c.data.shards = 1  # so that a handful of conversations will do
+    c.evaluation.questions = 0
+    use(c, model)
+    c.model.param_dtype = c.model.compute_dtype = "bfloat16"
+    c.model.remat = "full"
+    c.model.lora.rank, c.model.lora.alpha = 16, 32.0
+
+    t = c.sft.training
+    t.steps, t.rows, t.micro_rows, t.row_tokens = 300, 8, 1, 8192
+    t.checkpoint_every, t.log_every = 100, 1
+    t.optimizer.learning_rate = 2e-4
+    t.optimizer.weight_decay = 0.0
+    return c

@@ -1,0 +1,106 @@
+"""`python -m mirothinker_jax.convert`: weights of the Qwen family from Hugging Face's form into a run, and back.
+
+Files to files, one tensor in memory at a time, whatever the size of the model; no accelerator is needed. --out is
+there whole or not at all: it is renamed from a scratch folder beside it, which the next attempt clears away.
+
+Not safe: two conversions into the same --out at the same time, and a power cut right after the end (nothing is flushed
+to disk).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mirothinker_jax.config_tree import ConfigError
+
+EXAMPLES = """
+examples:
+  python -m mirothinker_jax.convert --from hf --path models/Qwen3-8B --out runs/qwen3-8b
+      then, in a config file: from mirothinker_jax.models.presets import use; use(c, "runs/qwen3-8b")
+  python -m mirothinker_jax.convert --to hf --path runs/my-run --out exported --dtype bfloat16
+      what transformers, vLLM and SGLang load: the newest checkpoint of the run's last stage (or of a stage folder)
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _arguments(argv)
+    for noisy in ("absl", "orbax", "jax"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Only now: --help does not wait for jax.
+    from mirothinker_jax.pipeline.convert_hf import from_hf, to_hf_folder
+
+    try:
+        with _scratch(options.out) as folder:
+            if options.to is None:
+                said = from_hf(options.path, folder, options.dtype)
+            else:
+                said = to_hf_folder(options.path, folder, options.dtype, round(options.shard_gib * 2**30))
+    except (ConfigError, OSError) as error:
+        what = error if isinstance(error, ConfigError) else f"{options.out}: {error}"
+        sys.stderr.write(f"error: {' '.join(str(what).split())}\n")
+        return 2
+    sys.stdout.write(f"{options.out}: {said}\n")
+    return 0
+
+
+@contextlib.contextmanager
+def _scratch(out: Path) -> Iterator[Path]:
+    """A folder that becomes `out` when the block ends well, and of which nothing is left when it does not."""
+    target = out.resolve()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{out} exists; give another --out, or remove it")
+    made = [folder for folder in target.parents if not folder.exists()]
+    scratch = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(scratch, ignore_errors=True)  # of an attempt that was killed
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
+        scratch.replace(target)  # an empty folder may be in the way; a full one was refused
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m mirothinker_jax.convert",
+        description="Weights of the Qwen family (Qwen2.5, Qwen3, Qwen3-MoE) from Hugging Face's form into a run folder "
+        "that training starts from, and back. One tensor is in memory at a time.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    way = parser.add_mutually_exclusive_group(required=True)
+    way.add_argument("--from", dest="source", choices=["hf"], help="from a Hugging Face folder into a run")
+    way.add_argument(
+        "--to", choices=["hf"], help="from a run, or one of its stages, to a Hugging Face folder"
+    )
+    parser.add_argument("--path", type=Path, required=True, help="folder to read")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; must be new")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="of the numbers written (default: as they are)"
+    )
+    parser.add_argument(
+        "--shard-gib", type=_positive, default=4.0, help="size of one safetensors file (default: 4)"
+    )
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> float:
+    size = float(text)
+    if not 0 < size < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return size
+
+
+if __name__ == "__main__":
+    sys.exit(main())
