@@ -1,8 +1,9 @@
-"""Log-probs and entropies of the trained positions, without ever holding logits of the whole row.
+"""Log-probs and entropies of the trained positions, without ever holding their logits.
 
-Positions that are not wanted never meet the head: the wanted ones are moved to the front, and a loop whose
-trip count is theirs takes a chunk at a time. The gradient is exact and recomputes a chunk's logits (the
-same loop again). In an agent's trajectory most tokens come from tools, so this saves most of the head.
+Positions that are not wanted never meet the head: the wanted ones are moved to the front. Two nested loops then take
+a part of the vocabulary and, for it, a chunk of positions at a time: the softmax is put together from the parts (as in
+arXiv 1805.02867), and the exact gradient makes a part's logits again, and each part of the weight's gradient once. In
+an agent's trajectory most tokens come from tools, so leaving those out saves most of the head.
 
 On a mesh each device takes its own rows and context slice, with the head's weight gathered over the
 batch axes and its vocabulary split over `tensor`; forward and backward are two explicit shard_maps, since
@@ -14,6 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,8 @@ import jax.numpy as jnp
 from mirothinker_jax.parallel.mesh import BATCH_AXES
 from mirothinker_jax.parallel.sharding import spec
 
-CHUNK_BYTES = 1 << 26  # of float32 logits alive at a time, or more where the vocabulary is large: see _chunk
+POSITIONS, TOKENS = 512, 8192  # of a chunk and of a part: so many float32 logits are alive at a time, 16 MiB
+NEVER = -1e30  # finite: −inf would make NaN in exp(z − z)
 ROW_AXES = (*BATCH_AXES, "context")
 
 
@@ -75,88 +78,138 @@ def _on_mesh(local: Callable, in_specs: tuple, out_specs: tuple) -> Callable:
     return jax.shard_map(run, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def _chunk(positions: int, vocab: int, hidden: int) -> int:
-    """Positions of a chunk. Never fewer than a quarter of the hidden size: the logits then take a quarter of what the
-    weight's float32 gradient takes, to which each chunk adds; in smaller chunks that costs more than the products."""
-    return min(positions, max(16, CHUNK_BYTES // 4 // vocab, hidden // 4))
+class _Wanted(NamedTuple):
+    """The wanted positions of a device, in front and padded to whole chunks.
+
+    index: int32 [P], where each lies in the flat rows; out of range for padding.
+    rows: [P, D], their hidden states. targets: int32 [P], within the local vocabulary where they are in it.
+    chunk: positions of a chunk. chunks: int32 scalar, the chunks that hold a wanted one.
+    """
+
+    index: jax.Array
+    rows: jax.Array
+    targets: jax.Array
+    chunk: int
+    chunks: jax.Array
 
 
-def _compact(wanted: jax.Array, chunk: int) -> tuple[jax.Array, jax.Array]:
-    """Indices of the flat positions, wanted ones first, padded to whole chunks by N (out of range: writes
-    there are dropped), and the number of chunks that hold a wanted one."""
+def _gather(hidden, weight, targets, wanted, sharded) -> _Wanted:
     count = wanted.size
-    order = jnp.argsort(~wanted, stable=True).astype(jnp.int32)
-    order = jnp.where(jnp.arange(count, dtype=jnp.int32) < wanted.sum(dtype=jnp.int32), order, count)
-    padding = jnp.full(math.ceil(count / chunk) * chunk - count, count, jnp.int32)
-    return jnp.concatenate([order, padding]), (wanted.sum(dtype=jnp.int32) + chunk - 1) // chunk
-
-
-def _logits(flat, weight, targets, index, sharded):
-    """Logits float32 [C, V_local] of one chunk, and the one-hot of its targets within the local vocabulary."""
-    rows = flat.at[index].get(mode="fill", fill_value=0)
-    logits = jnp.einsum("cd,vd->cv", rows, weight, preferred_element_type=jnp.float32)
+    chunk = min(POSITIONS, count)
+    many = wanted.sum(dtype=jnp.int32)
+    index = jnp.argsort(~wanted.reshape(-1), stable=True).astype(jnp.int32)
+    index = jnp.where(jnp.arange(count, dtype=jnp.int32) < many, index, count)
+    index = jnp.concatenate([index, jnp.full(-count % chunk, count, jnp.int32)])
+    rows = hidden.reshape(count, -1).at[index].get(mode="fill", fill_value=0)
     first = jax.lax.axis_index("tensor") * weight.shape[0] if sharded else 0
-    local = targets.at[index].get(mode="fill", fill_value=0) - first
-    hit = local[:, None] == jnp.arange(weight.shape[0], dtype=jnp.int32)[None]
-    return rows, logits, hit
+    local = targets.reshape(-1).at[index].get(mode="fill", fill_value=0) - first
+    return _Wanted(index, rows, local, chunk, (many + chunk - 1) // chunk)
+
+
+def _over_parts(vocab: int, body: Callable, carry: Any) -> Any:
+    """`body(first token, token ids [S], which of them are new [S], carry)` for each part of the vocabulary. The last
+    part begins earlier where the size does not divide; what it shares with the one before is not new."""
+    size = min(TOKENS, vocab)
+
+    def part(j, carry):
+        first = jnp.minimum(j * size, vocab - size)
+        ids = first + jnp.arange(size, dtype=jnp.int32)
+        return body(first, ids, ids >= j * size, carry)
+
+    return jax.lax.fori_loop(0, math.ceil(vocab / size), part, carry)
+
+
+def _slice(x: jax.Array, first: Any, size: int) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(x, first, size)
+
+
+def _update(x: jax.Array, part: jax.Array, first: Any) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(x, part, first, 0)
+
+
+def _logits(rows, piece, new):
+    """Float32 logits [C, S] of a chunk for a part; NEVER where they belong to the part before."""
+    logits = jnp.einsum("cd,vd->cv", rows, piece, preferred_element_type=jnp.float32)
+    return jnp.where(new[None], logits, NEVER)
 
 
 def _forward_shard(hidden, weight, targets, wanted, *, sharded):
-    shape = targets.shape
-    flat, targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-    weight = weight.astype(hidden.dtype)
-    chunk = _chunk(targets.size, *weight.shape)
-    order, chunks = _compact(wanted.reshape(-1), chunk)
-    total = (lambda x: jax.lax.psum(x, "tensor")) if sharded else (lambda x: x)
+    w = _gather(hidden, weight, targets, wanted, sharded)
 
-    def body(i, carry):
-        index = jax.lax.dynamic_slice_in_dim(order, i * chunk, chunk)
-        _, logits, hit = _logits(flat, weight, targets, index, sharded)
-        top = logits.max(-1)
-        top = jax.lax.pmax(top, "tensor") if sharded else top
-        shifted = logits - top[:, None]
-        exps = jnp.exp(shifted)
-        norm = total(exps.sum(-1))
-        log_norm = jnp.log(norm)
-        logprob = total(jnp.where(hit, shifted, 0.0).sum(-1)) - log_norm
-        entropy = log_norm - total((exps * shifted).sum(-1)) / norm
-        values = (logprob, entropy, top + log_norm)
-        return tuple(c.at[index].set(v, mode="drop") for c, v in zip(carry, values, strict=True))
+    def part(first, ids, new, carry):
+        piece = _slice(weight, first, ids.size).astype(hidden.dtype)
 
-    start = tuple(jnp.zeros(targets.size, jnp.float32) for _ in range(3))
-    return tuple(x.reshape(shape) for x in jax.lax.fori_loop(0, chunks, body, start))
+        def chunk(i, carry):
+            at = i * w.chunk
+            top, norm, mean, logit = (_slice(x, at, w.chunk) for x in carry)
+            logits = _logits(_slice(w.rows, at, w.chunk), piece, new)
+            hit = (_slice(w.targets, at, w.chunk)[:, None] == ids[None]) & new[None]
+            higher = jnp.maximum(top, logits.max(-1))
+            shifted = logits - higher[:, None]
+            exps = jnp.exp(shifted)
+            faded = jnp.exp(top - higher)
+            mean = faded * (mean + (top - higher) * norm) + jnp.where(exps > 0, exps * shifted, 0.0).sum(-1)
+            norm = faded * norm + exps.sum(-1)
+            logit = logit + jnp.where(hit, logits, 0.0).sum(-1)
+            return tuple(_update(x, y, at) for x, y in zip(carry, (higher, norm, mean, logit), strict=True))
+
+        return jax.lax.fori_loop(0, w.chunks, chunk, carry)
+
+    # Of each position: the largest logit, Σ exp(z − largest), Σ exp(z − largest) · (z − largest), the target's logit.
+    zeros = jnp.zeros(w.index.size, jnp.float32)
+    top, norm, mean, logit = _over_parts(weight.shape[0], part, (zeros + NEVER, zeros, zeros, zeros))
+    if sharded:
+        highest = jax.lax.pmax(top, "tensor")
+        faded = jnp.exp(top - highest)
+        mean = jax.lax.psum(faded * (mean + (top - highest) * norm), "tensor")
+        norm, logit = jax.lax.psum(faded * norm, "tensor"), jax.lax.psum(logit, "tensor")
+        top = highest
+    lse = top + jnp.log(norm)
+    values = (logit - lse, jnp.log(norm) - mean / norm, lse)
+    empty = jnp.zeros(targets.size, jnp.float32)
+    return tuple(empty.at[w.index].set(v, mode="drop").reshape(targets.shape) for v in values)
 
 
 def _backward_shard(hidden, weight, targets, wanted, lse, entropies, d_logprobs, d_entropies, *, sharded):
-    dtype, flat = weight.dtype, hidden.reshape(-1, hidden.shape[-1])
-    targets, lse, entropies = targets.reshape(-1), lse.reshape(-1), entropies.reshape(-1)
-    d_logprobs, d_entropies = d_logprobs.reshape(-1), d_entropies.reshape(-1)
-    weight = weight.astype(hidden.dtype)
-    chunk = _chunk(targets.size, *weight.shape)
-    order, chunks = _compact(wanted.reshape(-1), chunk)
+    w = _gather(hidden, weight, targets, wanted, sharded)
+    lse, entropies, d_logprobs, d_entropies = (
+        x.reshape(-1).at[w.index].get(mode="fill", fill_value=0)
+        for x in (lse, entropies, d_logprobs, d_entropies)
+    )
 
-    def body(i, carry):
-        d_flat, d_weight = carry
-        index = jax.lax.dynamic_slice_in_dim(order, i * chunk, chunk)
-        rows, logits, hit = _logits(flat, weight, targets, index, sharded)
-        take = lambda x: x.at[index].get(mode="fill", fill_value=0)[:, None]  # noqa: E731
-        logs = logits - take(lse)
-        probs = jnp.exp(logs)
-        # d logprob/dz = onehot − p;  d entropy/dz = −p · (log p + entropy)
-        grads = take(d_logprobs) * (hit.astype(jnp.float32) - probs)
-        grads = (grads - take(d_entropies) * probs * (logs + take(entropies))).astype(rows.dtype)
-        d_rows = jnp.einsum("cv,vd->cd", grads, weight, preferred_element_type=jnp.float32)
-        d_flat = d_flat.at[index].set(d_rows.astype(d_flat.dtype), mode="drop")
-        # [D, V], because XLA transposes the first operand on a CPU: a chunk's hidden states, not its logits.
-        d_weight = d_weight + jnp.einsum("cd,cv->dv", rows, grads, preferred_element_type=jnp.float32)
-        return d_flat, d_weight
+    def part(first, ids, new, carry):
+        piece = _slice(weight, first, ids.size).astype(hidden.dtype)
 
-    start = (jnp.zeros_like(flat), jnp.zeros(weight.shape[::-1], jnp.float32))
-    d_flat, d_weight = jax.lax.fori_loop(0, chunks, body, start)
+        def chunk(i, carry):
+            d_rows, d_piece = carry
+            at = i * w.chunk
+            take = lambda x: _slice(x, at, w.chunk)[:, None]  # noqa: E731
+            rows = _slice(w.rows, at, w.chunk)
+            logs = jnp.where(new[None], _logits(rows, piece, new) - take(lse), NEVER)
+            probs = jnp.exp(logs)
+            hit = (take(w.targets) == ids[None]) & new[None]
+            # d logprob/dz = onehot − p;  d entropy/dz = −p · (log p + entropy)
+            grads = take(d_logprobs) * (hit.astype(jnp.float32) - probs)
+            grads = grads - take(d_entropies) * probs * (jnp.where(new[None], logs, 0.0) + take(entropies))
+            grads = grads.astype(rows.dtype)
+            back = jnp.einsum("cv,vd->cd", grads, piece, preferred_element_type=jnp.float32)
+            d_rows = _update(d_rows, _slice(d_rows, at, w.chunk) + back, at)
+            # [D, S], because XLA transposes the first operand on a CPU: a chunk's hidden states, not its logits.
+            return d_rows, d_piece + jnp.einsum("cd,cv->dv", rows, grads, preferred_element_type=jnp.float32)
+
+        d_rows, d_weight = carry
+        zeros = jnp.zeros((weight.shape[1], ids.size), jnp.float32)
+        d_rows, d_piece = jax.lax.fori_loop(0, w.chunks, chunk, (d_rows, zeros))
+        d_piece = jnp.where(new[:, None], d_piece.T, _slice(d_weight, first, ids.size))
+        return d_rows, _update(d_weight, d_piece, first)
+
+    start = (jnp.zeros(w.rows.shape, jnp.float32), jnp.zeros(weight.shape, jnp.float32))
+    d_rows, d_weight = _over_parts(weight.shape[0], part, start)
     if sharded:
-        d_flat = jax.lax.psum(d_flat, "tensor")
-        d_weight = jax.lax.psum(d_weight, ROW_AXES)
-    return d_flat.reshape(hidden.shape), d_weight.T.astype(dtype)
+        d_rows, d_weight = jax.lax.psum(d_rows, "tensor"), jax.lax.psum(d_weight, ROW_AXES)
+    flat = jnp.zeros((targets.size, hidden.shape[-1]), hidden.dtype)
+    d_hidden = flat.at[w.index].set(d_rows.astype(hidden.dtype), mode="drop")
+    return d_hidden.reshape(hidden.shape), d_weight.astype(weight.dtype)
 
 
 def full_logits(hidden: jax.Array, weight: jax.Array) -> jax.Array:

@@ -81,12 +81,13 @@ def one_chunk():
 
 @pytest.fixture(scope="module")
 def small_chunks():
-    """Chunks of 16 positions: 48 positions are three of them."""
+    """Chunks of 16 positions: 48 positions are three of them; parts of 16 tokens, the last of which begins early."""
     compiled = chunked()
 
     def run(*arguments):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(head, "CHUNK_BYTES", 1)
+            patch.setattr(head, "POSITIONS", 16)
+            patch.setattr(head, "TOKENS", 16)
             return compiled(*arguments)
 
     return run
@@ -115,8 +116,7 @@ def test_positions_that_do_not_fill_the_last_chunk(small_chunks):
 @pytest.mark.parametrize("vocab", [997, 151_643, 151_936])
 def test_dense_log_softmax_with_a_large_or_odd_vocabulary(vocab, monkeypatch):
     """48 positions in chunks of 20: two or three chunks, the last of which is never full."""
-    monkeypatch.setattr(head, "CHUNK_BYTES", 20 * 4 * vocab)
-    assert head._chunk(ROWS * LENGTH, vocab, 16) == 20
+    monkeypatch.setattr(head, "POSITIONS", 20)
     hidden, weight, targets, cotangents = inputs(vocab)
     targets[0, :2] = 0, vocab - 1
     run = chunked()
@@ -154,7 +154,8 @@ def test_bfloat16_products_accumulate_in_float32(one_chunk):
     ids=["tensor-fsdp-context", "data-context"],
 )
 def test_dense_log_softmax_on_a_mesh(sizes, vocab, monkeypatch):
-    monkeypatch.setattr(head, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(head, "POSITIONS", 5)
+    monkeypatch.setattr(head, "TOKENS", 7)
     mesh = tiny.mesh(**sizes)
     hidden, weight, targets, cotangents = inputs(vocab)
     with jax.set_mesh(mesh):
@@ -172,7 +173,7 @@ def test_dense_log_softmax_on_a_mesh(sizes, vocab, monkeypatch):
 def test_dense_log_softmax_with_a_large_vocabulary_split_over_tensor(sizes, monkeypatch):
     """Chunks of 20 of each device's 48 or 24 positions, over its own part of the vocabulary."""
     vocab = 151_936
-    monkeypatch.setattr(head, "CHUNK_BYTES", 20 * 4 * vocab // sizes["tensor"])
+    monkeypatch.setattr(head, "POSITIONS", 20)
     mesh = tiny.mesh(**sizes)
     hidden, weight, targets, cotangents = inputs(vocab)
     targets[0, :2] = 0, vocab - 1
