@@ -24,7 +24,7 @@ from mirothinker_jax.parallel.mesh import BATCH_AXES
 from mirothinker_jax.parallel.sharding import spec
 
 POSITIONS, TOKENS = 512, 8192  # of a chunk and of a part: so many float32 logits are alive at a time, 16 MiB
-NEVER = -1e30  # finite: −inf would make NaN in exp(z − z)
+NEVER = -1e30  # finite: −inf − −inf, and 0 · −inf, would be NaN
 ROW_AXES = (*BATCH_AXES, "context")
 
 
@@ -148,7 +148,7 @@ def _forward_shard(hidden, weight, targets, wanted, *, sharded):
             shifted = logits - higher[:, None]
             exps = jnp.exp(shifted)
             faded = jnp.exp(top - higher)
-            mean = faded * (mean + (top - higher) * norm) + jnp.where(exps > 0, exps * shifted, 0.0).sum(-1)
+            mean = faded * (mean + (top - higher) * norm) + (exps * shifted).sum(-1)
             norm = faded * norm + exps.sum(-1)
             logit = logit + jnp.where(hit, logits, 0.0).sum(-1)
             return tuple(_update(x, y, at) for x, y in zip(carry, (higher, norm, mean, logit), strict=True))
@@ -185,13 +185,12 @@ def _backward_shard(hidden, weight, targets, wanted, lse, entropies, d_logprobs,
             at = i * w.chunk
             take = lambda x: _slice(x, at, w.chunk)[:, None]  # noqa: E731
             rows = _slice(w.rows, at, w.chunk)
-            logs = jnp.where(new[None], _logits(rows, piece, new) - take(lse), NEVER)
+            logs = _logits(rows, piece, new) - take(lse)
             probs = jnp.exp(logs)
             hit = (take(w.targets) == ids[None]) & new[None]
             # d logprob/dz = onehot − p;  d entropy/dz = −p · (log p + entropy)
             grads = take(d_logprobs) * (hit.astype(jnp.float32) - probs)
-            grads = grads - take(d_entropies) * probs * (jnp.where(new[None], logs, 0.0) + take(entropies))
-            grads = grads.astype(rows.dtype)
+            grads = (grads - take(d_entropies) * probs * (logs + take(entropies))).astype(rows.dtype)
             back = jnp.einsum("cv,vd->cd", grads, piece, preferred_element_type=jnp.float32)
             d_rows = _update(d_rows, _slice(d_rows, at, w.chunk) + back, at)
             # [D, S], because XLA transposes the first operand on a CPU: a chunk's hidden states, not its logits.
