@@ -251,6 +251,11 @@ class Config:
         )
         self.check_row_tokens(max(1, self.mesh.context))
         check(
+            self.model.lora.rank == 0 or bool(self.model.init_from),
+            f"model.lora.rank is {self.model.lora.rank} without model.init_from, and adapters of a random model learn "
+            "nothing; name a converted run, or set the rank to 0",
+        )
+        check(
             self.data.call_format == "mcp"
             or (self.stages == ("sft",) and bool(self.data.path) and self.evaluation.questions == 0),
             f"data.call_format is {self.data.call_format!r}, which the agent does not speak: fine-tune on data.path "

@@ -50,17 +50,17 @@ def _forward(hidden, weight, targets, wanted):
     run = _on_mesh(
         _forward_shard,
         (spec("batch", "length", None), spec("vocab", None), rows, rows),
-        (rows, rows, rows),
+        (rows,) * 4,
     )
-    logprobs, entropies, lse = run(hidden, weight, targets, wanted)
-    return (logprobs, entropies), (hidden, weight, targets, wanted, lse, entropies)
+    logprobs, *rest = run(hidden, weight, targets, wanted)
+    return (logprobs, rest[0]), (hidden, weight, targets, wanted, *rest)
 
 
 def _backward(saved, cotangents):
-    hidden, weight, targets, wanted, lse, entropies = saved
+    hidden, weight, *rest = saved
     rows, wide, table = spec("batch", "length"), spec("batch", "length", None), spec("vocab", None)
-    run = _on_mesh(_backward_shard, (wide, table, *(rows,) * 6), (wide, table))
-    d_hidden, d_weight = run(hidden, weight, targets, wanted, lse, entropies, *cotangents)
+    run = _on_mesh(_backward_shard, (wide, table, *(rows,) * 7), (wide, table))
+    d_hidden, d_weight = run(hidden, weight, *rest, *cotangents)
     return d_hidden, d_weight, None, None
 
 
@@ -164,17 +164,17 @@ def _forward_shard(hidden, weight, targets, wanted, *, sharded):
         mean = jax.lax.psum(faded * (mean + (top - highest) * norm), "tensor")
         norm, logit = jax.lax.psum(faded * norm, "tensor"), jax.lax.psum(logit, "tensor")
         top = highest
-    lse = top + jnp.log(norm)
-    values = (logit - lse, jnp.log(norm) - mean / norm, lse)
+    # Largest logit and log-norm apart: their sum would round the difference of two large numbers.
+    log_norm = jnp.log(norm)
+    values = (logit - top - log_norm, log_norm - mean / norm, top, log_norm)
     empty = jnp.zeros(targets.size, jnp.float32)
     return tuple(empty.at[w.index].set(v, mode="drop").reshape(targets.shape) for v in values)
 
 
-def _backward_shard(hidden, weight, targets, wanted, lse, entropies, d_logprobs, d_entropies, *, sharded):
+def _backward_shard(hidden, weight, targets, wanted, *of_positions, sharded):
     w = _gather(hidden, weight, targets, wanted, sharded)
-    lse, entropies, d_logprobs, d_entropies = (
-        x.reshape(-1).at[w.index].get(mode="fill", fill_value=0)
-        for x in (lse, entropies, d_logprobs, d_entropies)
+    entropies, top, log_norm, d_logprobs, d_entropies = (
+        x.reshape(-1).at[w.index].get(mode="fill", fill_value=0) for x in of_positions
     )
 
     def part(first, ids, new, carry):
@@ -185,7 +185,7 @@ def _backward_shard(hidden, weight, targets, wanted, lse, entropies, d_logprobs,
             at = i * w.chunk
             take = lambda x: _slice(x, at, w.chunk)[:, None]  # noqa: E731
             rows = _slice(w.rows, at, w.chunk)
-            logs = _logits(rows, piece, new) - take(lse)
+            logs = _logits(rows, piece, new) - take(top) - take(log_norm)
             probs = jnp.exp(logs)
             hit = (take(w.targets) == ids[None]) & new[None]
             # d logprob/dz = onehot − p;  d entropy/dz = −p · (log p + entropy)

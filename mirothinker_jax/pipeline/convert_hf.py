@@ -108,7 +108,7 @@ def _merged(
             return value
         a, b = (stored((*owner, "adapter", leaf), tensor.index) for leaf in ("lora_a", "lora_b"))
         update = a.reshape(-1, lora.rank) @ b.reshape(lora.rank, -1) * (lora.alpha / lora.rank)
-        return (value.astype(np.float32) + update.reshape(value.shape)).astype(value.dtype)
+        return value.astype(np.float32) + update.reshape(value.shape)  # rounded once, to what is written
 
     return read
 

@@ -130,7 +130,8 @@ def test_an_export_is_the_merged_model(config, tmp_path):
     bare = spec(dataclasses.replace(config, vocab_size=tiny.VOCAB))
     identity |= {"vocab_size": tiny.VOCAB, "ffn": config.ffn}
     merged = load_params(str(again), bare, identity, seed=0)
-    tiny.assert_close(logprobs(bare, merged, packed()), expected, 1e-5)
+    # Adapters as large as the model itself: merging rounds their sum, not the two products.
+    tiny.assert_close(logprobs(bare, merged, packed()), expected, 5e-5)
 
 
 @pytest.mark.usefixtures("relaxed_promotion")
