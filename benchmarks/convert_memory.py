@@ -35,6 +35,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from measuring import Options
 from results import device, finish, table
 
 GIB = 2**30
@@ -183,20 +184,16 @@ def report(options, made: dict, imported: dict, exported: dict, stored: int) -> 
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    options = Options(__doc__)
+    options.add("preset", "qwen3-1.7b", "whose shape the checkpoint has: a preset of models/presets.py")
+    options.add("layers", 0, "so many layers instead of the preset's; 0: as published")
+    options.add("shard-gib", 1.0, "size of one file of the checkpoints")
+    options.add("threads", 2, "cores that the commands may use")
+    options.add("seed", 0, "of the numbers")
+    options.add(
+        "folder", "", "where the three copies are kept meanwhile; empty: the system's temporary folder"
     )
-
-    def add(name: str, default: Any, text: str, **options: Any) -> None:
-        parser.add_argument(f"--{name}", default=default, help=f"{text} (default: {default})", **options)
-
-    add("preset", "qwen3-1.7b", "whose shape the checkpoint has: a preset of models/presets.py")
-    add("layers", 0, "so many layers instead of the preset's; 0: as published", type=int)
-    add("shard-gib", 1.0, "size of one file of the checkpoints", type=float)
-    add("threads", 2, "cores that the commands may use", type=int)
-    add("seed", 0, "of the numbers", type=int)
-    add("folder", "", "where the three copies are kept meanwhile; empty: the system's temporary folder")
-    return parser.parse_args()
+    return options.parse_args()
 
 
 if __name__ == "__main__":

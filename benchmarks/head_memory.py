@@ -42,6 +42,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from measuring import Options, forget_peak, peak_bytes
 from results import device, finish, table
 
 from mirothinker_jax.models.head import logprobs_and_entropy
@@ -116,8 +117,7 @@ def planned(name: str, s: Setting) -> dict[str, int]:
 def measured(name: str, s: Setting) -> dict[str, Any]:
     step, arguments = compile_step(name, s), make_inputs(s)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the highest resident size starts again from here
-    before = status_bytes("VmRSS")
+    before = forget_peak()
     seconds, cpu_seconds, out = [], [], None
     for _ in range(s.steps):
         out = None  # the gradients of the step before are not this one's
@@ -125,7 +125,7 @@ def measured(name: str, s: Setting) -> dict[str, Any]:
         out = jax.block_until_ready(step(*arguments))
         seconds.append(time.perf_counter() - begun)
         cpu_seconds.append(time.process_time() - worked)
-    peak = status_bytes("VmHWM") - before
+    peak = peak_bytes() - before
     assert out is not None
     loss, (d_hidden, d_weight) = out
     # Every 64th position, and as many of the vocabulary's rows: those with a target among them, and others.
@@ -153,13 +153,6 @@ def make_inputs(s: Setting) -> list[jax.Array]:
     cotangents[1] *= 0.01
     arrays = (hidden, weight, targets, np.ones(targets.shape, bool), cotangents)
     return jax.block_until_ready([jnp.array(x) for x in arrays])
-
-
-def status_bytes(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit(f"/proc/self/status has no {key} here")
 
 
 def in_a_process(work: Callable, name: str, s: Setting) -> dict[str, Any]:
@@ -239,19 +232,16 @@ def report(s: Setting, found: dict[str, dict[str, Any]], worst: dict[str, float]
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    options = Options(__doc__)
+    options.add("positions", 8192, "tokens of the row, all trained; a dense head's memory grows with them")
+    options.add("vocab", 151_936, "tokens that the head knows")
+    options.add(
+        "hidden", 1024, "size of a hidden state; the weight's gradient, which both return, grows with it"
     )
-    add = lambda name, default, what: parser.add_argument(  # noqa: E731
-        f"--{name}", type=int, default=default, help=f"{what} (default: %(default)s)"
-    )
-    add("positions", 8192, "tokens of the row, all trained; a dense head's memory grows with them")
-    add("vocab", 151_936, "tokens that the head knows")
-    add("hidden", 1024, "size of a hidden state; the weight's gradient, which both return, grows with it")
-    add("threads", 2, "cores, and threads")
-    add("steps", 2, "timed steps of each")
-    add("seed", 0, "of weights and tokens")
-    return parser.parse_args()
+    options.add("threads", 2, "cores, and threads")
+    options.add("steps", 2, "timed steps of each")
+    options.add("seed", 0, "of weights and tokens")
+    return options.parse_args()
 
 
 if __name__ == "__main__":

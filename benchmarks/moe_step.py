@@ -24,9 +24,9 @@ import os
 import statistics
 import time
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
+from measuring import Options, forget_peak, peak_bytes
 from results import device, finish, table
 
 SYSTEMS = ("routed", "dense_masked")
@@ -90,8 +90,7 @@ def serve(name: str, s: Setting, pipe: Connection) -> None:
         state = jax.block_until_ready(init_state(model, optimizer, model.init(s.seed)))
         placed, used = to_global(model.mesh, batch, s.rows, 1)
         step = make_step(model, sft, optimizer).lower(state, placed, used).compile()  # pyright: ignore
-        Path("/proc/self/clear_refs").write_text("5")  # the highest resident size starts again from here
-        before = _status_bytes("VmRSS")
+        before = forget_peak()
         while count := pipe.recv():
             seconds, checks = [], []
             for _ in range(count):
@@ -100,12 +99,7 @@ def serve(name: str, s: Setting, pipe: Connection) -> None:
                 seconds.append(time.perf_counter() - begun)
                 checks.append((float(figures["loss"]), float(figures["grad_norm"])))
             temporary = step.memory_analysis().temp_size_in_bytes
-            pipe.send((seconds, checks, _status_bytes("VmHWM") - before, temporary))
-
-
-def _status_bytes(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+            pipe.send((seconds, checks, peak_bytes() - before, temporary))
 
 
 def main() -> None:
@@ -174,26 +168,20 @@ def report(s: Setting, found: dict[str, dict[str, Any]]) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-
-    def add(name: str, default: int, text: str) -> None:
-        parser.add_argument(f"--{name}", default=default, type=int, help=f"{text} (default: {default})")
-
-    add("rows", 4, "rows of the batch")
-    add("tokens", 512, "tokens of a row")
-    add("hidden", 256, "size of the residual stream")
-    add("layers", 4, "decoder blocks")
-    add("experts", 32, "experts of a layer")
-    add("experts-per-token", 4, "how many of them see a token")
-    add("expert-ffn", 192, "inner size of an expert")
-    add("vocab", 4096, "vocabulary; the head is tied")
-    add("threads", 2, "cores of each system")
-    add("seed", 0, "of weights and tokens")
-    add("steps", 3, "timed steps of each system in a block")
-    add("blocks", 3, "how often the systems take turns")
-    return parser.parse_args()
+    options = Options(__doc__)
+    options.add("rows", 4, "rows of the batch")
+    options.add("tokens", 512, "tokens of a row")
+    options.add("hidden", 256, "size of the residual stream")
+    options.add("layers", 4, "decoder blocks")
+    options.add("experts", 32, "experts of a layer")
+    options.add("experts-per-token", 4, "how many of them see a token")
+    options.add("expert-ffn", 192, "inner size of an expert")
+    options.add("vocab", 4096, "vocabulary; the head is tied")
+    options.add("threads", 2, "cores of each system")
+    options.add("seed", 0, "of weights and tokens")
+    options.add("steps", 3, "timed steps of each system in a block")
+    options.add("blocks", 3, "how often the systems take turns")
+    return options.parse_args()
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from measuring import Options
 from results import device, finish, table
 from sft_systems.work import Setting, write_work
 
@@ -169,31 +170,27 @@ def report(setting: Setting, parameters: int, found: dict[str, dict[str, Any]]) 
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    options = Options(__doc__)
+    options.add("rows", 4, "rows of the batch")
+    options.add("tokens", 1024, "tokens of a row")
+    options.add("trained-share", 0.35, "share of the tokens that the loss is on")
+    options.add("vocab", 32_768, "vocabulary; the head is tied")
+    options.add("hidden", 384, "size of the residual stream")
+    options.add("layers", 8, "decoder blocks")
+    options.add("heads", 6, "query heads")
+    options.add("kv-heads", 2, "key/value heads")
+    options.add("head-dim", 64, "size of a head")
+    options.add("ffn", 1536, "inner size of the feed-forward block")
+    options.add("threads", 2, "cores, and threads, of each system")
+    options.add("remat", "dots", "what ours recomputes: none, full or dots; the others recompute nothing")
+    options.add("seed", 0, "of weights and tokens")
+    options.add("steps", 3, "timed steps of each system in a block")
+    options.add("blocks", 3, "how often the systems take turns")
+    options.add(
+        "transformers-python", "", "interpreter with torch and transformers; the running one if it has them"
     )
-
-    def add(name: str, default: Any, text: str, **options: Any) -> None:
-        parser.add_argument(f"--{name}", default=default, help=f"{text} (default: {default})", **options)
-
-    add("rows", 4, "rows of the batch", type=int)
-    add("tokens", 1024, "tokens of a row", type=int)
-    add("trained-share", 0.35, "share of the tokens that the loss is on", type=float)
-    add("vocab", 32_768, "vocabulary; the head is tied", type=int)
-    add("hidden", 384, "size of the residual stream", type=int)
-    add("layers", 8, "decoder blocks", type=int)
-    add("heads", 6, "query heads", type=int)
-    add("kv-heads", 2, "key/value heads", type=int)
-    add("head-dim", 64, "size of a head", type=int)
-    add("ffn", 1536, "inner size of the feed-forward block", type=int)
-    add("threads", 2, "cores, and threads, of each system", type=int)
-    add("remat", "dots", "what ours recomputes: none, full or dots; the others recompute nothing")
-    add("seed", 0, "of weights and tokens", type=int)
-    add("steps", 3, "timed steps of each system in a block", type=int)
-    add("blocks", 3, "how often the systems take turns", type=int)
-    add("transformers-python", "", "interpreter with torch and transformers; the running one if it has them")
-    add("tunix-python", "", "interpreter with google-tunix; the running one if it has it")
-    return parser.parse_args()
+    options.add("tunix-python", "", "interpreter with google-tunix; the running one if it has it")
+    return options.parse_args()
 
 
 if __name__ == "__main__":
