@@ -114,7 +114,7 @@ def run_of(tmp_path, config, params):
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES)
 def test_an_export_is_the_merged_model(config, tmp_path):
     """Exported, imported again without adapters: the same log-probs."""
-    lora = adapted(config)
+    lora = adapted(config, alpha=1.0)  # at 6 the logits are so steep that rounding shows
     params = tiny.params(lora)
     expected = logprobs(spec(lora), params, packed())
     run, _ = run_of(tmp_path, lora, params)
@@ -130,8 +130,7 @@ def test_an_export_is_the_merged_model(config, tmp_path):
     bare = spec(dataclasses.replace(config, vocab_size=tiny.VOCAB))
     identity |= {"vocab_size": tiny.VOCAB, "ffn": config.ffn}
     merged = load_params(str(again), bare, identity, seed=0)
-    # Adapters as large as the model itself: merging rounds their sum, not the two products.
-    tiny.assert_close(logprobs(bare, merged, packed()), expected, 5e-5)
+    tiny.assert_close(logprobs(bare, merged, packed()), expected, 1e-5)
 
 
 @pytest.mark.usefixtures("relaxed_promotion")
