@@ -130,7 +130,7 @@ class Chat:
                 known = ", ".join(sorted(self._servers)) or "none"
                 raise DataError(
                     f"{where}.function.name: no server is known for tool {name!r} (known: {known}); "
-                    "name a tool of this run, or write the call into content"
+                    "name a tool of this run, set data.call_format=hermes (no servers), or write the call into content"
                 )
             parts.append(render_call(ToolCall(self._servers[name], name, arguments)))
         return "".join(parts)

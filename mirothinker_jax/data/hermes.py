@@ -21,10 +21,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mirothinker_jax.config import ConfigError
 from mirothinker_jax.data.messages import Message, tool_calls
 from mirothinker_jax.data.tokenizer import TextCodec
-from mirothinker_jax.tools.spec import ToolSpec
 
 # The wire format: what the model was trained on.
 _TOOLS_BEGIN = (
@@ -44,26 +42,6 @@ _TOOLS_END = (  # alternating text and tag
 )
 # The "<" of a tag that a parser of turns would take for its own.
 _TAG = re.compile(r"<(?=/?(?:think|tool_call|tool_response)>)")
-
-
-def schemas(specs: Sequence[ToolSpec]) -> list[dict[str, Any]]:
-    """`specs` as OpenAI-style JSON schemas of functions.
-
-    Raises:
-      ConfigError: two tools of one name, which calls could not tell apart.
-    """
-    names = [spec.name for spec in specs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(
-            f"{names.count(twice[0])} tools are named {twice[0]!r}; Hermes calls have no server: rename one"
-        )
-    return [
-        {
-            "type": "function",
-            "function": {"name": s.name, "description": s.description, "parameters": dict(s.parameters)},
-        }
-        for s in specs
-    ]
 
 
 def system_prompt(system: str | None, functions: Sequence[Mapping[str, Any]]) -> str | None:

@@ -59,7 +59,7 @@ class SFTSource:
                 f"data.shards ({shards}) must be a multiple of the number of processes ({process_count})"
             )
         if rows % shards:
-            raise ConfigError(f"training.rows ({rows}) must be a multiple of data.shards ({shards})")
+            raise ConfigError(f"sft.training.rows ({rows}) must be a multiple of data.shards ({shards})")
         if examples < shards:
             raise ConfigError(
                 f"data.shards is {shards} for {examples} conversations; lower it, or give more data"
@@ -144,7 +144,7 @@ class _Render:
         if len(rendered.tokens) > self._row_tokens:
             raise DataError(
                 f"{where}: messages: {len(rendered.tokens)} tokens do not fit a row of {self._row_tokens}; "
-                "raise training.row_tokens, or take the conversation out"
+                "raise sft.training.row_tokens, or take the conversation out"
             )
         return shift(Sample(*rendered))
 

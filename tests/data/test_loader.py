@@ -161,7 +161,7 @@ def test_a_conversation_longer_than_a_row_is_named(source, tmp_path):
     with pytest.raises(DataError) as caught:
         take(stream, 50)
     assert str(caught.value).startswith(f"{path}:4: messages: ")
-    assert "tokens do not fit a row of 96; raise training.row_tokens" in str(caught.value)
+    assert "tokens do not fit a row of 96; raise sft.training.row_tokens" in str(caught.value)
 
 
 def test_a_call_that_cannot_be_rendered_is_named(source):

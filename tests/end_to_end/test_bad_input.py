@@ -74,7 +74,7 @@ def test_no_such_file(tmp_path, command):
     [
         (
             record(("user", "hi"), ("assistant", "0123456789" * 100)),
-            "tokens do not fit a row of 512; raise training.row_tokens",
+            "tokens do not fit a row of 512; raise sft.training.row_tokens",
         ),
         (
             json.dumps({"messages": [{"role": "assistant", "content": "", "tool_calls": [TOOL_CALL]}]}),
