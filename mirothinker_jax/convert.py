@@ -22,7 +22,7 @@ from mirothinker_jax.config_tree import ConfigError
 EXAMPLES = """
 examples:
   python -m mirothinker_jax.convert --from hf --path models/Qwen3-8B --out runs/qwen3-8b
-      then, in a config file: from mirothinker_jax.models.presets import use; use(c, "runs/qwen3-8b")
+      then: python -m mirothinker_jax.train --config configs/qwen/sft.py:runs/qwen3-8b --config.data.path=my.jsonl
   python -m mirothinker_jax.convert --to hf --path runs/my-run --out exported --dtype bfloat16
       what transformers, vLLM and SGLang load: the newest checkpoint of the run's last stage (or of a stage folder)
 """
@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {' '.join(str(what).split())}\n")
         return 2
     sys.stdout.write(f"{options.out}: {said}\n")
+    if options.to is None:
+        sys.stdout.write(f"train it with --config configs/qwen/sft.py:{options.out} (or lora.py)\n")
     return 0
 
 

@@ -14,13 +14,14 @@ import ast
 import contextlib
 import difflib
 import importlib.util
+import inspect
 import re
 import sys
 import textwrap
 import traceback
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -185,6 +186,7 @@ def _load(given: str) -> Any:
             raise ConfigError(
                 f"{path} defines no get_config(); it must return mirothinker_jax.config.default(), edited"
             )
+        _check_argument(path, module.get_config, argument if colon else None)
         values = module.get_config(argument) if colon else module.get_config()
     except ConfigError:
         raise
@@ -198,6 +200,18 @@ def _load(given: str) -> Any:
     if not hasattr(values, "items"):
         raise ConfigError(f"{path}: get_config() returned {type(values).__name__}, not a ConfigDict")
     return values if isinstance(values, ConfigDict) else ConfigDict(dict(values))
+
+
+def _check_argument(path: Path, get_config: Callable[..., Any], argument: str | None) -> None:
+    """Raises ConfigError where get_config wants an argument behind the file's name and has none, or the other way."""
+    parameters = inspect.signature(get_config).parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if required and not argument:
+        raise ConfigError(
+            f"{path} needs a {required[0]} behind its name: --config {path}:{required[0].upper()}"
+        )
+    if argument is not None and not parameters:
+        raise ConfigError(f"{path} takes nothing behind its name; write --config {path}, without :{argument}")
 
 
 def _message(error: Exception) -> str:

@@ -157,6 +157,23 @@ def test_missing_file_lists_near_ones(capsys, tmp_path, monkeypatch):
     assert "there are: configs/toy/pipeline.py" in fails(capsys, "--config", "zzz")
 
 
+def test_an_argument_behind_the_file(capsys, tmp_path):
+    takes = written(tmp_path, "def get_config(model):\n    return {'limit': len(model), 'rates': (1.0,)}\n")
+    assert flags.parse(["--config", f"{takes}:runs/a:b.py"], Small) == Small(11, (1.0,))
+    for nothing in (takes, f"{takes}:"):
+        assert fails(capsys, "--config", nothing).endswith(
+            f"needs a model behind its name: --config {takes}:MODEL"
+        )
+    (tmp_path / "other").mkdir()
+    plain = written(tmp_path / "other", GOOD)
+    assert "takes nothing behind its name; write --config" in fails(capsys, "--config", f"{plain}:x")
+
+
+def test_adapters_need_a_model(capsys, tmp_path):
+    line = fails(capsys, "--config", written(tmp_path, GOOD), "--config.model.lora.rank=4")
+    assert "model.lora.rank is 4 without model.init_from" in line and "name a converted run" in line
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -4,21 +4,23 @@
     python -m mirothinker_jax.train --config configs/qwen/lora.py:runs/qwen3-4b --config.data.path=my.jsonl
     python -m mirothinker_jax.convert --to hf --path runs/qwen-lora --out merged
 
-The model is frozen, in bfloat16 (2 bytes a parameter: 8B in 16 GB), and only the adapters have gradients and moments.
-The last command merges them and writes what transformers, vLLM and SGLang load. Not run at this size by the authors.
+Calls in Qwen's own format: --config.data.call_format=hermes. The model is frozen, in bfloat16 (2 bytes a parameter: 8B
+in 16 GB), and only the adapters have gradients and moments. The last command merges them and writes what transformers,
+vLLM and SGLang load. Not run at this size by the authors.
 """
 
 from mirothinker_jax.config import default
 from mirothinker_jax.models.presets import use
 
 
-def get_config(model: str = "qwen3-4b"):
+def get_config(model: str):
     c = default()
     c.run_dir = "runs/qwen-lora"
     c.stages = ("sft",)
     c.data.path = "my.jsonl"  # give your own
     c.data.shards = 1  # so that a handful of conversations will do
     c.evaluation.questions = 0
+    c.tokenizer.path = "tokenizer.json"  # of a preset: give your own; a converted run has one
     use(c, model)
     c.model.param_dtype = c.model.compute_dtype = "bfloat16"
     c.model.remat = "full"

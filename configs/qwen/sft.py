@@ -15,12 +15,13 @@ from mirothinker_jax.config import default
 from mirothinker_jax.models.presets import use
 
 
-def get_config(model: str = "qwen3-8b"):
+def get_config(model: str):
     c = default()
     c.run_dir = "runs/qwen-sft"
     c.stages = ("sft",)
     c.data.path = "my.jsonl"  # give your own
     c.evaluation.questions = 0
+    c.tokenizer.path = "tokenizer.json"  # of a preset: give your own; a converted run has one
     use(c, model)
     c.model.compute_dtype = "bfloat16"
     c.model.remat = "full"

@@ -87,18 +87,26 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def architecture(where: str) -> dict[str, Any]:
-    """The architecture's fields of ModelConfig: of a preset, a Hugging Face folder or a converted run.
+    """The architecture's fields of ModelConfig: of a preset or a converted run.
 
-    Raises ConfigError where there is no such preset and no such folder, or its config.json is another family's.
+    Raises ConfigError where there is neither, or the run's config.json is another family's.
     """
     if where in PRESETS:
         return PRESETS[where]
-    for path in (Path(where) / HF_FOLDER / "config.json", Path(where) / "config.json"):
-        if path.is_file():
-            return read_hf_config(path)
+    config = Path(where) / HF_FOLDER / "config.json"
+    if where and config.is_file():
+        return read_hf_config(config)
+    if where and (Path(where) / "config.json").is_file():
+        raise ConfigError(
+            f"{where} has a config.json, but is not a run that convert made; for a Hugging Face folder: "
+            f"python -m mirothinker_jax.convert --from hf --path {where} --out runs/NAME, then give runs/NAME"
+        )
     near = difflib.get_close_matches(where.lower(), PRESETS, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"presets: {', '.join(PRESETS)}"
-    raise ConfigError(f"{where!r} is neither a preset nor a folder with a config.json; {hint}")
+    raise ConfigError(
+        f"{where!r} is neither a run that mirothinker_jax.convert made (a folder with {HF_FOLDER}/config.json) "
+        f"nor a preset; {hint}"
+    )
 
 
 def read_hf_config(path: Path) -> dict[str, Any]:
@@ -113,9 +121,12 @@ def read_hf_config(path: Path) -> dict[str, Any]:
 
 
 def use(config: Any, where: str) -> None:
-    """Sets the model of an ml_collections config: its sizes, and, of a converted run, weights and tokenizer."""
+    """Sets the model of an ml_collections config: its sizes, and, of a converted run, weights and tokenizer.
+
+    A preset has no tokenizer: the config must name one.
+    """
     config.model.update(architecture(where))
     if where not in PRESETS:
-        folder = Path(where) / HF_FOLDER if (Path(where) / HF_FOLDER).is_dir() else Path(where)
         config.model.init_from = where
-        config.tokenizer.path = str(folder / "tokenizer.json")
+        # Absolute: an export finds it from wherever it is started.
+        config.tokenizer.path = str((Path(where) / HF_FOLDER / "tokenizer.json").resolve())

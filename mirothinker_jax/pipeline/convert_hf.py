@@ -42,8 +42,9 @@ def from_hf(source: Path, out: Path, dtype: str | None) -> str:
     for name, what in (("config.json", "a Hugging Face model has one"), ("tokenizer.json", "a run needs it")):
         if not (source / name).is_file():
             raise ConfigError(f"{source / name} is not there, and {what}; give a model's folder as --path")
+    fields = read_hf_config(source / "config.json")
     try:
-        model = build(ModelConfig, read_hf_config(source / "config.json"))
+        model = build(ModelConfig, fields)
     except ConfigError as error:
         raise ConfigError(f"{source / 'config.json'}: {error}") from None
     listed = tensors(model, model.vocab_size)
@@ -62,7 +63,7 @@ def from_hf(source: Path, out: Path, dtype: str | None) -> str:
     identity = model_identity(model, model.vocab_size, out / TOKENIZER)
     write_params(out / "checkpoints", shapes(model, model.vocab_size), dtype, pieces(), identity, record)
     said = dtype if dtype == stored else f"{dtype} (was {stored})"
-    return f"{len(listed)} tensors, {said}; use it by presets.use(c, FOLDER) in a config file"
+    return f"{len(listed)} tensors, {said}"
 
 
 def to_hf_folder(run: Path, out: Path, dtype: str | None, shard_bytes: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,15 @@ from mirothinker_jax.world.questions import is_correct
 
 # A run may be continued with other values of these; any other change would mix two experiments in one folder.
 FREE = ("run_dir", "stages", "rollout.", "tools.deadline_s", "tools.concurrency")
-# And of these until the run has left something behind that was made with them.
+# And of these until the run has left something behind that was made with them. A start that failed before that leaves
+# nothing that other settings could contradict.
 FREE_UNTIL = {
-    "sft.training.": "sft",
-    "dpo.": "dpo",
-    "grpo.": "grpo",
-    "evaluation.": "*/eval_trajectories.jsonl",
+    "sft.training.": ("sft/checkpoints/*",),
+    "dpo.": ("dpo/samples.jsonl", "dpo/checkpoints/*"),
+    "grpo.": ("grpo/rollouts/*", "grpo/checkpoints/*"),
+    "evaluation.": ("*/eval_trajectories.jsonl",),
 }
+MADE = ("data/*", *(pattern for patterns in FREE_UNTIL.values() for pattern in patterns))
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -89,10 +92,10 @@ def _claim(folder: Path, config: Config, first: bool) -> None:
 def _check_same(folder: Path, new: dict[str, Any]) -> None:
     """Raises ConfigError where the run folder was made with settings that contradict these."""
     path = folder / "config.json"
-    if not path.exists():
+    if not path.exists() or not _made(folder, MADE):
         return
     old = json.loads(path.read_text())
-    free = (*FREE, *(key for key, made in FREE_UNTIL.items() if not any(folder.glob(made))))
+    free = (*FREE, *(key for key, patterns in FREE_UNTIL.items() if not _made(folder, patterns)))
     changed = [line for line in difference(old, new) if not line.removeprefix("config.").startswith(free)]
     if changed:
         raise ConfigError(
@@ -105,6 +108,10 @@ def _check_same(folder: Path, new: dict[str, Any]) -> None:
             f"{folder} was made with the stages {', '.join(done)}, not {', '.join(new['stages'])}; stages can only "
             "be added behind those: give another config.run_dir, or the stages it was made with"
         )
+
+
+def _made(folder: Path, patterns: Iterable[str]) -> bool:
+    return any(True for pattern in patterns for _ in folder.glob(pattern))
 
 
 def _initial(shop: Workshop) -> Params:

@@ -233,3 +233,24 @@ def test_a_config_file_takes_a_preset_or_a_converted_run_over(tmp_path):
     model = build(ModelConfig, config.model)
     assert (model.moe.experts, model.yarn.factor, model.init_from) == (128, 1.0, str(tmp_path))
     assert config.tokenizer.path == str(tmp_path / "hf/tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (
+            "raw",
+            r"raw has a config.json, but is not a run .* mirothinker_jax.convert --from hf --path \S*raw --out",
+        ),
+        ("nothing", r"nothing' is neither a run that mirothinker_jax.convert made"),
+        ("", "'' is neither a run"),
+    ],
+)
+def test_what_is_no_run_is_told_how_to_become_one(tmp_path, monkeypatch, where, said):
+    """A Hugging Face folder as it was downloaded; a folder that is not there; nothing, in a folder that has a model."""
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, tmp_path / "raw"):
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(A3B))
+    with pytest.raises(ConfigError, match=said):
+        architecture(str(tmp_path / where) if where else "")

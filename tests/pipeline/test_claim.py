@@ -25,7 +25,10 @@ def claim(folder, config):
 
 @pytest.fixture
 def folder(tmp_path):
+    """Of a run that has begun: its experts have played."""
     claim(tmp_path / "run", FIRST)
+    (tmp_path / "run" / "data").mkdir()
+    (tmp_path / "run" / "data" / "expert.jsonl").touch()
     return tmp_path / "run"
 
 
@@ -40,6 +43,20 @@ def test_what_a_run_was_made_with_stays(folder):
     assert kept(folder) == before
 
 
+@pytest.mark.parametrize("left", ["metrics.jsonl", "tensorboard/sft/events", "phases.json"])
+def test_a_start_that_failed_before_it_made_anything_binds_nothing(tmp_path, left):
+    """Else the way out that its error offers would be refused."""
+    claim(tmp_path, FIRST)
+    (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / left).touch()
+    (tmp_path / "sft" / "checkpoints").mkdir(parents=True)
+    claim(tmp_path, changed(model={"hidden": 64}, data={"call_format": "mcp", "shards": 2}))
+    assert kept(tmp_path)["model"]["hidden"] == 64
+    (tmp_path / "sft" / "checkpoints" / "50").mkdir()
+    with pytest.raises(ConfigError, match=r"made with other settings \(model\.hidden: 64 → 128"):
+        claim(tmp_path, FIRST)
+
+
 def test_settings_of_the_machine_may_change_and_are_recorded(folder):
     claim(folder, changed(rollout={"slots": 8}))
     assert kept(folder)["rollout"]["slots"] == 8
@@ -49,7 +66,7 @@ def test_settings_of_the_machine_may_change_and_are_recorded(folder):
     ("group", "key", "value", "made"),
     [
         ("dpo", "beta", 0.2, "dpo/samples.jsonl"),
-        ("grpo", "group", 4, "grpo/rollouts"),
+        ("grpo", "group", 4, "grpo/rollouts/step_000000.jsonl"),
         ("evaluation", "questions", 100, "sft/eval_trajectories.jsonl"),
     ],
 )
