@@ -142,8 +142,7 @@ def load_params(folder: str, model: ModelSpec, identity: dict[str, Any], seed: i
         checkpoints.check_identity(
             "config.model.init_from needs the model settings that wrote it, and its tokenizer as tokenizer.path"
         )
-        step, settings = checkpoints.latest, checkpoints.read("config")
-    saved = settings.get("model", {}).get("lora", {"rank": 0})
+        step, saved = checkpoints.latest, checkpoints.read("config")["model"]["lora"]
     wanted = json.loads(json.dumps(dataclasses.asdict(model.config.lora)))
     if saved["rank"] == 0 and wanted["rank"] > 0:
         frozen = _restore_params(path / str(step), split(model.config, abstract)[1])

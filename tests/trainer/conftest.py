@@ -6,7 +6,7 @@ import jax
 import pytest
 import tiny
 from jax.experimental.compilation_cache import compilation_cache
-from numbered import IDENTITY, TRAINING
+from numbered import CONFIG, IDENTITY, TRAINING
 
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.objectives.sft import sft
@@ -51,7 +51,7 @@ def job(tmp_path, model):
             objective=sft,
             log=log,
             identity=IDENTITY,
-            config={"seed": 0},
+            config=CONFIG,
         )
         return Job(**(given | fields))
 

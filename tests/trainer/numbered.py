@@ -3,10 +3,12 @@
 import numpy as np
 import tiny
 
-from mirothinker_jax.config import OptimizerConfig, TrainingConfig
+from mirothinker_jax.config import Config, OptimizerConfig, TrainingConfig
+from mirothinker_jax.config_tree import resolved
 from mirothinker_jax.data.packing import pack_rows
 
 ROWS, LENGTH, STEPS = 4, 24, 6
+CONFIG = resolved(Config(model=tiny.QWEN3))
 IDENTITY = {"hidden": 32, "vocab_size": tiny.VOCAB, "tokenizer_sha256": "abc"}
 TRAINING = TrainingConfig(
     steps=STEPS,

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from numbered import IDENTITY, STEPS, TRAINING, Killed, Numbered, batch_of
+from numbered import CONFIG, IDENTITY, STEPS, TRAINING, Killed, Numbered, batch_of
 
 from mirothinker_jax.config import ConfigError
 from mirothinker_jax.models.spec import ModelSpec
@@ -144,7 +144,7 @@ def test_a_checkpoint_restores_onto_another_mesh(tmp_path):
     with jax.set_mesh(written.mesh):
         state = init_state(written, optimizer, params)
         with Checkpoints(tmp_path / "checkpoints", 2, IDENTITY) as checkpoints:
-            checkpoints.save(state, {"position": 9}, {"seed": 0})
+            checkpoints.save(state, {"position": 9}, CONFIG)
     read = ModelSpec.build(tiny.QWEN2, tiny.VOCAB, tiny.mesh(data=4, tensor=2))
     layout = state_shardings(read, optimizer)
     abstract = jax.tree.map(
