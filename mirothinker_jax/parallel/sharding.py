@@ -45,6 +45,13 @@ def shardings(mesh: Mesh, axes: Any) -> Any:
     return jax.tree.map(lambda a: NamedSharding(mesh, spec(*a)), axes, is_leaf=lambda a: isinstance(a, tuple))
 
 
+def placed(abstract: Any, shardings: Any) -> Any:
+    """A tree of ShapeDtypeStruct that says where each array lies: what a checkpoint is restored into."""
+    return jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), abstract, shardings
+    )
+
+
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Of [B, T] arrays, with `leading` unsharded dims (micro-batches) before B."""
     return NamedSharding(mesh, spec(*(None,) * leading, "batch", "length"))

@@ -20,6 +20,7 @@ from mirothinker_jax.config import ConfigError, ModelConfig
 from mirothinker_jax.models.qwen import Params, combine, split
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.placement import gather_state
+from mirothinker_jax.parallel.sharding import placed
 from mirothinker_jax.trainer.state import TrainState
 
 CHUNK_BYTES = 64 << 20  # of one stored piece, where it can be cut along the layers
@@ -133,11 +134,7 @@ def load_params(folder: str, model: ModelSpec, identity: dict[str, Any], seed: i
         path = newest(folder)
     except ConfigError as error:
         raise ConfigError(f"config.model.init_from: {error}") from None
-    abstract = jax.tree.map(
-        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
-        model.abstract,
-        model.shardings,
-    )
+    abstract = placed(model.abstract, model.shardings)
     with Checkpoints(path, 1, identity) as checkpoints:
         checkpoints.check_identity(
             "config.model.init_from needs the model settings that wrote it, and its tokenizer as tokenizer.path"

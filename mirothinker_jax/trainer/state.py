@@ -15,7 +15,7 @@ import optax
 
 from mirothinker_jax.models.qwen import Params, split
 from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.parallel.sharding import replicated
+from mirothinker_jax.parallel.sharding import placed, replicated
 
 
 @jax.tree_util.register_dataclass
@@ -44,11 +44,8 @@ def abstract_state(model: ModelSpec, optimizer: optax.GradientTransformation) ->
     """Shape, dtype and sharding of every leaf: what a checkpoint is restored into."""
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
     moments = jax.eval_shape(optimizer.init, split(model.config, model.abstract)[0])
-    return jax.tree.map(
-        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
-        TrainState(scalar, scalar, model.abstract, moments),
-        state_shardings(model, optimizer),
-    )
+    state = TrainState(scalar, scalar, model.abstract, moments)
+    return placed(state, state_shardings(model, optimizer))
 
 
 def init_state(model: ModelSpec, optimizer: optax.GradientTransformation, params: Params) -> TrainState:
