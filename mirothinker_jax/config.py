@@ -197,6 +197,9 @@ class GRPOConfig:
     sampler_correction: str = "none"  # tis: truncated importance sampling; icepop: masked
     correction_low: float = 0.5  # icepop: ratios below it are masked
     correction_high: float = 2.0  # tis: ratios are cut to it; icepop: masked above it
+    replay_routes: bool = (
+        False  # mixture of experts: train on the sampler's routes (2 · layers · k bytes a token)
+    )
 
     def __post_init__(self):
         check(self.group >= 2, f"grpo.group is {self.group}; a group advantage needs at least 2 episodes")
@@ -284,6 +287,11 @@ class Config:
                 f"at least 2 · agent.context_tokens ({2 * self.agent.context_tokens})",
             )
         if "grpo" in self.stages:
+            check(
+                not self.grpo.replay_routes or self.model.moe.experts > 0,
+                "grpo.replay_routes is set for a model without experts (model.moe.experts is 0): there is nothing to "
+                "replay; set it to False",
+            )
             check(
                 self.grpo.training.row_tokens >= self.agent.context_tokens,
                 f"grpo.training.row_tokens ({self.grpo.training.row_tokens}) must hold an episode: "

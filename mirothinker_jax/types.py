@@ -54,6 +54,8 @@ class Batch:
       advantages: A of the sequence, repeated on each of its positions (GRPO).
       sampler_logprobs: log-prob of targets[t] under the distribution it was sampled from (GRPO).
       ref_logprobs: log-prob of targets[t] under the reference model (DPO; GRPO with a KL term).
+      routes: int16 [B, T, L, k], the experts that tokens[t] was sent to when it was sampled with, −1 where that is
+        not known; None: the routers choose (everywhere but in GRPO with replayed routes).
     """
 
     tokens: Array  # int32
@@ -65,14 +67,16 @@ class Batch:
     advantages: Array  # float32
     sampler_logprobs: Array  # float32
     ref_logprobs: Array  # float32
+    routes: Array | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.tokens.shape
 
     @staticmethod
-    def empty(rows: int, row_tokens: int) -> Batch:
-        """A batch of padding, in numpy: nothing is trained and every position sees itself alone."""
+    def empty(rows: int, row_tokens: int, routes: tuple[int, int] | None = None) -> Batch:
+        """A batch of padding, in numpy: nothing is trained and every position sees itself alone. `routes` is (L, k)
+        where it has room for routes."""
         shape = (rows, row_tokens)
         ints = lambda: np.zeros(shape, np.int32)  # noqa: E731
         floats = lambda: np.zeros(shape, np.float32)  # noqa: E731
@@ -87,7 +91,14 @@ class Batch:
             advantages=floats(),
             sampler_logprobs=floats(),
             ref_logprobs=floats(),
+            routes=None if routes is None else np.full((*shape, *routes), -1, np.int16),
         )
+
+    def padded(self, rows: int) -> Batch:
+        """This batch (numpy) with `rows` rows of padding after its own."""
+        routes = None if self.routes is None else self.routes.shape[2:]
+        padding = Batch.empty(rows, self.shape[1], routes)
+        return jax.tree.map(lambda a, b: np.concatenate([a, b]), self, padding)
 
 
 class LossOutput(NamedTuple):

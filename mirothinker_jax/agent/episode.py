@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from mirothinker_jax.agent.answer import boxed_answer
 from mirothinker_jax.agent.parse import Malformed, parse_calls
 from mirothinker_jax.agent.policy import Chat, Policy, Session
@@ -49,6 +51,9 @@ class Setting:
 class _Ledger:
     decode: Callable[[Sequence[int]], str]
     segments: list[Segment] = field(default_factory=list)
+    routes: list[np.ndarray] = field(
+        default_factory=list
+    )  # of the tokens in order; what was never fed has none
     tokens: int = 0
 
     def add(self, source: Source, tokens: Sequence[int], logprobs: Sequence[float] = ()) -> str:
@@ -96,6 +101,7 @@ async def run_episode(
         malformed_calls=tally.malformed,
         segments=tuple(ledger.segments),
         hops=task.hops,
+        routes=np.concatenate(ledger.routes) if ledger.routes else None,
     )
 
 
@@ -133,6 +139,8 @@ async def _converse(
         ledger.add(source, feed)
         turn = await session.sample(feed, setting.turn_tokens)
         text = ledger.add(Source.POLICY, turn.tokens, turn.logprobs)
+        if turn.routes is not None:
+            ledger.routes.append(turn.routes)
         turn_number += 1
         answer = boxed_answer(text.rpartition("</think>")[2])
         if forced:

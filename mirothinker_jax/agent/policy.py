@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+
+import numpy as np
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One sampled assistant turn. `complete`: it ended by the end-of-turn token, which is its last."""
+    """One sampled assistant turn. `complete`: it ended by the end-of-turn token, which is its last.
+
+    `routes`, where they are recorded: int16 [n, L, k], the experts of the n tokens that were fed to the model for this
+    turn. The last token of a turn is fed with what follows it.
+    """
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     complete: bool
+    routes: np.ndarray | None = field(default=None, compare=False)
 
 
 class Session(Protocol):

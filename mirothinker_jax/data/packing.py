@@ -38,11 +38,12 @@ class Sample:
     advantages: np.ndarray | None = None  # float32 [n]; None: zeros
     sampler_logprobs: np.ndarray | None = None
     ref_logprobs: np.ndarray | None = None
+    routes: np.ndarray | None = None  # int16 [n, L, k], of the tokens themselves (types.Batch)
 
     def __post_init__(self):
         if not len(self.tokens):
             raise ValueError("a sample without tokens cannot be packed; drop it")
-        for name in ("trained", *ALIGNED):
+        for name in ("trained", *ALIGNED, "routes"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.tokens):
                 raise ValueError(
@@ -71,7 +72,8 @@ class Pair:
 
 
 def shift(sample: Sample) -> dict[str, np.ndarray]:
-    """`tokens`, `targets`, `weights` and the given float arrays, [n] each: position t speaks of token t + 1.
+    """`tokens`, `targets`, `weights` and the given float arrays, [n] each: position t speaks of token t + 1. Routes are
+    those of token t.
 
     The last position predicts nothing: its weight is 0.
     """
@@ -84,14 +86,22 @@ def shift(sample: Sample) -> dict[str, np.ndarray]:
         value = getattr(sample, name)
         if value is not None:
             columns[name] = _next(value, np.float32)
+    if sample.routes is not None:
+        columns["routes"] = sample.routes
     return columns
 
 
-def pack_rows(samples: Sequence[Sample], row_tokens: int, row_multiple: int = 1) -> Batch:
+def pack_rows(
+    samples: Sequence[Sample],
+    row_tokens: int,
+    row_multiple: int = 1,
+    routes: tuple[int, int] | None = None,
+) -> Batch:
     """Packs samples by first-fit-decreasing: longest first, each into the first row that has room.
 
     Deterministic. `sequence` numbers the samples of a row from 0. Rows of padding are added until their
-    count is a multiple of `row_multiple` (of the micro-batch, say); no sample is split or dropped.
+    count is a multiple of `row_multiple` (of the micro-batch, say); no sample is split or dropped. The batch has
+    the samples' routes where `routes` says their (L, k).
 
     Raises:
       ConfigError: a sample longer than a row.
@@ -100,7 +110,7 @@ def pack_rows(samples: Sequence[Sample], row_tokens: int, row_multiple: int = 1)
     _check_sizes("sample", sizes, row_tokens)
     order = sorted(range(len(sizes)), key=lambda i: -sizes[i])  # stable: equals stay in order
     rows = first_fit([sizes[i] for i in order], row_tokens)
-    batch = Batch.empty(_round_up(len(rows), row_multiple), row_tokens)
+    batch = Batch.empty(_round_up(len(rows), row_multiple), row_tokens, routes)
     for row, members in enumerate(rows):
         start = 0
         for sequence, member in enumerate(members):

@@ -2,7 +2,8 @@
 
 Dropless: every token reaches every expert it chose, whatever the load (parallel/experts.py). The router computes in
 float32. Routes may be given instead of chosen, so that training follows the routes of the rollout that it learns from
-(routing replay, arXiv 2507.18071, §5.3): the weights then are the router's own for those experts.
+(routing replay: arXiv 2507.18071, §5.3; from the sampler's routes: arXiv 2510.11370). The weights then are the router's
+own for those experts.
 """
 
 from __future__ import annotations
@@ -81,12 +82,12 @@ class MoE(nnx.Module):
 
         Args:
           counts: bool [B, T], the tokens that the router's statistics are of; None: all.
-          routes: int32 [B, T, k], experts to use instead of the router's best; None: those.
+          routes: int [B, T, k], experts to use instead of the router's best; None, or −1: those.
         """
         c = self.config
         probabilities = constrain(self.router(x), "batch", "length", None)
-        if routes is None:
-            routes = jax.lax.top_k(probabilities, c.experts_per_token)[1]
+        best = jax.lax.top_k(probabilities, c.experts_per_token)[1]
+        routes = best if routes is None else jnp.where(routes < 0, best, routes)
         weights = jnp.take_along_axis(probabilities, routes, axis=-1)
         if c.norm_topk:
             weights = weights / weights.sum(-1, keepdims=True)

@@ -84,7 +84,7 @@ class Qwen(nnx.Module):
           attend: attention over the row or the cache (parallel.attend).
           cache: one entry per layer, handed to `attend`; None when training.
           counts: bool [B, T], the tokens that routers' statistics are of; None: all.
-          routes: int32 [L, B, T, k], experts to use instead of the routers' choice; None: theirs.
+          routes: int [B, T, L, k], experts to use instead of the routers' choice; None, or −1: theirs.
         """
         dtype = self.config.compute_dtype
         # Gathered over fsdp before the look-up: rows of a table whose hidden dim is split cannot be resharded cheaply.
@@ -93,6 +93,8 @@ class Qwen(nnx.Module):
         x = constrain(x, "batch", "length", "hidden")
         angles = rotation(positions, self.config.head_dim, self.config.rope_theta, self.config.yarn)
         graph, layers = nnx.split(self.blocks)
+        if routes is not None:
+            routes = jnp.moveaxis(routes, 2, 0).astype(jnp.int32)
 
         if cache is not None:
             updated, routings = [], []

@@ -49,20 +49,19 @@ def to_global(mesh: Mesh, local: Batch, micro_rows: int, least: int) -> tuple[Ba
     used = local.shape[0] // block
     assert used * block == local.shape[0], (local.shape, block)
     room = least if used <= least else 1 << (used - 1).bit_length()
-    padding = Batch.empty(room * block - local.shape[0], local.shape[1])
     sharding = batch_sharding(mesh, leading=1)
 
-    def place(rows: np.ndarray, pad: np.ndarray) -> jax.Array:
-        filled = np.concatenate([rows, pad]).reshape(room, block, -1)
+    def place(rows: np.ndarray) -> jax.Array:
+        filled = rows.reshape(room, block, *rows.shape[1:])
 
         def part(where: tuple[slice, ...] | None) -> np.ndarray:
             assert where is not None
             first, last, _ = where[1].indices(micro_rows)
-            return filled[where[0], first - index * block : last - index * block, where[2]]
+            return filled[where[0], first - index * block : last - index * block, *where[2:]]
 
-        return jax.make_array_from_callback((room, micro_rows, local.shape[1]), sharding, part)
+        return jax.make_array_from_callback((room, micro_rows, *rows.shape[1:]), sharding, part)
 
-    return jax.tree.map(place, local, padding), np.int32(used)
+    return jax.tree.map(place, local.padded(room * block - local.shape[0])), np.int32(used)
 
 
 def gather_state(state: dict[str, Any]) -> dict[str, Any]:

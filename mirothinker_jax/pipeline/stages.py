@@ -87,7 +87,7 @@ def _seed(*parts: int) -> int:
 
 def grpo_stage(shop: Workshop, before: Params) -> Stage:
     """Fresh episodes for every step, with group advantages."""
-    c = shop.config.grpo
+    c, m = shop.config.grpo, shop.model.config
     reference = None
     if c.kl_coef > 0:
         # A copy: the stage's own parameters are donated from the first step on.
@@ -106,6 +106,7 @@ def grpo_stage(shop: Workshop, before: Params) -> Stage:
         shard=(jax.process_index(), jax.process_count()),
         block=shop.shard,
         reference=reference,
+        routes=(m.layers, m.moe.experts_per_token) if c.replay_routes else None,
     )
     return Stage(c.training, source, make_grpo(c))
 

@@ -20,9 +20,10 @@ from jax.sharding import NamedSharding
 
 from mirothinker_jax.config import RolloutConfig
 from mirothinker_jax.models.head import full_logits
+from mirothinker_jax.models.moe import Routing
 from mirothinker_jax.models.qwen import Params, merge
 from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.parallel.attend import CACHE_AXES, make_cached_attend
+from mirothinker_jax.parallel.attend import CACHE_AXES, empty_cache, make_cached_attend
 from mirothinker_jax.parallel.mesh import check_rows
 from mirothinker_jax.parallel.sharding import spec
 from mirothinker_jax.rollout.sampling import Sampling, sample
@@ -42,6 +43,9 @@ class Decoded(NamedTuple):
 
     tokens: np.ndarray  # int32
     logprobs: np.ndarray  # float32
+    routes: (
+        np.ndarray | None
+    )  # int16 [rows, fed, L, k], of the tokens that the dispatch fed, where they are asked for
 
 
 class Engine:
@@ -59,10 +63,10 @@ class Engine:
 
     def _allocate(self) -> list[tuple[jax.Array, jax.Array]]:
         c = self.model.config
-        shape = (self.config.slots, c.kv_heads, self.context, c.head_dim)
+        sizes = (self.config.slots, c.kv_heads, c.head_dim, self.context, c.compute_dtype)
         sharding = NamedSharding(self.model.mesh, spec(*CACHE_AXES))
-        zeros = jax.jit(lambda: jnp.zeros(shape, c.compute_dtype), out_shardings=sharding)
-        return [(zeros(), zeros()) for _ in range(c.layers)]
+        make = jax.jit(functools.partial(empty_cache, *sizes), out_shardings=sharding)
+        return [make() for _ in range(c.layers)]
 
     def load(self, params: Params) -> None:
         """Takes the parameters to sample with (resharded to this mesh where they lie otherwise)."""
@@ -91,52 +95,65 @@ class Engine:
         longest = max(int(n) + len(chunk) for n, chunk in zip(state.length, tokens, strict=True))
         context = next(c for c in self._contexts if c >= longest)
         with jax.set_mesh(self.model.mesh):
-            self._cache, drawn, logprobs = self._prefill(
+            self._cache, *drawn = self._prefill(
                 self.params, self._cache, fed, places, index, last, seeds, context, sampling
             )
-        count = len(tokens)
-        return Decoded(np.asarray(drawn)[:count, None], np.asarray(logprobs)[:count, None])
+        tokens, logprobs, routes = jax.tree.map(lambda x: np.asarray(x)[: len(slots)], drawn)
+        return Decoded(tokens[:, None], logprobs[:, None], routes)
 
     def decode(self, state: Slots, sampling: Sampling) -> Decoded:
         """Samples up to decode_steps tokens in every running slot: [slots, decode_steps]."""
         longest = int((state.length * (state.budget > 0)).max()) + self.config.decode_steps
         context = next((c for c in self._contexts if c >= longest), self.context)
         with jax.set_mesh(self.model.mesh):
-            self._cache, tokens, logprobs = self._decode(self.params, self._cache, *state, context, sampling)
-        return Decoded(np.asarray(tokens), np.asarray(logprobs))
+            self._cache, *drawn = self._decode(self.params, self._cache, *state, context, sampling)
+        return Decoded(*jax.tree.map(np.asarray, drawn))
 
     @functools.partial(jax.jit, static_argnums=(0, 8, 9), donate_argnums=2)
     def _prefill(self, params, cache, fed, places, index, last, seeds, context, sampling: Sampling):
         module = merge(self.model.graph, params)
         attend = make_cached_attend(places, index, context)
-        hidden, cache, _ = module(fed, places, attend, cache)
+        hidden, cache, routing = module(fed, places, attend, cache)
         final = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
         place = jnp.take_along_axis(places, last[:, None], axis=1)[:, 0]
         logits = full_logits(final, module.head_weight)
-        return cache, *sample(logits, _keys(seeds, place), sampling)
+        return cache, *sample(logits, _keys(seeds, place), sampling), _routes(routing, sampling)
 
     @functools.partial(jax.jit, static_argnums=(0, 7, 8), donate_argnums=2)
     def _decode(self, params, cache, length, pending, seed, budget, context, sampling: Sampling):
         module = merge(self.model.graph, params)
 
         def one(i, carry):
-            cache, length, pending, budget, tokens, logprobs = carry
+            cache, length, pending, budget, tokens, logprobs, routes = carry
             running = budget > 0
             places = jnp.where(running, length, self.context)
             attend = make_cached_attend(places[:, None], None, context)
-            hidden, cache, _ = module(pending[:, None], places[:, None], attend, cache)
+            hidden, cache, routing = module(pending[:, None], places[:, None], attend, cache)
             logits = full_logits(hidden[:, 0], module.head_weight)
             drawn, logprob = sample(logits, _keys(seed, length), sampling)
             tokens = tokens.at[:, i].set(jnp.where(running, drawn, -1))
             logprobs = logprobs.at[:, i].set(jnp.where(running, logprob, 0.0))
+            if routes is not None:
+                routes = routes.at[:, i].set(_routes(routing, sampling)[:, 0])
             length = length + running.astype(jnp.int32)
             budget = jnp.where(running & (drawn != self.end_id), budget - 1, 0)
-            return cache, length, jnp.where(running, drawn, pending), budget, tokens, logprobs
+            return cache, length, jnp.where(running, drawn, pending), budget, tokens, logprobs, routes
 
-        shape = (pending.shape[0], self.config.decode_steps)
-        carry = (cache, length, pending, budget, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))
-        cache, *_, tokens, logprobs = jax.lax.fori_loop(0, self.config.decode_steps, one, carry)
-        return cache, tokens, logprobs
+        c, shape = self.model.config, (pending.shape[0], self.config.decode_steps)
+        tokens, logprobs, routes = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32), None
+        if sampling.routes:
+            routes = jnp.zeros((*shape, c.layers, c.moe.experts_per_token), jnp.int16)
+        carry = (cache, length, pending, budget, tokens, logprobs, routes)
+        cache, *_, tokens, logprobs, routes = jax.lax.fori_loop(0, self.config.decode_steps, one, carry)
+        return cache, tokens, logprobs, routes
+
+
+def _routes(routing: Routing | None, sampling: Sampling) -> jax.Array | None:
+    """int16 [B, T, L, k] of what the routers chose, where it is asked for."""
+    if not sampling.routes:
+        return None
+    assert routing is not None, "a dense model has no routes"
+    return jnp.moveaxis(routing.chosen, 0, 2).astype(jnp.int16)
 
 
 def _keys(seeds: Any, places: Any) -> jax.Array:

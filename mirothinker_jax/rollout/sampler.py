@@ -28,6 +28,11 @@ class _Request:
     done: asyncio.Future[Turn]
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    routes: list[np.ndarray] = field(default_factory=list)  # [fed, L, k] by dispatch, where they are recorded
+
+    @property
+    def turn_routes(self) -> np.ndarray | None:
+        return np.concatenate(self.routes) if self.routes else None
 
 
 class Sampler:
@@ -119,6 +124,8 @@ class Sampler:
             self._length[request.slot] += len(chunks[i])
             self.prefilled_tokens += len(chunks[i])
             request.feed = request.feed[config.prefill_tokens :]
+            if drawn.routes is not None:
+                request.routes.append(drawn.routes[i, : len(chunks[i])])
             if len(request.feed):  # the token drawn after a chunk that was not the last is dropped
                 continue
             self._waiting.remove(request)
@@ -132,6 +139,8 @@ class Sampler:
             tokens = drawn.tokens[slot]
             count = int((tokens >= 0).sum())
             self._length[slot] += count  # each drawn token means that the pending one before it was fed
+            if drawn.routes is not None:
+                request.routes.append(drawn.routes[slot, :count])
             self._take(request, tokens[:count], drawn.logprobs[slot, :count])
 
     def _state(self, slots: np.ndarray) -> Slots:
@@ -150,7 +159,8 @@ class Sampler:
         if complete or len(request.tokens) >= request.max_tokens:
             del self._running[request.slot]
             if not request.done.done():
-                request.done.set_result(Turn(tuple(request.tokens), tuple(request.logprobs), complete))
+                turn = Turn(tuple(request.tokens), tuple(request.logprobs), complete, request.turn_routes)
+                request.done.set_result(turn)
 
 
 @dataclass

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """temperature 0 is greedy; top_p 1 keeps the whole distribution (training needs exactly that)."""
+    """temperature 0 is greedy; top_p 1 keeps the whole distribution (training needs exactly that). With `routes` the
+    experts of every token are recorded."""
 
     temperature: float = 1.0
     top_p: float = 1.0
+    routes: bool = False
 
 
 def sample(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from mirothinker_jax.agent.episode import Task
@@ -47,14 +46,16 @@ class GRPOSource:
         shard: tuple[int, int] = (0, 1),
         block: tuple[int, int] | None = None,
         reference: Callable[[Batch], Batch] | None = None,
+        routes: tuple[int, int] | None = None,
     ):
         """`shard` is this process's (index, count) of the step's questions, which it samples. `block` is its
         (index, count) of row blocks, which it trains on; None: the same. Where several processes hold one
         block (they split its tokens or heads), each trains on what all of them sampled. `micro_rows` is a
-        block's share of a micro-batch; `reference` fills in `ref_logprobs` where a KL term needs them."""
+        block's share of a micro-batch; `reference` fills in `ref_logprobs` where a KL term needs them. `routes` is
+        the (L, k) of the routers whose choices are recorded and replayed; None: they are not."""
         self._config, self._tasks, self._collector, self._grade = config, tasks, collector, grade
         self._max_calls, self._folder, self._seed = max_calls, folder, seed
-        self._micro_rows, self._shard, self._reference = micro_rows, shard, reference
+        self._micro_rows, self._shard, self._reference, self._routes = micro_rows, shard, reference, routes
         index, count = block or shard
         self._members = range(index * shard[1] // count, (index + 1) * shard[1] // count)
 
@@ -62,10 +63,8 @@ class GRPOSource:
         figures = self._record(step, params)
         trajectories = [t for member in self._members for t in store.read(self._path(step, member))]
         samples, equal = self._samples(trajectories)
-        batch = pack_rows(samples, self._config.training.row_tokens, self._micro_rows)
-        missing = most(batch.shape[0]) - batch.shape[0]  # every process gives the same number of rows
-        padding = Batch.empty(missing, batch.shape[1])
-        batch = jax.tree.map(lambda a, b: np.concatenate([a, b]), batch, padding)
+        batch = pack_rows(samples, self._config.training.row_tokens, self._micro_rows, self._routes)
+        batch = batch.padded(most(batch.shape[0]) - batch.shape[0])  # every process gives as many rows
         if self._reference is not None:
             batch = self._reference(batch)
         return batch, mean_figures(figures | describe(trajectories) | {"equal_groups": equal})
@@ -81,7 +80,7 @@ class GRPOSource:
         if everywhere(recorded):
             return {}
         episodes = [] if recorded else self._episodes(step)
-        sampled, figures = self._collector.run(params, episodes, Sampling())
+        sampled, figures = self._collector.run(params, episodes, Sampling(routes=self._routes is not None))
         if not recorded:
             c = self._config
             graded = [rewarded(t, self._grade, c.correct_coef, c.format_coef) for t in sampled]

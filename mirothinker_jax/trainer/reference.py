@@ -30,8 +30,8 @@ def make_reference(
     def fill(batch: Batch) -> Batch:
         rows = batch.shape[0]
         step = micro_rows if shared else block
-        padding = Batch.empty(-rows % step, batch.shape[1])
-        whole = jax.tree.map(lambda a, b: np.concatenate([a, b]), batch, padding)
+        # The reference's routers choose for themselves.
+        whole = dataclasses.replace(batch, routes=None).padded(-rows % step)
         if shared:  # micro-batch m is rows m·micro_rows …, of which this process places its block
             whole = jax.tree.map(
                 lambda x: x.reshape(-1, count, block, x.shape[1])[:, index].reshape(-1, x.shape[1]), whole

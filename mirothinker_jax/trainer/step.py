@@ -26,7 +26,8 @@ def forward(model: ModelSpec, params: Params, batch: Batch) -> tuple[Array, Arra
     routers of a mixture of experts did."""
     module = merge(model.graph, params)
     attend = make_attend(batch.spans)
-    hidden, _, routing = module(batch.tokens, batch.positions, attend, counts=batch.sequence >= 0)
+    counts = batch.sequence >= 0
+    hidden, _, routing = module(batch.tokens, batch.positions, attend, counts=counts, routes=batch.routes)
     return *logprobs_and_entropy(hidden, module.head_weight, batch.targets, batch.weights > 0), routing
 
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+import numpy as np
+
 
 class Source(enum.StrEnum):
     PROMPT = "prompt"
@@ -63,6 +65,9 @@ class Trajectory:
     hops: int = 0  # depth of the question
     policy_version: int = 0  # training step whose parameters sampled it
     metrics: dict[str, float] = field(default_factory=dict)
+    routes: np.ndarray | None = field(default=None, compare=False, repr=False)
+    """int16 [n, L, k]: the experts of the first n tokens, where the sampler recorded them. Tokens at the end that were
+    never fed to the model have none."""
 
     @property
     def tokens(self) -> int:

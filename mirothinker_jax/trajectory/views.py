@@ -20,7 +20,12 @@ def columns(segments: tuple[Segment, ...]) -> tuple[np.ndarray, np.ndarray, np.n
 def policy_sample(trajectory: Trajectory, advantage: float) -> Sample:
     """The whole episode as one sample for a policy gradient."""
     tokens, trained, logprobs = columns(trajectory.segments)
-    return Sample(tokens, trained, np.where(trained, advantage, 0.0).astype(np.float32), logprobs)
+    advantages = np.where(trained, advantage, 0.0).astype(np.float32)
+    routes = trajectory.routes
+    if routes is not None:
+        unfed = np.full((len(tokens) - len(routes), *routes.shape[1:]), -1, routes.dtype)
+        routes = np.concatenate([routes, unfed])
+    return Sample(tokens, trained, advantages, logprobs, routes=routes)
 
 
 def preference_pair(chosen: Trajectory, rejected: Trajectory) -> Pair:

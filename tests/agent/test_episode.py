@@ -1,7 +1,9 @@
 """The agent loop: every way an episode ends, its budgets, and its ledger of tokens."""
 
 import asyncio
+import dataclasses
 
+import numpy as np
 import pytest
 from scripted import CODEC, Cut, Script, Tools, call
 
@@ -16,6 +18,21 @@ THOUGHT = "<think>hm</think>"
 
 def sources(trajectory):
     return [s.source for s in trajectory.segments]
+
+
+class Routed(Script):
+    """A Script that says for every token it was fed how many it had been fed before."""
+
+    fed = 0
+
+    async def sample(self, tokens, max_tokens):
+        turn = await super().sample(tokens, max_tokens)
+        count = (
+            len(tokens) + sum(map(len, self.said)) - 1 + sum(len(t) for t, _ in self.heard[:-1]) - self.fed
+        )
+        routes = np.arange(self.fed, self.fed + count, dtype=np.int16).reshape(-1, 1, 1)
+        self.fed += count
+        return dataclasses.replace(turn, routes=routes)
 
 
 def test_an_answer_given_freely(play):
@@ -40,6 +57,13 @@ def test_calls_and_then_an_answer(play):
     )
     assert policy.text(1) == "\n<|im_start|>user\nfound a<|im_end|>\n<|im_start|>assistant\n"
     assert policy.text(2) == "\n<|im_start|>user\nfound b\nfound c<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_routes_are_of_the_ledger_in_order(play):
+    """Of every token but the last, which nothing follows."""
+    trajectory, _, _ = play(Routed([call(q="a"), "\\boxed{x}"]))
+    np.testing.assert_array_equal(trajectory.routes[:, 0, 0], np.arange(trajectory.tokens - 1))
+    assert play(["\\boxed{x}"])[0].routes is None
 
 
 def test_the_ledger_is_what_was_fed_and_sampled(play):

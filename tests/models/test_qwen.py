@@ -13,7 +13,7 @@ import tiny
 from mirothinker_jax.config import ModelConfig
 from mirothinker_jax.models.head import full_logits
 from mirothinker_jax.models.qwen import Params, Qwen, count_parameters, merge
-from mirothinker_jax.parallel.attend import make_attend, make_cached_attend
+from mirothinker_jax.parallel.attend import empty_cache, make_attend, make_cached_attend
 from mirothinker_jax.parallel.sharding import TABLE
 from mirothinker_jax.types import Spans
 
@@ -65,9 +65,9 @@ def test_cached_prefill_in_chunks_and_decode_give_the_logits_of_the_whole(family
     ids = tokens()
     slots = np.asarray([2, 0], np.int32)
     room = LENGTH + 3
-    shape = (3, config.kv_heads, room, config.head_dim)
-    garbage = jnp.full(shape, 1e3, jnp.float32)  # of an earlier episode: must not be seen
-    cache = [(garbage, garbage)] * config.layers
+    empty = empty_cache(3, config.kv_heads, config.head_dim, room, jnp.float32)
+    garbage = jax.tree.map(lambda x: x + 1e3, empty)  # of an earlier episode: must not be seen
+    cache = [garbage] * config.layers
 
     @jax.jit
     def feed(params, cache, chunk, places):
@@ -84,24 +84,25 @@ def test_cached_prefill_in_chunks_and_decode_give_the_logits_of_the_whole(family
         start += width
     assert [g.shape[1] for g in got] == [4, 4] + [1] * (LENGTH - 8)
     tiny.assert_close(jnp.concatenate(got, 1), whole(params, ids), 1e-5)
-    untouched = cache[0][0][1]
-    assert np.all(np.asarray(untouched) == 1e3), "a slot that nobody fed was written"
+    for untouched in cache[0]:
+        assert np.all(np.asarray(untouched[1]) == 1e3), "a slot that nobody fed was written"
 
 
 def test_a_token_beyond_the_cache_is_not_written(family):
     config, graph, params, _ = family
     room = 4
-    zeros = jnp.zeros((1, config.kv_heads, room, config.head_dim), jnp.float32)
+    cache = [empty_cache(1, config.kv_heads, config.head_dim, room, jnp.float32)] * 2
     places = np.asarray([[0, room]], np.int32)
 
     @jax.jit
-    def feed(params):
+    def feed(params, cache):
         module = merge(graph, params)
-        return module(tokens(1)[:, :2], places, make_cached_attend(places, None, room), [(zeros, zeros)] * 2)
+        return module(tokens(1)[:, :2], places, make_cached_attend(places, None, room), cache)
 
-    _, cache, _ = feed(params)
-    keys = np.asarray(cache[0][0][0])
-    assert keys[:, 0].any() and not keys[:, 1:].any()
+    _, cache, _ = feed(params, cache)
+    keys, values = (np.asarray(x[0]) for x in cache[0])  # [K, E, C] and [K, C, E]
+    assert keys[:, :, 0].any() and not keys[:, :, 1:].any()
+    assert values[:, 0].any() and not values[:, 1:].any()
 
 
 def test_a_later_token_changes_no_earlier_logits(family):

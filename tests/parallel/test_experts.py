@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -72,7 +73,7 @@ def test_every_choice_is_counted_once(params, expected):
 
 
 def test_replayed_routes_give_the_same_and_other_routes_another_result(params):
-    """The router's own choice, given back, changes nothing; any other choice does."""
+    """The router's own choice, given back, changes nothing; any other choice does; −1 is the router's own."""
     batch, mesh = packed(), tiny.mesh(expert=4, data=2)
     model = ModelSpec.build(tiny.MOE, tiny.VOCAB, mesh)
 
@@ -80,13 +81,14 @@ def test_replayed_routes_give_the_same_and_other_routes_another_result(params):
     def run(params, routes):
         module = merge(model.graph, params)
         hidden, _, routing = module(batch.tokens, batch.positions, make_attend(batch.spans), routes=routes)
-        return hidden, routing.chosen
+        return hidden, jnp.moveaxis(routing.chosen, 0, 2)
 
     with jax.set_mesh(mesh):
         placed = jax.device_put(params, model.shardings)
         free, chosen = run(placed, None)
         tiny.assert_close(run(placed, chosen)[0], free, 1e-6)
         other, replayed = run(placed, (np.asarray(chosen) + 1) % 8)
+        tiny.assert_close(run(placed, np.full(chosen.shape, -1, np.int16))[0], free, 1e-6)
     np.testing.assert_array_equal(replayed, (np.asarray(chosen) + 1) % 8)
     assert np.abs(np.asarray(other) - np.asarray(free)).max() > 1e-2
 

@@ -16,7 +16,8 @@ CONTEXT, END = 64, 63
 
 @pytest.fixture(scope="session")
 def engine():
-    """By name: `wide` (6 slots), `narrow` (one slot, fed token by token), `mesh` (8 slots on 8 devices)."""
+    """By name: `wide` (6 slots), `narrow` (one slot, fed token by token), `mesh` (8 slots on 8 devices), `experts` (as
+    wide, over a mixture of experts)."""
 
     @functools.cache
     def build(name):
@@ -26,10 +27,15 @@ def engine():
                 tiny.mesh(),
                 RolloutConfig(slots=1, prefill_slots=1, prefill_tokens=1, decode_steps=3),
             ),
+            "experts": (
+                tiny.mesh(),
+                RolloutConfig(slots=6, prefill_slots=3, prefill_tokens=8, decode_steps=4),
+            ),
             "mesh": (local_mesh(), RolloutConfig(slots=8, prefill_slots=2, prefill_tokens=8, decode_steps=4)),
         }[name]
-        made = Engine(ModelSpec.build(tiny.QWEN3, tiny.VOCAB, mesh), config, CONTEXT, END)
-        made.load(tiny.params(tiny.QWEN3))
+        shape = tiny.MOE if name == "experts" else tiny.QWEN3
+        made = Engine(ModelSpec.build(shape, tiny.VOCAB, mesh), config, CONTEXT, END)
+        made.load(tiny.params(shape))
         return made
 
     return build

@@ -28,7 +28,12 @@ class FakeCollector:
 
     def run(self, params, episodes, sampling):
         self.runs.append((params, list(episodes), sampling))
-        return [self.episode(e) for e in episodes], {"rollout/seconds": 1.0}
+        made = [self.episode(e) for e in episodes]
+        if sampling.routes:  # of a router with 3 layers and 2 choices, for the five tokens that are fed
+            made = [
+                dataclasses.replace(t, routes=np.full((5, 3, 2), i, np.int16)) for i, t in enumerate(made)
+            ]
+        return made, {"rollout/seconds": 1.0}
 
     def episode(self, spec):
         number, member = int(spec.task.id[1:]), int(spec.id.rpartition("-")[2])
@@ -120,6 +125,23 @@ def test_a_recorded_step_is_not_sampled_again(tmp_path):
     recorded = list(store.read(path))
     assert path.name == "step_000002.jsonl" and {t.policy_version for t in recorded} == {2}
     assert [t.correct for t in recorded] == [False, True] * 4
+
+
+def test_routes_are_recorded_and_given_to_training(tmp_path):
+    """Also where the step is read from its record; and a step without rows has the same kind of batch."""
+    batch, _ = make(tmp_path, routes=(3, 2)).next(2, None)
+    first = np.argwhere((batch.targets >= 20) & (batch.targets < 24))
+    assert len(first) == QUESTIONS * GROUP
+    seen = set()
+    for row, place in first:  # the third token of its episode
+        own = batch.routes[row, place - 2 : place + 3]
+        seen.add(int(own[0, 0, 0]))
+        assert np.all(own == own[0, 0, 0])
+        assert np.all(batch.routes[row, place + 3] == -1)
+    assert seen == set(range(QUESTIONS * GROUP))
+    tiny.assert_equal(make(tmp_path, routes=(3, 2)).next(2, None)[0], batch)
+    silent = FakeCollector(lambda *_: ("wrong", Stop.ANSWERED))
+    assert make(tmp_path / "b", silent, routes=(3, 2)).next(0, None)[0].routes.shape == (0, 24, 3, 2)
 
 
 def test_equal_groups_and_broken_episodes_are_left_out(tmp_path):

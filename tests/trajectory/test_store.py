@@ -34,6 +34,21 @@ def test_a_round_trip_keeps_every_bit(tmp_path, make):
     assert [p.name for p in path.parent.iterdir()] == ["episodes.jsonl"]
 
 
+def test_routes_lie_beside_the_record(tmp_path, make):
+    rng = np.random.default_rng(1)
+    routes = rng.integers(0, 300, (5, 2, 3)).astype(np.int16)
+    path = tmp_path / "step_000003.1-of-2.jsonl"
+    store.write(
+        path, [make("grpo-3-1-0", routes=routes), make("grpo-3-1-1"), make("grpo-3-1-2", routes=routes[:4])]
+    )
+    read = [t.routes for t in store.read(path)]
+    assert read[1] is None and read[0].dtype == np.int16
+    np.testing.assert_array_equal(read[0], routes)
+    np.testing.assert_array_equal(read[2], routes[:4])
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, "step_000003.1-of-2.routes.npz"]
+    assert "routes" not in path.read_text()
+
+
 def test_a_person_can_read_it(tmp_path, make):
     path = tmp_path / "episodes.jsonl"
     store.write(path, [make(question="Where is Zürich?")])

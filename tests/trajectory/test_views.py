@@ -36,6 +36,18 @@ def test_an_episode_in_a_row_token_by_token(make):
         np.testing.assert_array_equal(got, np.asarray([expected], got.dtype), err_msg=name)
 
 
+def test_routes_stand_at_their_own_token(make):
+    """Not one to the left; and −1 where a token was never fed to the model, or is padding."""
+    routes = np.arange(7 * 2 * 3, dtype=np.int16).reshape(7, 2, 3)
+    batch = pack_rows(
+        [policy_sample(make(routes=routes), 1.0), policy_sample(make(), 1.0)], 16, routes=(2, 3)
+    )
+    assert batch.routes.shape == (1, 16, 2, 3) and batch.routes.dtype == np.int16
+    np.testing.assert_array_equal(batch.routes[0, :7], routes)
+    assert np.all(batch.routes[0, 7:] == -1)
+    assert pack_rows([policy_sample(make(), 1.0)], 16).routes is None
+
+
 def test_a_turn_cut_by_length_trains_no_end_of_turn(make):
     """Its last token is trained; the <|im_end|> (99) that the next observation begins with is not."""
     segments = (
