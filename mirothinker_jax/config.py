@@ -78,6 +78,7 @@ class DataConfig:
     shuffle: bool = True  # a new order in each epoch, drawn from the seed
     open_bins: int = 16  # rows that first-fit keeps open at once, per shard
     read_threads: int = 4  # 0: read in the training thread
+    survey: bool = True  # render every conversation before the first step, so that what is wrong shows then
     # How calls in the data are written: mcp, MiroThinker's, which the agent speaks; hermes, Qwen's own, for SFT alone.
     call_format: str = "mcp"
 

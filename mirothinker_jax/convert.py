@@ -98,9 +98,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _positive(text: str) -> float:
-    size = float(text)
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
     if not 0 < size < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return size
 
 

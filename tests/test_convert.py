@@ -42,6 +42,10 @@ BROKEN = {  # what was done to the folders, and what the error must say
     "index of numbers": (write(hf.INDEX, '{"weight_map": {"a": 1}}'), f"{hf.INDEX}: no weight_map"),
     "index that leads away": (write(hf.INDEX, '{"weight_map": {"a": "../b"}}'), f"{hf.INDEX}: no weight_map"),
     "no index": (unlink(hf.INDEX), f"neither {hf.INDEX} nor model.safetensors is there"),
+    "pickles alone": (
+        lambda source, out: [path.rename(path.with_suffix(".bin")) for path in source.glob("*.safetensors*")],
+        "its *.bin are pickles, which are not read: load it with transformers and save_pretrained() it",
+    ),
     "two models": (write("model.safetensors", ""), "has both model.safetensors and "),
     "no config.json": (unlink("config.json"), "config.json is not there, and a Hugging Face model has one"),
     "config.json not JSON": (write("config.json", "{"), "config.json: "),
@@ -114,7 +118,7 @@ def test_a_checkpoint_that_lost_its_numbers(checkpoint, tmp_path, capsys):
 def test_shard_sizes(size, capsys):
     with pytest.raises(SystemExit) as ended:
         run("to", "a", "b", "--shard-gib", size)
-    assert ended.value.code == 2 and "--shard-gib" in capsys.readouterr().err
+    assert ended.value.code == 2 and f"{size!r} is not a number above 0" in capsys.readouterr().err
 
 
 KILLED = """

@@ -21,10 +21,10 @@ def get_config(model: str):
     c.data.shards = 1  # so that a handful of conversations will do
     c.evaluation.questions = 0
     c.tokenizer.path = "tokenizer.json"  # of a preset: give your own; a converted run has one
-    use(c, model)
+    c.model.lora.rank, c.model.lora.alpha = 16, 32.0
+    use(c, model)  # a run that trained adapters goes on with its own
     c.model.param_dtype = c.model.compute_dtype = "bfloat16"
     c.model.remat = "full"
-    c.model.lora.rank, c.model.lora.alpha = 16, 32.0
 
     t = c.sft.training
     t.steps, t.rows, t.micro_rows, t.row_tokens = 300, 8, 1, 8192

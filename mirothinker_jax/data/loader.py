@@ -20,8 +20,8 @@ import numpy as np
 from mirothinker_jax.config import ConfigError, DataConfig
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource
-from mirothinker_jax.data.messages import DataError
 from mirothinker_jax.data.packing import Sample, shift
+from mirothinker_jax.data.survey import check_length, render
 from mirothinker_jax.types import Batch
 
 _COLUMNS = ("tokens", "targets", "weights")
@@ -75,10 +75,10 @@ class SFTSource:
             "shuffle": settings.shuffle,
             "seed": seed,
         }
-        render = _Render(conversations, chat, row_tokens)
+        columns = _Render(conversations, chat, row_tokens)
         own = shards // process_count
         self._streams = {
-            shard: iter(_stream(render, settings, row_tokens, examples, shard, seed))
+            shard: iter(_stream(columns, settings, row_tokens, examples, shard, seed))
             for shard in range(process_index * own, (process_index + 1) * own)
         }
 
@@ -136,34 +136,26 @@ class _Render:
         self._conversations, self._chat, self._row_tokens = conversations, chat, row_tokens
 
     def __call__(self, index: int) -> dict[str, np.ndarray]:
-        record, where = self._conversations[index], self._conversations.location(index)
-        try:
-            rendered = self._chat.render(record["messages"], record.get("tools"))
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
-        if len(rendered.tokens) > self._row_tokens:
-            raise DataError(
-                f"{where}: messages: {len(rendered.tokens)} tokens do not fit a row of {self._row_tokens}; "
-                "raise sft.training.row_tokens, or take the conversation out"
-            )
+        rendered = render(self._conversations, self._chat, index)
+        check_length(self._conversations.location(index), len(rendered.tokens), self._row_tokens)
         return shift(Sample(*rendered))
 
 
 def _stream(
-    render: _Render, settings: DataConfig, row_tokens: int, examples: int, shard: int, seed: int
+    columns: _Render, settings: DataConfig, row_tokens: int, examples: int, shard: int, seed: int
 ) -> grain.IterDataset:
     """Shard `shard`: examples shard, shard + shards, … in a new order every epoch, first-fit into rows."""
     own_seed = int(np.random.SeedSequence([seed, shard]).generate_state(1)[0])
     numbers = grain.MapDataset.range(shard, examples, settings.shards)
     if settings.shuffle:
         numbers = numbers.shuffle(seed=own_seed)
-    columns = numbers.repeat().map(render)
+    rendered = numbers.repeat().map(columns)
     ahead = grain.ReadOptions(
         num_threads=settings.read_threads,
         prefetch_buffer_size=2 * settings.open_bins + settings.read_threads if settings.read_threads else 0,
     )
     return grain.experimental.FirstFitPackIterDataset(
-        columns.to_iter_dataset(ahead),
+        rendered.to_iter_dataset(ahead),
         length_struct=dict.fromkeys(_COLUMNS, row_tokens),
         num_packing_bins=settings.open_bins,
         seed=own_seed,

@@ -52,8 +52,14 @@ class Folder:
         if single and index:
             raise ConfigError(f"{path} has both {SINGLE} and {INDEX}; remove the one that is not the model's")
         if not single and not index:
+            pickled = any(path.glob("*.bin"))
             raise ConfigError(
-                f"{path}: neither {INDEX} nor {SINGLE} is there; give a Hugging Face model's folder"
+                f"{path}: neither {INDEX} nor {SINGLE} is there; "
+                + (
+                    "its *.bin are pickles, which are not read: load it with transformers and save_pretrained() it"
+                    if pickled
+                    else "give a Hugging Face model's folder"
+                )
             )
         where = _index(path / INDEX) if index else None
         files = [SINGLE] if where is None else sorted(set(where.values()))

@@ -3,6 +3,7 @@
     from mirothinker_jax.models.presets import use
     use(c, "qwen3-8b-256k")        # a preset, with fresh parameters
     use(c, "runs/qwen3-8b")        # what convert made of a Hugging Face folder: its sizes, weights and tokenizer
+    use(c, "runs/my-sft")          # what training left: the same, and its adapters
 
 Each preset holds the fields of the model's published config.json (tests/models/test_presets.py has them with their
 source), so any of them can be checked at a glance. Imports no jax: config files run before it.
@@ -19,6 +20,7 @@ from mirothinker_jax.config import ConfigError
 from mirothinker_jax.models.hf_config import from_hf
 
 HF_FOLDER = "hf"  # of a converted run: config.json, tokenizer files
+_OWN = ("init_from", "param_dtype", "compute_dtype", "remat")  # of a run's model settings: not of the model
 
 
 def _qwen2(
@@ -87,15 +89,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def architecture(where: str) -> dict[str, Any]:
-    """The architecture's fields of ModelConfig: of a preset or a converted run.
+    """The architecture's fields of ModelConfig: of a preset, a converted run or a run that trained.
 
-    Raises ConfigError where there is neither, or the run's config.json is another family's.
+    Raises ConfigError where there is none of them, or the run's config.json is another family's.
     """
     if where in PRESETS:
         return PRESETS[where]
     config = Path(where) / HF_FOLDER / "config.json"
     if where and config.is_file():
         return read_hf_config(config)
+    if trained := _trained(where):
+        fields = {key: value for key, value in trained["model"].items() if key not in _OWN}
+        if not fields["lora"]["rank"]:
+            del fields["lora"]  # the next run's own: a whole model may get adapters
+        return fields
     if where and (Path(where) / "config.json").is_file():
         raise ConfigError(
             f"{where} has a config.json, but is not a run that convert made; for a Hugging Face folder: "
@@ -105,7 +112,21 @@ def architecture(where: str) -> dict[str, Any]:
     hint = f"did you mean {' or '.join(near)}?" if near else f"presets: {', '.join(PRESETS)}"
     raise ConfigError(
         f"{where!r} is neither a run that mirothinker_jax.convert made (a folder with {HF_FOLDER}/config.json) "
-        f"nor a preset; {hint}"
+        f"nor one that trained, nor a preset; {hint}"
+    )
+
+
+def _trained(where: str) -> dict[str, Any] | None:
+    """The resolved settings of a run that trained; None where there is none."""
+    path = Path(where) / "config.json"
+    if not where or not path.is_file():
+        return None
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # not JSON, or not UTF-8: not a run's
+        return None
+    return (
+        settings if isinstance(settings, dict) and {"model", "stages", "run_dir"} <= settings.keys() else None
     )
 
 
@@ -126,7 +147,10 @@ def use(config: Any, where: str) -> None:
     A preset has no tokenizer: the config must name one.
     """
     config.model.update(architecture(where))
-    if where not in PRESETS:
-        config.model.init_from = where
-        # Absolute: an export finds it from wherever it is started.
-        config.tokenizer.path = str((Path(where) / HF_FOLDER / "tokenizer.json").resolve())
+    if where in PRESETS:
+        return
+    config.model.init_from = where
+    own = Path(where) / HF_FOLDER / "tokenizer.json"
+    if trained := _trained(where):
+        own = Path(trained["tokenizer"]["path"] or Path(where) / "data" / "tokenizer.model")
+    config.tokenizer.path = str(own.resolve())  # an export finds it from wherever it is started

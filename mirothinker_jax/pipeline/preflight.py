@@ -1,16 +1,23 @@
 """What is wrong with a run, said before its first stage: a mistake in the last stage must not cost the hours before.
 
-Only what the settings, the machine and the embedded web tell; what depends on the tokenizer comes when there is one.
+First what the settings, the machine and the embedded web tell; then, when there is a tokenizer, what depends on it.
 """
 
 from __future__ import annotations
 
+import logging
+
 import jax
 
 from mirothinker_jax.config import Config, check
+from mirothinker_jax.data.messages import DataError
+from mirothinker_jax.data.survey import survey
 from mirothinker_jax.parallel.mesh import check_model, check_rows, make_mesh
 from mirothinker_jax.parallel.placement import data_shard
+from mirothinker_jax.parallel.processes import everywhere, most
 from mirothinker_jax.pipeline.workshop import Workshop
+
+logger = logging.getLogger(__name__)
 
 
 def purposes(config: Config) -> list[str]:
@@ -47,3 +54,38 @@ def check_run(shop: Workshop) -> None:
         shop.questions(purpose)
     if asked:
         _ = shop.tools
+
+
+def check_tokens(shop: Workshop, survey_data: bool) -> None:
+    """Raises ConfigError where the context of the run's episodes is too small for an agent that acts; with
+    `survey_data`, DataError for a conversation that cannot be trained on."""
+    c, known = shop.config, shop.config.model.yarn
+    longest = {}
+    if set(purposes(c)) - {"expert"}:
+        longest["an episode (agent.context_tokens)"] = shop.setting.context_tokens
+    if survey_data:
+        longest["the longest conversation"] = _survey(shop)
+    for what, tokens in longest.items():
+        if tokens > known.native_tokens * known.factor and shop.first:
+            logger.warning(
+                "%s has %d tokens, the model was made for %d (model.yarn.native_tokens) × %g (model.yarn.factor): "
+                "raise the factor",
+                *(what, tokens, known.native_tokens, known.factor),
+            )
+
+
+def _survey(shop: Workshop) -> int:
+    """Every process renders its share of the conversations; the tokens of the longest."""
+    threads, row_tokens = shop.config.data.read_threads, shop.config.sft.training.row_tokens
+    numbers = range(len(shop.conversations))[jax.process_index() :: jax.process_count()]
+    tokens, wrong = 0, None
+    with shop.phases("survey"), shop.bar(len(numbers), "survey", "conversation") as bar:
+        try:
+            tokens = survey(shop.conversations, shop.chat, numbers, row_tokens, threads, bar.update)
+        except DataError as error:
+            wrong = error
+    if not everywhere(wrong is None):
+        raise wrong or DataError(
+            "another process found a conversation that cannot be trained on; see its message"
+        )
+    return most(tokens)

@@ -24,7 +24,7 @@ from mirothinker_jax.evals.summary import write_summary
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import barrier, start_processes
 from mirothinker_jax.pipeline.phases import Phases
-from mirothinker_jax.pipeline.preflight import check_run, purposes
+from mirothinker_jax.pipeline.preflight import check_run, check_tokens
 from mirothinker_jax.pipeline.records import recorded
 from mirothinker_jax.pipeline.stages import STAGES
 from mirothinker_jax.pipeline.workshop import Workshop, task
@@ -63,8 +63,8 @@ def run(config: Config) -> dict[str, Any]:
         check_run(shop)
         _claim(folder, config, first)
         with MetricsLog(folder, enabled=first) as log:
-            if set(purposes(config)) - {"expert"}:
-                _ = shop.setting  # the context that the run's episodes have is too small, or it is not
+            fresh = not _made(folder, ("sft/checkpoints/*",))
+            check_tokens(shop, survey_data=config.data.survey and "sft" in config.stages and fresh)
             params = _initial(shop)
             for stage in config.stages:
                 params = _train(shop, log, stage, params)

@@ -9,9 +9,10 @@ import math
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from mirothinker_jax.config import ConfigError, ModelConfig
-from mirothinker_jax.config_tree import build
+from mirothinker_jax.config import Config, ConfigError, ModelConfig
+from mirothinker_jax.config_tree import build, resolved
 from mirothinker_jax.models import rope
 from mirothinker_jax.models.hf import shapes
 from mirothinker_jax.models.hf_config import from_hf, to_hf
@@ -217,11 +218,6 @@ def test_an_unknown_name_gets_the_nearest():
 
 
 def test_a_config_file_takes_a_preset_or_a_converted_run_over(tmp_path):
-    from ml_collections import ConfigDict
-
-    from mirothinker_jax.config import Config
-    from mirothinker_jax.config_tree import resolved
-
     config = ConfigDict(resolved(Config()))
     use(config, "qwen3-8b-256k")
     model = build(ModelConfig, config.model)
@@ -233,6 +229,24 @@ def test_a_config_file_takes_a_preset_or_a_converted_run_over(tmp_path):
     model = build(ModelConfig, config.model)
     assert (model.moe.experts, model.yarn.factor, model.init_from) == (128, 1.0, str(tmp_path))
     assert config.tokenizer.path == str(tmp_path / "hf/tokenizer.json")
+
+
+@pytest.mark.parametrize(("rank", "path"), [(0, ""), (4, "/models/tokenizer.json")])
+def test_a_config_file_goes_on_from_a_run_that_trained(tmp_path, rank, path):
+    """Its sizes, its adapters where it has any, and its tokenizer; how it stored and trained them is its own."""
+    ran = {"model.hidden": 48, "model.heads": 6, "model.remat": "none", "model.param_dtype": "bfloat16"}
+    ran |= {"model.lora.rank": rank, "model.init_from": "base", "tokenizer.path": path}
+    settings = ConfigDict(resolved(Config()))
+    settings.update_from_flattened_dict(ran)
+    (tmp_path / "config.json").write_text(json.dumps(settings.to_dict()))
+
+    config = ConfigDict(resolved(Config()))
+    config.model.lora.rank = 16
+    use(config, str(tmp_path))
+    model = build(ModelConfig, config.model)
+    assert (model.hidden, model.heads, model.lora.rank) == (48, 6, rank or 16)
+    assert (model.remat, model.param_dtype, model.init_from) == ("full", "float32", str(tmp_path))
+    assert config.tokenizer.path == (path or str(tmp_path / "data/tokenizer.model"))
 
 
 @pytest.mark.parametrize(
