@@ -12,7 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import mirothinker_kernels.flash_attention.blockwise as flash  # pyright: ignore[reportMissingImports]
+from mirothinker_kernels.flash_attention import tpu  # pyright: ignore[reportMissingImports]
+from mirothinker_kernels.flash_attention.blockwise import (  # pyright: ignore[reportMissingImports]
+    SAVED,  # noqa: F401  names of attention's results, for rematerialisation policies
+    blockwise_attention,
+)
+from mirothinker_kernels.flash_attention.mask import Mask  # pyright: ignore[reportMissingImports]
 
 from mirothinker_jax.parallel.sharding import constrain, spec
 from mirothinker_jax.types import Spans
@@ -20,7 +25,6 @@ from mirothinker_jax.types import Spans
 # (q [B, T, H, E], k [B, T, K, E], v [B, T, K, E], layer cache or None) → ([B, T, H, E], new layer cache)
 Attend = Callable[..., tuple[jax.Array, jax.Array | tuple | None]]
 
-SAVED = flash.SAVED  # names of attention's results, for rematerialisation policies
 CHUNK_QUERIES = 64
 CACHE_AXES = (
     "batch",
@@ -37,7 +41,7 @@ def make_attend(spans: Spans) -> Attend:
     def attend(q, k, v, layer_cache):
         assert layer_cache is None, "training rows have no cache"
         if mesh.empty:
-            return flash.blockwise_attention(q, k, v, tuple(spans), None, CHUNK_QUERIES)[0], None
+            return _platform(q, k, v, tuple(spans)), None
         heads, rows = spec("batch", "length", "heads", None), spec("batch", "length")
         sharded = jax.shard_map(
             partial(_local_attention, context=mesh.shape["context"]),
@@ -52,10 +56,30 @@ def make_attend(spans: Spans) -> Attend:
 def _local_attention(q, k, v, spans, *, context):
     """One device's queries against the whole row's keys."""
     if context == 1:
-        return flash.blockwise_attention(q, k, v, spans, None, CHUNK_QUERIES)[0]
+        return _platform(q, k, v, spans)
     k, v = (jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in (k, v))
     start = (jax.lax.axis_index("context") * q.shape[1]).astype(jnp.int32)
-    return flash.blockwise_attention(q, k, v, spans, start, CHUNK_QUERIES)[0]
+    return _platform(q, k, v, spans, start)
+
+
+def _platform(*operands) -> jax.Array:
+    """Our TPU kernels on a TPU, plain XLA elsewhere; by what is compiled for, whatever machine compiles."""
+    choose: Callable = jax.lax.platform_dependent
+    return choose(*operands, tpu=_tpu, default=_xla)
+
+
+def _tpu(q, k, v, spans, start=0):
+    index = jnp.arange(q.shape[1], dtype=jnp.int32) + start
+    # Arrays of numbers that a device does not share with others must say so, as q, k and v do.
+    axes = jax.typeof(q).manual_axis_type.varying
+    spans = [
+        jax.lax.pcast(s, tuple(axes - jax.typeof(s).manual_axis_type.varying), to="varying") for s in spans
+    ]
+    return tpu.flash_attention(q, k, v, Mask.of_spans(tuple(spans), index))[0]
+
+
+def _xla(q, k, v, spans, start=None):
+    return blockwise_attention(q, k, v, spans, start, CHUNK_QUERIES)[0]
 
 
 def empty_cache(

@@ -1,0 +1,162 @@
+"""The backward kernel for TPUs: dq, dk and dv in one pass of five products, in the forward kernel's layout.
+
+The probabilities are recomputed from the log-sum-exp (FlashAttention-2, arXiv 2307.08691, §3.2). A key/value head's
+gradients stay in fast memory while all queries of its group pass by; the heads go to the chip's cores in parallel, so
+both of a v5p's work on one sequence. That bounds the keys of one call: `flash_attention` calls it per segment, and dq
+is added up from one to the next in float32.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from . import mask as m
+from .forward import LOG2_E, PLAIN, ROWS_BY_ROWS, product, row_of, shaped, table_row
+from .strips import Blocks, Place, for_strips, visible
+
+
+def backward(
+    q: jax.Array,
+    do: jax.Array,
+    lse: jax.Array,
+    delta: jax.Array,
+    k: jax.Array,
+    kt: jax.Array,
+    v: jax.Array,
+    dq: jax.Array,
+    mask: m.Mask,
+    blocks: Blocks,
+    *,
+    interpret: bool = False,
+    vmem_bytes: int | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(dq + what these keys add to it, float32 [B·H, T, E]; dk and dv [B·K, S, E] in k's and v's dtype).
+
+    Args:
+      q, do: [B·H, T, E]. lse, delta: float32 [B·H, 1, T]; delta is Σ o·do − dlse. k, v: [B·K, S, E], kt: [B·K, E, S],
+        with S = blocks.segment. dq: as it comes out; its memory is used.
+    """
+    heads, length, size = q.shape
+    kv_heads, keys = k.shape[:2]
+    assert keys == blocks.segment, (keys, blocks)
+    group, per_head = heads // kv_heads, length // blocks.queries
+    kind, spans = mask.kind, mask.kind == "spans"
+    scale = size**-0.5
+    scale2 = scale * LOG2_E
+
+    def kernel(*refs):
+        table, refs = (refs[0], refs[1:]) if spans else (None, refs)
+        q_ref, do_ref, lse_ref, delta_ref, k_ref, kt_ref, v_ref, before_ref, *refs = refs
+        rows_ref, refs = (refs[0], refs[1:]) if spans else (None, refs)
+        dq_ref, dk_ref, dv_ref, dk_sum, dv_sum, dq_sum, next_scores, next_dp = refs
+        step = pl.program_id(1)
+        block = jax.lax.rem(step, per_head)
+        head = pl.program_id(0) * group + jax.lax.div(step, per_head)
+        column = row_of(table, kind, table_row(head, block, heads, mask, per_head))
+        place = Place(kind, blocks, block, 0 if spans else None, column)
+        queries, d_out = q_ref[0], do_ref[0]
+        lse2, taken = lse_ref[0] * LOG2_E, delta_ref[0]
+
+        @pl.when(step == 0)
+        def _():
+            dk_sum[...] = jnp.zeros_like(dk_sum)
+            dv_sum[...] = jnp.zeros_like(dv_sum)
+
+        dq_sum[...] = jnp.zeros_like(dq_sum)
+
+        def strip_of(ref, strip):
+            return ref.at[pl.ds(pl.multiple_of(strip * blocks.strip, blocks.strip), blocks.strip)]
+
+        def tile(number):
+            return slice(number * blocks.tile, (number + 1) * blocks.tile)
+
+        def score(strip, number):
+            keys_, values = (strip_of(ref.at[0], strip)[tile(number)] for ref in (k_ref, v_ref))
+            return product(keys_, queries, ROWS_BY_ROWS), product(values, d_out, ROWS_BY_ROWS)
+
+        def begin(strip):
+            next_scores[...], next_dp[...] = score(strip, 0)
+
+        def run(strip, after, masked):
+            scores, dp, acc = next_scores[...], next_dp[...], dq_sum[...]
+            dk_strip, dv_strip = strip_of(dk_sum, strip), strip_of(dv_sum, strip)
+            columns = pl.ds(pl.multiple_of(strip * blocks.strip, blocks.strip), blocks.strip)
+            kt_strip = kt_ref.at[0, :, columns]
+            for number in range(blocks.tiles):
+                following = score(strip, number + 1) if number + 1 < blocks.tiles else score(after, 0)
+                weights = jnp.exp2(scores * scale2 - lse2)
+                if masked:
+                    start = strip * blocks.strip + number * blocks.tile
+                    places = jax.lax.broadcasted_iota(jnp.int32, (blocks.tile, 1), 0) + start
+                    seen = visible(place, places, None if rows_ref is None else rows_ref[0])
+                    weights = jnp.where(seen, weights, 0.0)
+                ds = (weights * (dp - taken)).astype(queries.dtype)
+                dv_strip[tile(number)] += product(weights.astype(d_out.dtype), d_out, PLAIN)
+                dk_strip[tile(number)] += product(ds, queries, PLAIN)
+                acc = acc + product(kt_strip[:, tile(number)], ds, PLAIN)
+                scores, dp = following
+            next_scores[...], next_dp[...], dq_sum[...] = scores, dp, acc
+
+        for_strips(place, run, begin)
+        dq_ref[0] = before_ref[0] + dq_sum[...].T * scale
+
+        @pl.when(step == group * per_head - 1)
+        def _():
+            def write(strip, _):
+                rows = pl.ds(pl.multiple_of(strip * blocks.strip, blocks.strip), blocks.strip)
+                dk_ref[0, rows] = (dk_sum[rows] * scale).astype(dk_ref.dtype)
+                dv_ref[0, rows] = dv_sum[rows].astype(dv_ref.dtype)
+
+            jax.lax.fori_loop(0, blocks.strips, write, None)
+
+    def queries_of(h, i):
+        return h * group + jax.lax.div(i, per_head), jax.lax.rem(i, per_head)
+
+    rows = pl.BlockSpec((1, blocks.queries, size), lambda h, i, *_: (*queries_of(h, i), 0))
+    lanes = pl.BlockSpec(
+        (1, 1, blocks.queries), lambda h, i, *_: (queries_of(h, i)[0], 0, queries_of(h, i)[1])
+    )
+    whole = pl.BlockSpec((1, keys, size), lambda h, i, *_: (h, 0, 0))
+    turned = pl.BlockSpec((1, size, keys), lambda h, i, *_: (h, 0, 0))
+    in_specs = [rows, rows, lanes, lanes, whole, turned, whole, rows]
+    inputs, prefetch = [q, do, lse, delta, k, kt, v, dq], []
+    if spans:
+        prefetch = [m.strip_table(mask, keys, blocks.queries, blocks.strip)]
+        batch = mask.rows.shape[0]
+        per_row = heads // batch
+        of_row = lambda h, i, *_: (queries_of(h, i)[0] // per_row, 0, queries_of(h, i)[1])  # noqa: E731
+        in_specs.append(pl.BlockSpec((1, 4, blocks.queries), of_row))
+        inputs.append(mask.rows - mask.key_start)
+    tall = (blocks.tile, blocks.queries)
+    return pl.pallas_call(
+        kernel,
+        name="flash_backward",
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=len(prefetch),
+            grid=(kv_heads, group * per_head),
+            in_specs=in_specs,
+            out_specs=[rows, whole, whole],
+            scratch_shapes=[
+                pltpu.VMEM(shape, jnp.float32)
+                for shape in ((keys, size), (keys, size), (size, blocks.queries), tall, tall)
+            ],
+        ),
+        out_shape=[
+            shaped(dq.shape, jnp.float32, q),
+            shaped(k.shape, k.dtype, q),
+            shaped(v.shape, v.dtype, q),
+        ],
+        input_output_aliases={len(prefetch) + 7: 0},
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=vmem_bytes
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=10 * heads * length * keys * size // (1 if kind == "full" else 2),
+            bytes_accessed=(2 * q.size + 5 * k.size) * q.dtype.itemsize + 8 * dq.size,
+            transcendentals=heads * length * keys // (1 if kind == "full" else 2),
+        ),
+        interpret=interpret,
+    )(*prefetch, *inputs)

@@ -1,0 +1,187 @@
+"""The forward kernel for TPUs: softmax(q kᵀ) v with a running maximum, keys on sublanes and queries on lanes.
+
+Unusual is that scores are computed transposed, [keys, queries]. What belongs to a query (its maximum, its sum, its
+spans) is then one row of lanes and costs a register per 128 queries instead of one per 8, and the reductions over
+keys are plain additions of registers; that is what the register file, the bottleneck of the usual layout, is short of.
+Values come transposed, so that no operand of a product is turned round inside.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from . import mask as m
+from .strips import Blocks, Place, for_strips, idle, segment_of, visible
+
+NEVER = -1e30  # finite: a query that sees nothing gets zeros, not NaN
+LOG2_E = 1.4426950408889634
+SUBLANES = 8
+
+ROWS_BY_ROWS = (((1,), (1,)), ((), ()))  # a bᵀ
+PLAIN = (((1,), (0,)), ((), ()))  # a b
+
+
+def product(a: Any, b: Any, dimensions: Any) -> jax.Array:
+    """In float32; of float32 operands exactly so, where the matrix units would round them."""
+    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    return jax.lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
+
+
+def shaped(shape: Any, dtype: Any, like: jax.Array) -> jax.ShapeDtypeStruct:
+    """A result that varies over the mesh axes that `like` varies over (inside a shard_map)."""
+    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(like).manual_axis_type)
+
+
+def row_of(table: Any, kind: str, block: Any) -> Any:
+    """A reader of a block's columns of the strip table; None where there is no table."""
+    return (lambda column: table[block * 8 + column]) if kind == "spans" else None
+
+
+def forward(
+    q: jax.Array,
+    k: jax.Array,
+    vt: jax.Array,
+    mask: m.Mask,
+    blocks: Blocks,
+    *,
+    interpret: bool = False,
+    vmem_bytes: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """(output [B·H, T, E] in q's dtype, log-sum-exp float32 [B·H, 1, T]).
+
+    Args:
+      q: [B·H, T, E], T a multiple of blocks.queries. k: [B·K, S, E] and vt: [B·K, E, S], S a multiple of
+        blocks.segment. A query that sees no key gets zeros, and about −1e30 as log-sum-exp.
+    """
+    heads, length, size = q.shape
+    kv_heads, keys = k.shape[:2]
+    grid = (heads, length // blocks.queries, keys // blocks.segment)
+    group = heads // kv_heads
+    kind, spans = mask.kind, mask.kind == "spans"
+    scale2 = size**-0.5 * LOG2_E  # exponentials are of base 2, which is what the hardware has
+
+    def kernel(*refs):
+        table, refs = (refs[0], refs[1:]) if spans else (None, refs)
+        q_ref, k_ref, vt_ref, *refs = refs
+        rows_ref, refs = (refs[0], refs[1:]) if spans else (None, refs)
+        o_ref, lse_ref, top_ref, sum_ref, acc_ref, next_ref = refs
+        block, step = pl.program_id(1), pl.program_id(2)
+        column = row_of(table, kind, table_row(pl.program_id(0), block, heads, mask, grid[1]))
+        segment = segment_of(kind, blocks, block, step, column)
+        first = segment * blocks.strips if spans or grid[2] > 1 else None
+        place = Place(kind, blocks, block, first, column)
+        queries = q_ref[0]
+
+        @pl.when(step == 0)
+        def _():
+            top_ref[...] = jnp.full_like(top_ref, NEVER)
+            sum_ref[...] = jnp.zeros_like(sum_ref)
+            acc_ref[...] = jnp.zeros_like(acc_ref)
+
+        def keys_of(strip):
+            return pl.ds(pl.multiple_of(strip * blocks.strip, blocks.strip), blocks.strip)
+
+        def tile(number):
+            return slice(number * blocks.tile, (number + 1) * blocks.tile)
+
+        def score(strip, number):
+            return product(k_ref.at[0, keys_of(strip)][tile(number)], queries, ROWS_BY_ROWS)
+
+        def begin(strip):
+            next_ref[...] = score(strip, 0)
+
+        def run(strip, after, masked):
+            scores, top, total, acc = next_ref[...], top_ref[...], sum_ref[...], acc_ref[...]
+            for number in range(blocks.tiles):
+                following = score(strip, number + 1) if number + 1 < blocks.tiles else score(after, 0)
+                if masked:
+                    start = segment * blocks.segment + strip * blocks.strip + number * blocks.tile
+                    places = jax.lax.broadcasted_iota(jnp.int32, (blocks.tile, 1), 0) + start
+                    scores = jnp.where(
+                        visible(place, places, None if rows_ref is None else rows_ref[0]), scores, NEVER
+                    )
+                higher = jnp.maximum(top, scores.max(0, keepdims=True))
+                weights = jnp.exp2((scores - higher) * scale2)
+                if masked:  # where a query has seen nothing yet, NEVER − NEVER is 0
+                    weights = jnp.where(scores > 0.5 * NEVER, weights, 0.0)
+                shrink = jnp.exp2((top - higher) * scale2)
+                total = total * shrink + weights.reshape(-1, SUBLANES, blocks.queries).sum(0)
+                values = vt_ref.at[0, :, keys_of(strip)][:, tile(number)]
+                acc = acc * shrink + product(values, weights.astype(values.dtype), PLAIN)
+                scores, top = following, higher
+            next_ref[...], top_ref[...], sum_ref[...], acc_ref[...] = scores, top, total, acc
+
+        work = functools.partial(for_strips, place, run, begin)
+        if grid[2] == 1:
+            work()
+        else:
+            pl.when(jnp.logical_not(idle(kind, blocks, block, step, column)))(work)
+
+        @pl.when(step == grid[2] - 1)
+        def _():
+            total = sum_ref[...].sum(0, keepdims=True)
+            seen = total > 0
+            divisor = jnp.where(seen, total, 1.0)
+            o_ref[0] = (acc_ref[...] / divisor).T.astype(o_ref.dtype)
+            natural = top_ref[...] * size**-0.5 + jnp.log(divisor)
+            lse_ref[0] = jnp.where(seen, natural, NEVER)
+
+    def segment(h, i, s, *table):
+        column = row_of(table[0] if table else None, kind, table_row(h, i, heads, mask, grid[1]))
+        return segment_of(kind, blocks, i, s, column)
+
+    in_specs = [
+        pl.BlockSpec((1, blocks.queries, size), lambda h, i, s, *_: (h, i, 0)),
+        pl.BlockSpec((1, blocks.segment, size), lambda h, i, s, *t: (h // group, segment(h, i, s, *t), 0)),
+        pl.BlockSpec((1, size, blocks.segment), lambda h, i, s, *t: (h // group, 0, segment(h, i, s, *t))),
+    ]
+    inputs = [q, k, vt]
+    prefetch = []
+    if spans:
+        prefetch = [m.strip_table(mask, keys, blocks.queries, blocks.strip)]
+        per_row = heads // mask.rows.shape[0]
+        in_specs.append(pl.BlockSpec((1, 4, blocks.queries), lambda h, i, s, *_: (h // per_row, 0, i)))
+        inputs.append(mask.rows - mask.key_start)
+    return pl.pallas_call(
+        kernel,
+        name="flash_forward",
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=len(prefetch),
+            grid=grid,
+            in_specs=in_specs,
+            out_specs=[
+                pl.BlockSpec((1, blocks.queries, size), lambda h, i, s, *_: (h, i, 0)),
+                pl.BlockSpec((1, 1, blocks.queries), lambda h, i, s, *_: (h, 0, i)),
+            ],
+            scratch_shapes=[
+                pltpu.VMEM((1, blocks.queries), jnp.float32),
+                pltpu.VMEM((SUBLANES, blocks.queries), jnp.float32),
+                pltpu.VMEM((size, blocks.queries), jnp.float32),
+                pltpu.VMEM((blocks.tile, blocks.queries), jnp.float32),
+            ],
+        ),
+        out_shape=[
+            shaped(q.shape, q.dtype, q),
+            shaped((heads, 1, length), jnp.float32, q),
+        ],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=vmem_bytes
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=4 * heads * length * keys * size // (1 if kind == "full" else 2),
+            bytes_accessed=(2 * q.size + k.size + vt.size) * q.dtype.itemsize,
+            transcendentals=heads * length * keys // (1 if kind == "full" else 2),
+        ),
+        interpret=interpret,
+    )(*prefetch, *inputs)
+
+
+def table_row(head: Any, block: Any, heads: int, mask: m.Mask, blocks: int) -> Any:
+    """Which row of the strip table a head's block of queries has: heads of one batch row share it."""
+    return head // (heads // mask.rows.shape[0]) * blocks + block if mask.kind == "spans" else block

@@ -1,0 +1,29 @@
+"""Which block sizes a kernel uses: a table per chip generation, made by `benchmarks/kernel_cycles.py --sweep`."""
+
+from __future__ import annotations
+
+from .strips import Blocks
+
+# Largest sizes; `fitted` shrinks them to a row. What a pass holds in fast memory stays under VMEM_BYTES.
+FORWARD = Blocks(queries=1024, tile=128, strip=1024, segment=8192)
+BACKWARD = Blocks(queries=1024, tile=128, strip=1024, segment=4096)
+VMEM_BYTES = 60 << 20
+LANES = 128
+
+
+def fitted(blocks: Blocks, queries: int, keys: int) -> Blocks:
+    """These sizes, shrunk where there are fewer queries or keys, so that padding stays below a block or a strip.
+
+    >>> fitted(FORWARD, 300, 9000)
+    Blocks(queries=512, tile=128, strip=512, segment=4608)
+    """
+    most_queries = min(blocks.queries, _power(queries))
+    strip = min(blocks.strip, _power(keys), most_queries)
+    segments = -(-keys // blocks.segment)
+    segment = -(-keys // (segments * strip)) * strip
+    return Blocks(most_queries, min(blocks.tile, strip), strip, segment)
+
+
+def _power(length: int) -> int:
+    """The smallest power of two that holds it, and a row of lanes."""
+    return max(LANES, 1 << (length - 1).bit_length())
