@@ -1,13 +1,14 @@
-"""Which block sizes a kernel uses: a table per chip generation, made by `benchmarks/kernel_cycles.py --sweep`."""
+"""Which block sizes the kernels use: the best on a v5p by `benchmarks/kernel_cycles.py --sweep`, on any chip so far."""
 
 from __future__ import annotations
 
 from .strips import Blocks
 
-# Largest sizes; `fitted` shrinks them to a row. What a pass holds in fast memory stays under VMEM_BYTES.
+# Largest sizes; `fitted` shrinks them to a row. What a pass holds in fast memory stays under VMEM_BYTES: a kernel that
+# reserves more leaves the compiler no room for the arrays that it wants to keep there.
 FORWARD = Blocks(queries=1024, tile=128, strip=1024, segment=8192)
-BACKWARD = Blocks(queries=1024, tile=128, strip=1024, segment=4096)
-VMEM_BYTES = 60 << 20
+BACKWARD = Blocks(queries=2048, tile=128, strip=1024, segment=4096)
+VMEM_BYTES = 32 << 20
 LANES = 128
 
 

@@ -1,0 +1,252 @@
+"""Static cycles of the attention kernels on TPUs, without a TPU: ours beside jax's splash attention.
+
+    pip install -e '.[tpu]'
+    python benchmarks/kernel_cycles.py
+
+A TPU is a statically scheduled machine, and its compiler (libtpu, an ordinary wheel) carries a cycle simulator of the
+final program. Each kernel is compiled ahead of time for one chip, and the simulator's figure is read from the profile
+that it dumps. Utilisation is useful flops / (cycles · peak of the whole chip): 4·S²·E per head forward and 10·S²·E
+backward, half of it where the mask is causal; recomputed scores do not count. bfloat16, heads of 128, two heads with
+keys of their own. A causal row of 32K is a·S² + b·S, from 8K and 16K: the simulator takes 30 µs a cycle.
+
+What it is not: a measurement. HBM's contention, the ring's links and the scalar tables of packed rows (which it reads
+as zeros) are not in it. Splash skips blocks by such tables, so it is compared on the full mask alone; of its blocks the
+best of a few is taken. `--sweep` prints our kernels for many block sizes, from which kernels/flash_attention/tiling.py
+is chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from measuring import Options
+from results import device, finish, table
+
+# bfloat16 flops per cycle of a whole chip, and what to compile for.
+CHIPS = {"v5p": (262_144, "v5p:2x2x1", "v5p-8"), "v6e": (524_288, "v6e:2x2", "v6e-8")}
+SPLASH_BLOCKS = ((1024, 1024, 512), (1024, 2048, 512), (2048, 2048, 1024))
+HEADS, SIZE = 2, 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One kernel, or the two of splash's backward pass: what to compile, and for which chip."""
+
+    chip: str
+    system: str  # ours, splash
+    way: str  # fwd, bwd
+    mask: str  # full, causal
+    length: int
+    blocks: tuple[int, ...] = ()  # ours: queries, tile, strip; splash: queries, keys, keys of a product
+
+    @property
+    def useful_flops(self) -> float:
+        whole = (4 if self.way == "fwd" else 10) * self.length**2 * SIZE * HEADS
+        return whole / 2 if self.mask == "causal" else whole
+
+    def utilisation(self, cycles: float) -> float:
+        return self.useful_flops / cycles / CHIPS[self.chip][0]
+
+
+def compile_case(case: Case) -> None:
+    """In a process of its own: compiles, and prints the names of the kernels."""
+    import jax
+    from jax.experimental import topologies
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    chip = topologies.get_topology_desc(CHIPS[case.chip][1], "tpu").devices[:1]
+    mesh = Mesh(chip, ("chip",))
+    function, shapes = (ours if case.system == "ours" else splash)(case)
+    whole = NamedSharding(mesh, PartitionSpec())
+    shapes = [jax.ShapeDtypeStruct(shape, dtype, sharding=whole) for shape, dtype in shapes]
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        lowered = jax.jit(function).lower(*shapes)
+    text = lowered.compile().as_text()
+    names = re.findall(r"%(\S+) = [^\n]* custom-call\([^\n]*tpu_custom_call", text)
+    sys.stdout.write(json.dumps(sorted(set(names))) + "\n")
+
+
+def ours(case: Case) -> tuple[Any, list]:
+    import jax.numpy as jnp
+    from mirothinker_kernels.flash_attention import backward, forward, mask, strips, tiling
+
+    largest = tiling.FORWARD if case.way == "fwd" else tiling.BACKWARD
+    queries, tile, strip = case.blocks or (largest.queries, largest.tile, largest.strip)
+    # One segment: what a call of the kernel takes. The mask needs no table.
+    blocks = tiling.fitted(
+        strips.Blocks(queries, tile, strip, max(case.length, strip)), case.length, case.length
+    )
+    kind = mask.Mask(case.mask)
+    run = {"fwd": forward.forward, "bwd": backward.backward}[case.way]
+    rows, turned = (HEADS, case.length, SIZE), (HEADS, SIZE, case.length)
+    lanes = (HEADS, 1, case.length)
+    half, single = jnp.bfloat16, jnp.float32
+    shapes = {
+        "fwd": [(rows, half), (rows, half), (turned, half)],
+        "bwd": [(rows, half), (rows, half), (lanes, single), (lanes, single), (rows, half), (turned, half),
+                (rows, half), (rows, single)],
+    }[case.way]  # fmt: skip
+    return lambda *a: run(*a, kind, blocks, vmem_bytes=tiling.VMEM_BYTES), shapes
+
+
+def splash(case: Case) -> tuple[Any, list]:
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental.pallas.ops.tpu import splash_attention as library
+
+    queries, keys, compute = (min(b, case.length) for b in case.blocks)
+    sizes = library.BlockSizes(
+        block_q=queries, block_kv=keys, block_kv_compute=compute,
+        block_q_dkv=queries, block_kv_dkv=keys, block_kv_dkv_compute=compute,
+        block_q_dq=queries, block_kv_dq=keys,
+    )  # fmt: skip
+    one = (library.CausalMask if case.mask == "causal" else library.FullMask)((case.length, case.length))
+    kernel = library.make_splash_mha_single_device(library.MultiHeadMask([one] * HEADS), block_sizes=sizes)
+
+    def loss(q, k, v):
+        return kernel(q, k, v).astype(jnp.float32).sum()
+
+    shapes = [((HEADS, case.length, SIZE), jnp.bfloat16)] * 3
+    return (kernel if case.way == "fwd" else jax.grad(loss, (0, 1, 2))), shapes
+
+
+def cycles_of(case: Case) -> int:
+    """Of the case's kernels, added up; of a backward pass without the forward kernel before it."""
+    names = json.loads(_child(case, "").splitlines()[-1])
+    if case.system == "splash" and case.way == "bwd":
+        names = [name for name in names if "dkv" in name or "dq" in name]
+    if not names:
+        raise SystemExit(f"{case}: no kernel in the compiled program")
+    total = 0
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            _child(
+                case, f"--xla_jf_dump_static_llo_profile_to={folder} --xla_jf_dump_only_matching_hlo={name}"
+            )
+            profiles = [path.read_text() for path in Path(folder).glob("*_static_llo_profile.textproto")]
+        found = [int(n) for text in profiles for n in re.findall(r"estimated_cycles: (\d+)", text)]
+        if not found:
+            raise SystemExit(f"{case}: the compiler dumped no profile of {name}")
+        total += found[0]
+    return total
+
+
+def _child(case: Case, flags: str) -> str:
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": CHIPS[case.chip][2],
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # or two processes collide on its lock file
+        "LIBTPU_INIT_ARGS": flags,
+    }
+    command = [sys.executable, __file__, "--case", json.dumps(dataclasses.asdict(case))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
+        raise SystemExit(f"{case} did not compile: {''.join(last)}")
+    return done.stdout
+
+
+def measure(chip: str, say: Any) -> tuple[dict[str, float], dict[str, int]]:
+    """(utilisation by figure, cycles by figure) of one chip, ours and splash's."""
+    figures: dict[str, float] = {}
+    cycles: dict[str, int] = {}
+
+    def keep(name: str, case: Case, count: float) -> None:
+        figures[name], cycles[name] = case.utilisation(count), round(count)
+        say(name, figures[name], cycles[name])
+
+    for way in ("fwd", "bwd"):
+        case = Case(chip, "ours", way, "full", 4096)
+        keep(f"{chip}_{way}_full_4k", case, cycles_of(case))
+        rivals = [Case(chip, "splash", way, "full", 4096, blocks) for blocks in SPLASH_BLOCKS]
+        count, rival = min(((cycles_of(r), r) for r in rivals), key=lambda found: found[0])
+        keep(f"splash/{chip}_{way}_full_4k", rival, count)
+        half, one = (cycles_of(Case(chip, "ours", way, "causal", n)) for n in (8192, 16384))
+        square = (one - 2 * half) / (16384**2 - 2 * 8192**2)
+        line = (half - square * 8192**2) / 8192
+        long = Case(chip, "ours", way, "causal", 32768)
+        keep(f"{chip}_{way}_causal_32k", long, square * 32768**2 + line * 32768)
+    return figures, cycles
+
+
+def sweep(chip: str, way: str, mask: str, length: int) -> None:
+    """Our kernel for many block sizes, best last."""
+    rows = []
+    for queries, tile, strip in itertools.product((512, 1024, 2048), (128, 256), (512, 1024, 2048, 4096)):
+        case = Case(chip, "ours", way, mask, length, (queries, tile, strip))
+        try:
+            count = cycles_of(case)
+        except SystemExit as error:
+            print(f"{queries} {tile} {strip}: {error}", flush=True)
+            continue
+        rows.append((case.utilisation(count), f"{queries} × {strip} by {tile}", count))
+        print(rows[-1], flush=True)
+    print(
+        table(
+            ("queries × strip by tile", "util", "cycles"),
+            [(n, f"{u:.3f}", f"{c:,}") for u, n, c in sorted(rows)],
+        )
+    )
+
+
+def main() -> None:
+    options = arguments()
+    if options.case:
+        fields = json.loads(options.case)
+        compile_case(Case(**{**fields, "blocks": tuple(fields["blocks"])}))
+        return
+    try:
+        importlib.metadata.version("libtpu")
+    except importlib.metadata.PackageNotFoundError:
+        raise SystemExit("libtpu is not installed: pip install -e '.[tpu]' (no TPU needed)") from None
+    chips = options.chips.split(",")
+    if unknown := set(chips) - CHIPS.keys():
+        raise SystemExit(f"--chips: {', '.join(sorted(unknown))} is not one of {', '.join(CHIPS)}")
+    if options.sweep:
+        for chip, way in itertools.product(chips, ("fwd", "bwd")):
+            print(f"{chip} {way}")
+            sweep(chip, way, "full", 4096)
+        return
+    figures: dict[str, Any] = {}
+    cycles: dict[str, int] = {}
+    for chip in chips:
+        say = lambda name, share, count: print(f"{name:32} {share:.3f}  {count:,} cycles", flush=True)  # noqa: E731
+        more, counts = measure(chip, say)
+        figures |= more
+        cycles |= counts
+    packages = ("jax", "jaxlib", "libtpu")
+    theirs = {
+        name.removeprefix("splash/"): value for name, value in figures.items() if name.startswith("splash/")
+    }
+    finish(
+        "kernel_cycles",
+        {name: value for name, value in figures.items() if not name.startswith("splash/")}
+        | {"splash": theirs, "cycles": cycles}
+        | {"device": device(), "versions": {name: importlib.metadata.version(name) for name in packages}},
+    )
+
+
+def arguments() -> argparse.Namespace:
+    options = Options(__doc__)
+    options.add("chips", "v5p,v6e", "of v5p, v6e, with commas")
+    options.add_argument("--sweep", action="store_true", help="our kernels for many block sizes instead")
+    options.add_argument("--case", help=argparse.SUPPRESS)
+    return options.parse_args()
+
+
+if __name__ == "__main__":
+    main()
