@@ -81,7 +81,7 @@ def ours(case: Case) -> tuple[Any, list]:
     import jax.numpy as jnp
     from mirothinker_kernels.flash_attention import backward, forward, mask, strips, tiling
 
-    largest = tiling.FORWARD if case.way == "fwd" else tiling.BACKWARD
+    largest = tiling.forward_blocks(case.mask) if case.way == "fwd" else tiling.BACKWARD
     queries, tile, strip = case.blocks or (largest.queries, largest.tile, largest.strip)
     # One segment: what a call of the kernel takes. The mask needs no table.
     blocks = tiling.fitted(

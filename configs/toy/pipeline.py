@@ -63,7 +63,7 @@ def get_config():
     c.model.hidden = 96
     c.model.layers = 2
     c.model.heads = 4
-    c.model.kv_heads = 1
+    c.model.kv_heads = 2
     c.model.head_dim = 32
     c.model.ffn = 192
     c.model.rope_theta = 100.0
@@ -75,17 +75,17 @@ def get_config():
     c.rollout.decode_steps = 4
 
     c.sft.expert_episodes = 6000
-    c.sft.expert_calls = 6  # enough for four hops; the questions go to six
+    c.sft.expert_calls = 5  # enough for three hops; the questions go to six
     c.sft.expert_mistake_rate = 0.05
     t = c.sft.training
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 1200, 4, 4, 512
+    t.steps, t.rows, t.micro_rows, t.row_tokens = 900, 8, 8, 512
     t.checkpoint_every, t.log_every = 200, 10
     t.optimizer.learning_rate = 8e-3
     t.optimizer.warmup_fraction = 0.05
     t.optimizer.weight_decay = 0.01
 
     t = c.dpo.training
-    c.dpo.questions, c.dpo.samples = 256, 4
+    c.dpo.questions, c.dpo.samples = 384, 4
     t.steps, t.rows, t.micro_rows, t.row_tokens = 30, 8, 8, 1280
     t.checkpoint_every, t.log_every = 30, 2
     t.optimizer.learning_rate = 1e-4
@@ -93,7 +93,7 @@ def get_config():
 
     c.grpo.questions, c.grpo.group = 32, 8
     t = c.grpo.training
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 72, 128, 2, 640
+    t.steps, t.rows, t.micro_rows, t.row_tokens = 64, 128, 2, 640
     t.checkpoint_every, t.log_every = 16, 1
     t.optimizer.learning_rate = 1e-3
     t.optimizer.schedule = "linear"

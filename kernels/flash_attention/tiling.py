@@ -7,22 +7,27 @@ from .strips import Blocks
 # Largest sizes; `fitted` shrinks them to a row. What a pass holds in fast memory stays under VMEM_BYTES: a kernel that
 # reserves more leaves the compiler no room for the arrays that it wants to keep there.
 FORWARD = Blocks(queries=1024, tile=128, strip=1024, segment=8192)
+FORWARD_FULL = Blocks(queries=1024, tile=128, strip=4096, segment=8192)  # every key seen: nothing to skip
 BACKWARD = Blocks(queries=2048, tile=128, strip=1024, segment=4096)
 VMEM_BYTES = 32 << 20
 LANES = 128
+
+
+def forward_blocks(kind: str) -> Blocks:
+    """The largest sizes for a mask of this kind."""
+    return FORWARD_FULL if kind == "full" else FORWARD
 
 
 def fitted(blocks: Blocks, queries: int, keys: int) -> Blocks:
     """These sizes, shrunk where there are fewer queries or keys, so that padding stays below a block or a strip.
 
     >>> fitted(FORWARD, 300, 9000)
-    Blocks(queries=512, tile=128, strip=512, segment=4608)
+    Blocks(queries=512, tile=128, strip=1024, segment=5120)
     """
-    most_queries = min(blocks.queries, _power(queries))
-    strip = min(blocks.strip, _power(keys), most_queries)
+    strip = min(blocks.strip, _power(keys))
     segments = -(-keys // blocks.segment)
     segment = -(-keys // (segments * strip)) * strip
-    return Blocks(most_queries, min(blocks.tile, strip), strip, segment)
+    return Blocks(min(blocks.queries, _power(queries)), min(blocks.tile, strip), strip, segment)
 
 
 def _power(length: int) -> int:

@@ -19,7 +19,7 @@ from .backward import backward
 from .blockwise import SAVED
 from .forward import forward
 from .strips import Blocks
-from .tiling import BACKWARD, FORWARD, VMEM_BYTES, fitted
+from .tiling import BACKWARD, VMEM_BYTES, fitted, forward_blocks
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
@@ -28,7 +28,7 @@ def flash_attention(
     k: jax.Array,
     v: jax.Array,
     mask: m.Mask,
-    forward_blocks: Blocks = FORWARD,
+    forward_blocks: Blocks | None = None,
     backward_blocks: Blocks = BACKWARD,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
@@ -38,7 +38,7 @@ def flash_attention(
       q: [B, T, H, E]; k, v: [B, S, K, E], H a multiple of K; bfloat16 or float32. Products are added up in float32.
       mask: what each query sees of these keys; "causal" needs T = S. A query that sees none gets zeros, and about
         −1e30 as log-sum-exp, which is what merging with other keys' results needs.
-      forward_blocks, backward_blocks: the largest block sizes.
+      forward_blocks, backward_blocks: the largest block sizes; None: the table's.
       interpret: run on any backend, slowly, for tests.
     """
     return _forward(q, k, v, mask, forward_blocks, interpret)
@@ -46,7 +46,7 @@ def flash_attention(
 
 def _forward(q, k, v, mask, blocks, interpret):
     shape, keys = q.shape, k.shape[1]
-    blocks = fitted(blocks, shape[1], keys)
+    blocks = fitted(blocks or forward_blocks(mask.kind), shape[1], keys)
     mask = _padded(mask, shape[0], shape[1], keys, blocks)
     q = _heads_first(_pad(q, blocks.queries))
     k, v = (_pad(x, blocks.segment) for x in (k, v))
@@ -56,17 +56,17 @@ def _forward(q, k, v, mask, blocks, interpret):
     return _rows_first(out, shape), jnp.swapaxes(lse.reshape(*shape[::2], -1)[..., : shape[1]], 1, 2)
 
 
-def _vjp_forward(q, k, v, mask, forward_blocks, backward_blocks, interpret):
-    out, lse = _forward(q, k, v, mask, forward_blocks, interpret)
+def _vjp_forward(q, k, v, mask, blocks, _, interpret):
+    out, lse = _forward(q, k, v, mask, blocks, interpret)
     out, lse = checkpoint_name(out, SAVED), checkpoint_name(lse, SAVED)
     return (out, lse), (q, k, v, mask, out, lse)
 
 
-def _vjp_backward(forward_blocks, backward_blocks, interpret, saved, cotangents):
+def _vjp_backward(_, blocks, interpret, saved, cotangents):
     q, k, v, mask, out, lse = saved
     d_out, d_lse = cotangents
     shape, keys = q.shape, k.shape[1]
-    blocks = fitted(backward_blocks, shape[1], keys)
+    blocks = fitted(blocks, shape[1], keys)
     delta = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(-1) - d_lse
     # Padding, and queries that saw nothing: exp(score − lse) must not be inf · 0 for them.
     lse = jnp.where(lse > -1e29, lse, 1e30)
