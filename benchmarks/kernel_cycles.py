@@ -72,14 +72,20 @@ def compile_case(case: Case) -> None:
     shapes = [jax.ShapeDtypeStruct(shape, dtype, sharding=whole) for shape, dtype in shapes]
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         lowered = jax.jit(function).lower(*shapes)
-    text = lowered.compile().as_text()
+    text = lowered.compile().as_text() or ""
     names = re.findall(r"%(\S+) = [^\n]* custom-call\([^\n]*tpu_custom_call", text)
     sys.stdout.write(json.dumps(sorted(set(names))) + "\n")
 
 
 def ours(case: Case) -> tuple[Any, list]:
     import jax.numpy as jnp
-    from mirothinker_kernels.flash_attention import backward, forward, mask, strips, tiling
+    from mirothinker_kernels.flash_attention import (  # pyright: ignore[reportMissingImports]
+        backward,
+        forward,
+        mask,
+        strips,
+        tiling,
+    )
 
     largest = tiling.forward_blocks(case.mask) if case.way == "fwd" else tiling.BACKWARD
     queries, tile, strip = case.blocks or (largest.queries, largest.tile, largest.strip)
@@ -115,7 +121,7 @@ def splash(case: Case) -> tuple[Any, list]:
     kernel = library.make_splash_mha_single_device(library.MultiHeadMask([one] * HEADS), block_sizes=sizes)
 
     def loss(q, k, v):
-        return kernel(q, k, v).astype(jnp.float32).sum()
+        return jnp.sum(kernel(q, k, v), dtype=jnp.float32)  # pyright: ignore[reportArgumentType]
 
     shapes = [((HEADS, case.length, SIZE), jnp.bfloat16)] * 3
     return (kernel if case.way == "fwd" else jax.grad(loss, (0, 1, 2))), shapes

@@ -110,9 +110,10 @@ def for_strips(place: Place, run: Callable[[Any, Any, bool], None], first: Calla
         if place.first is not None:
             whole, end = (jnp.clip(x - place.first, 0, count) for x in (whole, end))
         first(0)
-        step = lambda masked: lambda j, _: run(j, jnp.minimum(j + 1, count - 1), masked)  # noqa: E731
-        jax.lax.fori_loop(0, whole, step(False), None)
-        jax.lax.fori_loop(whole, end, step(True), None)
+        for low, high, masked in ((0, whole, False), (whole, end, True)):
+            jax.lax.fori_loop(
+                low, high, lambda j, _, masked=masked: run(j, jnp.minimum(j + 1, count - 1), masked), None
+            )
         return
     low, high = place.first, place.first + count
     trunk, trunk_end, own, own_end = (

@@ -12,11 +12,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from mirothinker_kernels.flash_attention import tpu  # pyright: ignore[reportMissingImports]
-from mirothinker_kernels.flash_attention.blockwise import (  # pyright: ignore[reportMissingImports]
-    SAVED,  # noqa: F401  names of attention's results, for rematerialisation policies
-    blockwise_attention,
-)
+import mirothinker_kernels.flash_attention.blockwise as xla  # pyright: ignore[reportMissingImports]
+import mirothinker_kernels.flash_attention.tpu as tpu  # pyright: ignore[reportMissingImports]
 from mirothinker_kernels.flash_attention.mask import Mask  # pyright: ignore[reportMissingImports]
 
 from mirothinker_jax.parallel.sharding import constrain, spec
@@ -25,13 +22,10 @@ from mirothinker_jax.types import Spans
 # (q [B, T, H, E], k [B, T, K, E], v [B, T, K, E], layer cache or None) → ([B, T, H, E], new layer cache)
 Attend = Callable[..., tuple[jax.Array, jax.Array | tuple | None]]
 
+SAVED = xla.SAVED  # names of attention's results, for rematerialisation policies
 CHUNK_QUERIES = 64
-CACHE_AXES = (
-    "batch",
-    "kv_heads",
-    None,
-    None,
-)  # of one layer's keys [slots, K, E, C] or values [slots, K, C, E]
+# Of one layer's keys [slots, K, E, C] or values [slots, K, C, E].
+CACHE_AXES = ("batch", "kv_heads", None, None)
 
 
 def make_attend(spans: Spans) -> Attend:
@@ -79,7 +73,7 @@ def _tpu(q, k, v, spans, start=0):
 
 
 def _xla(q, k, v, spans, start=None):
-    return blockwise_attention(q, k, v, spans, start, CHUNK_QUERIES)[0]
+    return xla.blockwise_attention(q, k, v, spans, start, CHUNK_QUERIES)[0]
 
 
 def empty_cache(

@@ -95,11 +95,11 @@ class Engine:
         longest = max(int(n) + len(chunk) for n, chunk in zip(state.length, tokens, strict=True))
         context = next(c for c in self._contexts if c >= longest)
         with jax.set_mesh(self.model.mesh):
-            self._cache, *drawn = self._prefill(
+            self._cache, drawn, logprobs, routes = self._prefill(
                 self.params, self._cache, fed, places, index, last, seeds, context, sampling
             )
-        tokens, logprobs, routes = jax.tree.map(lambda x: np.asarray(x)[: len(slots)], drawn)
-        return Decoded(tokens[:, None], logprobs[:, None], routes)
+        kept = jax.tree.map(lambda x: np.asarray(x)[: len(slots)], Decoded(drawn, logprobs, routes))
+        return kept._replace(tokens=kept.tokens[:, None], logprobs=kept.logprobs[:, None])
 
     def decode(self, state: Slots, sampling: Sampling) -> Decoded:
         """Samples up to decode_steps tokens in every running slot: [slots, decode_steps]."""
@@ -133,8 +133,8 @@ class Engine:
             drawn, logprob = sample(logits, _keys(seed, length), sampling)
             tokens = tokens.at[:, i].set(jnp.where(running, drawn, -1))
             logprobs = logprobs.at[:, i].set(jnp.where(running, logprob, 0.0))
-            if routes is not None:
-                routes = routes.at[:, i].set(_routes(routing, sampling)[:, 0])
+            if (chosen := _routes(routing, sampling)) is not None:
+                routes = routes.at[:, i].set(chosen[:, 0])
             length = length + running.astype(jnp.int32)
             budget = jnp.where(running & (drawn != self.end_id), budget - 1, 0)
             return cache, length, jnp.where(running, drawn, pending), budget, tokens, logprobs, routes

@@ -39,7 +39,8 @@ def command(tmp_path, capfd):
         assert main(["--config", str(SFT), f"--config.run_dir={run_dir}", *map(str, settings)]) == 2
         out, err = capfd.readouterr()
         assert out == ""
-        lines = [line for line in err.splitlines() if not line.startswith("sft: 0/")]  # the progress bar
+        bars = ("sft: 0/", "survey: ")
+        lines = [line for line in err.splitlines() if not line.startswith(bars)]
         (line,) = lines
         assert line.startswith("error: ")
         return line.removeprefix("error: "), run_dir
