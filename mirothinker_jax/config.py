@@ -198,9 +198,8 @@ class GRPOConfig:
     sampler_correction: str = "none"  # tis: truncated importance sampling; icepop: masked
     correction_low: float = 0.5  # icepop: ratios below it are masked
     correction_high: float = 2.0  # tis: ratios are cut to it; icepop: masked above it
-    replay_routes: bool = (
-        False  # mixture of experts: train on the sampler's routes (2 · layers · k bytes a token)
-    )
+    # Mixture of experts: train on the sampler's routes, which take 2 · layers · experts_per_token bytes a token.
+    replay_routes: bool = False
 
     def __post_init__(self):
         check(self.group >= 2, f"grpo.group is {self.group}; a group advantage needs at least 2 episodes")
