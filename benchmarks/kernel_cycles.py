@@ -1,4 +1,4 @@
-"""Static cycles of the attention kernels on TPUs, without a TPU: ours beside jax's splash attention.
+"""Static cycles of our attention kernels on TPUs, without a TPU.
 
     pip install -e '.[tpu]'
     python benchmarks/kernel_cycles.py
@@ -9,10 +9,10 @@ that it dumps. Utilisation is useful flops / (cycles · peak of the whole chip):
 backward, half of it where the mask is causal; recomputed scores do not count. bfloat16, heads of 128, two heads with
 keys of their own. A causal row of 32K is a·S² + b·S, from 8K and 16K: the simulator takes 30 µs a cycle.
 
-What it is not: a measurement. HBM's contention, the ring's links and the scalar tables of packed rows (which it reads
-as zeros) are not in it. Splash skips blocks by such tables, so it is compared on the full mask alone; of its blocks the
-best of a few is taken. `--sweep` prints our kernels for many block sizes, from which kernels/flash_attention/tiling.py
-is chosen.
+What it is not: a measurement. HBM's contention and the scalar tables of packed rows (which it reads as zeros) are not
+in it. Left out for the same reason: jax's splash attention, which skips blocks by such tables even where there is
+nothing to skip, so that its simulated figures mean nothing. `--sweep` prints our kernels for many block sizes, from
+which kernels/flash_attention/tiling.py is chosen.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +36,18 @@ from results import device, finish, table
 
 # bfloat16 flops per cycle of a whole chip, and what to compile for.
 CHIPS = {"v5p": (262_144, "v5p:2x2x1", "v5p-8"), "v6e": (524_288, "v6e:2x2", "v6e-8")}
-SPLASH_BLOCKS = ((1024, 1024, 512), (1024, 2048, 512), (2048, 2048, 1024))
 HEADS, SIZE = 2, 128
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One kernel, or the two of splash's backward pass: what to compile, and for which chip."""
+    """One kernel: what to compile, and for which chip."""
 
     chip: str
-    system: str  # ours, splash
     way: str  # fwd, bwd
     mask: str  # full, causal
     length: int
-    blocks: tuple[int, ...] = ()  # ours: queries, tile, strip; splash: queries, keys, keys of a product
+    blocks: tuple[int, ...] = ()  # queries, tile, strip; none: those of tiling.py
 
     @property
     def useful_flops(self) -> float:
@@ -67,7 +66,7 @@ def compile_case(case: Case) -> None:
 
     chip = topologies.get_topology_desc(CHIPS[case.chip][1], "tpu").devices[:1]
     mesh = Mesh(chip, ("chip",))
-    function, shapes = (ours if case.system == "ours" else splash)(case)
+    function, shapes = kernel_of(case)
     whole = NamedSharding(mesh, PartitionSpec())
     shapes = [jax.ShapeDtypeStruct(shape, dtype, sharding=whole) for shape, dtype in shapes]
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -77,7 +76,7 @@ def compile_case(case: Case) -> None:
     sys.stdout.write(json.dumps(sorted(set(names))) + "\n")
 
 
-def ours(case: Case) -> tuple[Any, list]:
+def kernel_of(case: Case) -> tuple[Any, list]:
     import jax.numpy as jnp
     from mirothinker_kernels.flash_attention import (  # pyright: ignore[reportMissingImports]
         backward,
@@ -106,46 +105,20 @@ def ours(case: Case) -> tuple[Any, list]:
     return lambda *a: run(*a, kind, blocks, vmem_bytes=tiling.VMEM_BYTES), shapes
 
 
-def splash(case: Case) -> tuple[Any, list]:
-    import jax
-    import jax.numpy as jnp
-    from jax.experimental.pallas.ops.tpu import splash_attention as library
-
-    queries, keys, compute = (min(b, case.length) for b in case.blocks)
-    sizes = library.BlockSizes(
-        block_q=queries, block_kv=keys, block_kv_compute=compute,
-        block_q_dkv=queries, block_kv_dkv=keys, block_kv_dkv_compute=compute,
-        block_q_dq=queries, block_kv_dq=keys,
-    )  # fmt: skip
-    one = (library.CausalMask if case.mask == "causal" else library.FullMask)((case.length, case.length))
-    kernel = library.make_splash_mha_single_device(library.MultiHeadMask([one] * HEADS), block_sizes=sizes)
-
-    def loss(q, k, v):
-        return jnp.sum(kernel(q, k, v), dtype=jnp.float32)  # pyright: ignore[reportArgumentType]
-
-    shapes = [((HEADS, case.length, SIZE), jnp.bfloat16)] * 3
-    return (kernel if case.way == "fwd" else jax.grad(loss, (0, 1, 2))), shapes
-
-
 def cycles_of(case: Case) -> int:
-    """Of the case's kernels, added up; of a backward pass without the forward kernel before it."""
+    """Of the case's kernel."""
     names = json.loads(_child(case, "").splitlines()[-1])
-    if case.system == "splash" and case.way == "bwd":
-        names = [name for name in names if "dkv" in name or "dq" in name]
-    if not names:
-        raise SystemExit(f"{case}: no kernel in the compiled program")
-    total = 0
-    for name in names:
-        with tempfile.TemporaryDirectory() as folder:
-            _child(
-                case, f"--xla_jf_dump_static_llo_profile_to={folder} --xla_jf_dump_only_matching_hlo={name}"
-            )
-            profiles = [path.read_text() for path in Path(folder).glob("*_static_llo_profile.textproto")]
-        found = [int(n) for text in profiles for n in re.findall(r"estimated_cycles: (\d+)", text)]
-        if not found:
-            raise SystemExit(f"{case}: the compiler dumped no profile of {name}")
-        total += found[0]
-    return total
+    if len(names) != 1:
+        raise SystemExit(f"{case}: {len(names)} kernels in the compiled program")
+    with tempfile.TemporaryDirectory() as folder:
+        _child(
+            case, f"--xla_jf_dump_static_llo_profile_to={folder} --xla_jf_dump_only_matching_hlo={names[0]}"
+        )
+        profiles = [path.read_text() for path in Path(folder).glob("*_static_llo_profile.textproto")]
+    found = [int(n) for text in profiles for n in re.findall(r"estimated_cycles: (\d+)", text)]
+    if not found:
+        raise SystemExit(f"{case}: the compiler dumped no profile of {names[0]}")
+    return found[0]
 
 
 def _child(case: Case, flags: str) -> str:
@@ -166,8 +139,8 @@ def _child(case: Case, flags: str) -> str:
     return done.stdout
 
 
-def measure(chip: str, say: Any) -> tuple[dict[str, float], dict[str, int]]:
-    """(utilisation by figure, cycles by figure) of one chip, ours and splash's."""
+def measure(chip: str, say: Callable[[str, float, int], None]) -> tuple[dict[str, float], dict[str, int]]:
+    """(utilisation by figure, cycles by figure) of one chip."""
     figures: dict[str, float] = {}
     cycles: dict[str, int] = {}
 
@@ -176,16 +149,12 @@ def measure(chip: str, say: Any) -> tuple[dict[str, float], dict[str, int]]:
         say(name, figures[name], cycles[name])
 
     for way in ("fwd", "bwd"):
-        case = Case(chip, "ours", way, "full", 4096)
+        case = Case(chip, way, "full", 4096)
         keep(f"{chip}_{way}_full_4k", case, cycles_of(case))
-        rivals = [Case(chip, "splash", way, "full", 4096, blocks) for blocks in SPLASH_BLOCKS]
-        count, rival = min(((cycles_of(r), r) for r in rivals), key=lambda found: found[0])
-        keep(f"splash/{chip}_{way}_full_4k", rival, count)
-        half, one = (cycles_of(Case(chip, "ours", way, "causal", n)) for n in (8192, 16384))
-        square = (one - 2 * half) / (16384**2 - 2 * 8192**2)
-        line = (half - square * 8192**2) / 8192
-        long = Case(chip, "ours", way, "causal", 32768)
-        keep(f"{chip}_{way}_causal_32k", long, square * 32768**2 + line * 32768)
+    half, one = (cycles_of(Case(chip, "fwd", "causal", n)) for n in (8192, 16384))
+    square = (one - 2 * half) / (16384**2 - 2 * 8192**2)
+    line = (half - square * 8192**2) / 8192
+    keep(f"{chip}_fwd_causal_32k", Case(chip, "fwd", "causal", 32768), square * 32768**2 + line * 32768)
     return figures, cycles
 
 
@@ -193,7 +162,7 @@ def sweep(chip: str, way: str, mask: str, length: int) -> None:
     """Our kernel for many block sizes, best last."""
     rows = []
     for queries, tile, strip in itertools.product((512, 1024, 2048), (128, 256), (512, 1024, 2048, 4096)):
-        case = Case(chip, "ours", way, mask, length, (queries, tile, strip))
+        case = Case(chip, way, mask, length, (queries, tile, strip))
         try:
             count = cycles_of(case)
         except SystemExit as error:
@@ -235,13 +204,10 @@ def main() -> None:
         figures |= more
         cycles |= counts
     packages = ("jax", "jaxlib", "libtpu")
-    theirs = {
-        name.removeprefix("splash/"): value for name, value in figures.items() if name.startswith("splash/")
-    }
     finish(
         "kernel_cycles",
-        {name: value for name, value in figures.items() if not name.startswith("splash/")}
-        | {"splash": theirs, "cycles": cycles}
+        figures
+        | {"cycles": cycles}
         | {"device": device(), "versions": {name: importlib.metadata.version(name) for name in packages}},
     )
 
