@@ -67,14 +67,9 @@ def backward(
 
         dq_sum[...] = jnp.zeros_like(dq_sum)
 
-        def strip_of(ref, strip):
-            return ref.at[pl.ds(pl.multiple_of(strip * blocks.strip, blocks.strip), blocks.strip)]
-
-        def tile(number):
-            return slice(number * blocks.tile, (number + 1) * blocks.tile)
-
         def score(strip, number):
-            keys_, values = (strip_of(ref.at[0], strip)[tile(number)] for ref in (k_ref, v_ref))
+            at, tile = blocks.keys_of(strip), blocks.tile_of(number)
+            keys_, values = k_ref.at[0, at][tile], v_ref.at[0, at][tile]
             return product(keys_, queries, ROWS_BY_ROWS), product(values, d_out, ROWS_BY_ROWS)
 
         def begin(strip):
@@ -82,21 +77,19 @@ def backward(
 
         def run(strip, after, masked):
             scores, dp, acc = next_scores[...], next_dp[...], dq_sum[...]
-            dk_strip, dv_strip = strip_of(dk_sum, strip), strip_of(dv_sum, strip)
-            columns = pl.ds(pl.multiple_of(strip * blocks.strip, blocks.strip), blocks.strip)
-            kt_strip = kt_ref.at[0, :, columns]
+            at = blocks.keys_of(strip)
+            dk_strip, dv_strip, kt_strip = dk_sum.at[at], dv_sum.at[at], kt_ref.at[0, :, at]
             for number in range(blocks.tiles):
+                tile = blocks.tile_of(number)
                 following = score(strip, number + 1) if number + 1 < blocks.tiles else score(after, 0)
                 weights = jnp.exp2(scores * scale2 - lse2)
                 if masked:
                     start = strip * blocks.strip + number * blocks.tile
-                    places = jax.lax.broadcasted_iota(jnp.int32, (blocks.tile, 1), 0) + start
-                    seen = visible(place, places, None if rows_ref is None else rows_ref[0])
-                    weights = jnp.where(seen, weights, 0.0)
+                    weights = jnp.where(visible(place, start, rows_ref), weights, 0.0)
                 ds = (weights * (dp - taken)).astype(queries.dtype)
-                dv_strip[tile(number)] += product(weights.astype(d_out.dtype), d_out, PLAIN)
-                dk_strip[tile(number)] += product(ds, queries, PLAIN)
-                acc = acc + product(kt_strip[:, tile(number)], ds, PLAIN)
+                dv_strip[tile] += product(weights.astype(d_out.dtype), d_out, PLAIN)
+                dk_strip[tile] += product(ds, queries, PLAIN)
+                acc = acc + product(kt_strip[:, tile], ds, PLAIN)
                 scores, dp = following
             next_scores[...], next_dp[...], dq_sum[...] = scores, dp, acc
 
@@ -106,7 +99,7 @@ def backward(
         @pl.when(step == group * per_head - 1)
         def _():
             def write(strip, _):
-                rows = pl.ds(pl.multiple_of(strip * blocks.strip, blocks.strip), blocks.strip)
+                rows = blocks.keys_of(strip)
                 dk_ref[0, rows] = (dk_sum[rows] * scale).astype(dk_ref.dtype)
                 dv_ref[0, rows] = dv_sum[rows].astype(dv_ref.dtype)
 

@@ -84,14 +84,9 @@ def forward(
             sum_ref[...] = jnp.zeros_like(sum_ref)
             acc_ref[...] = jnp.zeros_like(acc_ref)
 
-        def keys_of(strip):
-            return pl.ds(pl.multiple_of(strip * blocks.strip, blocks.strip), blocks.strip)
-
-        def tile(number):
-            return slice(number * blocks.tile, (number + 1) * blocks.tile)
-
         def score(strip, number):
-            return product(k_ref.at[0, keys_of(strip)][tile(number)], queries, ROWS_BY_ROWS)
+            keys_ = k_ref.at[0, blocks.keys_of(strip)][blocks.tile_of(number)]
+            return product(keys_, queries, ROWS_BY_ROWS)
 
         def begin(strip):
             next_ref[...] = score(strip, 0)
@@ -102,17 +97,14 @@ def forward(
                 following = score(strip, number + 1) if number + 1 < blocks.tiles else score(after, 0)
                 if masked:
                     start = segment * blocks.segment + strip * blocks.strip + number * blocks.tile
-                    places = jax.lax.broadcasted_iota(jnp.int32, (blocks.tile, 1), 0) + start
-                    scores = jnp.where(
-                        visible(place, places, None if rows_ref is None else rows_ref[0]), scores, NEVER
-                    )
+                    scores = jnp.where(visible(place, start, rows_ref), scores, NEVER)
                 higher = jnp.maximum(top, scores.max(0, keepdims=True))
                 weights = jnp.exp2((scores - higher) * scale2)
                 if masked:  # where a query has seen nothing yet, NEVER − NEVER is 0
                     weights = jnp.where(scores > 0.5 * NEVER, weights, 0.0)
                 shrink = jnp.exp2((top - higher) * scale2)
                 total = total * shrink + weights.reshape(-1, SUBLANES, blocks.queries).sum(0)
-                values = vt_ref.at[0, :, keys_of(strip)][:, tile(number)]
+                values = vt_ref.at[0, :, blocks.keys_of(strip)][:, blocks.tile_of(number)]
                 acc = acc * shrink + product(values, weights.astype(values.dtype), PLAIN)
                 scores, top = following, higher
             next_ref[...], top_ref[...], sum_ref[...], acc_ref[...] = scores, top, total, acc

@@ -42,6 +42,14 @@ class Blocks:
     def strips(self) -> int:
         return self.segment // self.strip
 
+    def keys_of(self, strip: Any) -> Any:
+        """Where a strip's keys lie in its segment."""
+        return pl.ds(pl.multiple_of(strip * self.strip, self.strip), self.strip)
+
+    def tile_of(self, number: int) -> slice:
+        """Where a tile's keys lie in its strip. Static within the strip: the compiler sees that none meet."""
+        return slice(number * self.tile, (number + 1) * self.tile)
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:
@@ -137,10 +145,14 @@ def for_strips(place: Place, run: Callable[[Any, Any, bool], None], first: Calla
         jax.lax.fori_loop(0, total, step, None)
 
 
-def visible(place: Place, keys: Any, rows: Any) -> Any:
-    """Bool [tile, queries]: do the queries (lanes) see these keys (int32 [tile, 1], from the segment row's first)?"""
+def visible(place: Place, start: Any, rows: Any) -> Any:
+    """Bool [tile, queries]: do the queries (lanes) see the keys of the tile that begins at `start`?
+
+    rows: a ref of the block's Mask.rows [1, 4, queries]; None where the mask is causal.
+    """
+    keys = jax.lax.broadcasted_iota(jnp.int32, (place.blocks.tile, 1), 0) + start
     if place.kind == "causal":
         index = jax.lax.broadcasted_iota(jnp.int32, (1, place.blocks.queries), 1)
         return keys <= index + place.block * place.blocks.queries
-    trunk_lo, trunk_hi, own_lo, index = (rows[i : i + 1] for i in range(4))
+    trunk_lo, trunk_hi, own_lo, index = (rows[0, i : i + 1] for i in range(4))
     return ((trunk_lo <= keys) & (keys < trunk_hi)) | ((own_lo <= keys) & (keys <= index))

@@ -18,12 +18,18 @@ def forward_blocks(kind: str) -> Blocks:
     return FORWARD_FULL if kind == "full" else FORWARD
 
 
-def fitted(blocks: Blocks, queries: int, keys: int) -> Blocks:
+def fitted(blocks: Blocks, queries: int, keys: int, item_bytes: int = 2) -> Blocks:
     """These sizes, shrunk where there are fewer queries or keys, so that padding stays below a block or a strip.
+
+    A quarter of them for float32 operands (`item_bytes` 4): each of their products is six, and all parts of a pass are
+    held at once.
 
     >>> fitted(FORWARD, 300, 9000)
     Blocks(queries=512, tile=128, strip=1024, segment=5120)
     """
+    if item_bytes == 4:
+        quarter = lambda size: min(size, max(LANES, size // 4))  # noqa: E731
+        blocks = Blocks(quarter(blocks.queries), quarter(blocks.tile), quarter(blocks.strip), blocks.segment)
     strip = min(blocks.strip, _power(keys))
     segments = -(-keys // blocks.segment)
     segment = -(-keys // (segments * strip)) * strip

@@ -46,7 +46,7 @@ def flash_attention(
 
 def _forward(q, k, v, mask, blocks, interpret):
     shape, keys = q.shape, k.shape[1]
-    blocks = fitted(blocks or forward_blocks(mask.kind), shape[1], keys)
+    blocks = fitted(blocks or forward_blocks(mask.kind), shape[1], keys, q.dtype.itemsize)
     mask = _padded(mask, shape[0], shape[1], keys, blocks)
     q = _heads_first(_pad(q, blocks.queries))
     k, v = (_pad(x, blocks.segment) for x in (k, v))
@@ -66,7 +66,7 @@ def _vjp_backward(_, blocks, interpret, saved, cotangents):
     q, k, v, mask, out, lse = saved
     d_out, d_lse = cotangents
     shape, keys = q.shape, k.shape[1]
-    blocks = fitted(blocks, shape[1], keys)
+    blocks = fitted(blocks, shape[1], keys, q.dtype.itemsize)
     delta = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(-1) - d_lse
     # Padding, and queries that saw nothing: exp(score − lse) must not be inf · 0 for them.
     lse = jnp.where(lse > -1e29, lse, 1e30)
