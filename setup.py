@@ -64,6 +64,7 @@ setup(
         "mirothinker_kernels",
         "mirothinker_kernels.flash_attention",
         "mirothinker_kernels.grouped_matmul",
+        "mirothinker_kernels.ring_attention",
     ],
     package_dir={"mirothinker_kernels": "kernels"},
     package_data={"mirothinker_jax": ["py.typed", "**/*.html.j2", "**/*.txt"]},

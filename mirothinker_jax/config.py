@@ -16,6 +16,7 @@ from typing import Any
 
 from mirothinker_jax.config_episodes import AgentConfig, EvalConfig, RolloutConfig, ToolsConfig, WorldConfig
 from mirothinker_jax.config_model import LORA_TARGETS as LORA_TARGETS
+from mirothinker_jax.config_model import ContextConfig as ContextConfig
 from mirothinker_jax.config_model import LoRAConfig as LoRAConfig
 from mirothinker_jax.config_model import ModelConfig as ModelConfig
 from mirothinker_jax.config_model import MoEConfig as MoEConfig
@@ -303,8 +304,9 @@ class Config:
         for stage in self.stages:
             tokens = getattr(self, stage).training.row_tokens
             check(
-                tokens % context == 0,
-                f"{stage}.training.row_tokens ({tokens}) must be a multiple of mesh.context ({context})",
+                context == 1 or tokens % (2 * context) == 0,
+                f"{stage}.training.row_tokens ({tokens}) must be a multiple of 2 · mesh.context ({2 * context}): "
+                "a device has a chunk from the front of a row and one from behind",
             )
 
 

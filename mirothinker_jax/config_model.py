@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mirothinker_jax.config_tree import check, one_of
 
+CONTEXT_KEYS = ("auto", "ring", "all-gather")
 LORA_TARGETS = ("q", "k", "v", "out", "gate", "up", "down")
 
 
@@ -77,6 +78,20 @@ class LoRAConfig:
 
 
 @dataclass(frozen=True)
+class ContextConfig:
+    """How queries meet the keys of other devices, where mesh.context splits a row. The result is the same."""
+
+    # ring: they go round; all-gather: every device gets all of them; auto: by the tokens of a device.
+    keys: str = "auto"
+    # Neighbours that exchange tokens for heads first; where that is all of mesh.context, nothing else is needed.
+    ulysses: int = 1
+
+    def __post_init__(self):
+        one_of("model.context.keys", self.keys, CONTEXT_KEYS)
+        check(self.ulysses >= 1, f"model.context.ulysses is {self.ulysses}; it must be ≥ 1 (1: no exchange)")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A Qwen3, Qwen3-MoE or Qwen2.5 decoder (arXiv 2505.09388, 2412.15115)."""
 
@@ -95,6 +110,7 @@ class ModelConfig:
     tied_head: bool = True  # the output matrix is the embedding, transposed
     moe: MoEConfig = field(default_factory=MoEConfig)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
+    context: ContextConfig = field(default_factory=ContextConfig)
     init_from: str = ""  # run folder, or stage folder, whose newest checkpoint holds the first parameters
     param_dtype: str = "float32"  # of the stored parameters: float32 or bfloat16
     compute_dtype: str = "float32"  # of matrix products and activations: float32 or bfloat16

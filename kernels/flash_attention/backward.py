@@ -33,7 +33,7 @@ def backward(
     interpret: bool = False,
     vmem_bytes: int | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(dq + what these keys add to it, float32 [B·H, T, E]; dk and dv [B·K, S, E] in k's and v's dtype).
+    """(dq + what these keys add to it, float32 [B·H, T, E]; dk and dv [B·K, S, E], float32).
 
     Args:
       q, do: [B·H, T, E]. lse, delta: float32 [B·H, 1, T]; delta is Σ o·do − dlse. k, v: [B·K, S, E], kt: [B·K, E, S],
@@ -51,7 +51,7 @@ def backward(
         table, refs = (refs[0], refs[1:]) if spans else (None, refs)
         q_ref, do_ref, lse_ref, delta_ref, k_ref, kt_ref, v_ref, before_ref, *refs = refs
         rows_ref, refs = (refs[0], refs[1:]) if spans else (None, refs)
-        dq_ref, dk_ref, dv_ref, dk_sum, dv_sum, dq_sum, next_scores, next_dp = refs
+        dq_ref, dk_ref, dv_ref, dq_sum, next_scores, next_dp = refs
         step = pl.program_id(1)
         block = jax.lax.rem(step, per_head)
         head = pl.program_id(0) * group + jax.lax.div(step, per_head)
@@ -62,8 +62,8 @@ def backward(
 
         @pl.when(step == 0)
         def _():
-            dk_sum[...] = jnp.zeros_like(dk_sum)
-            dv_sum[...] = jnp.zeros_like(dv_sum)
+            dk_ref[...] = jnp.zeros_like(dk_ref)
+            dv_ref[...] = jnp.zeros_like(dv_ref)
 
         dq_sum[...] = jnp.zeros_like(dq_sum)
 
@@ -78,7 +78,7 @@ def backward(
         def run(strip, after, masked):
             scores, dp, acc = next_scores[...], next_dp[...], dq_sum[...]
             at = blocks.keys_of(strip)
-            dk_strip, dv_strip, kt_strip = dk_sum.at[at], dv_sum.at[at], kt_ref.at[0, :, at]
+            dk_strip, dv_strip, kt_strip = dk_ref.at[0, at], dv_ref.at[0, at], kt_ref.at[0, :, at]
             for number in range(blocks.tiles):
                 tile = blocks.tile_of(number)
                 following = score(strip, number + 1) if number + 1 < blocks.tiles else score(after, 0)
@@ -98,12 +98,10 @@ def backward(
 
         @pl.when(step == group * per_head - 1)
         def _():
-            def write(strip, _):
-                rows = blocks.keys_of(strip)
-                dk_ref[0, rows] = (dk_sum[rows] * scale).astype(dk_ref.dtype)
-                dv_ref[0, rows] = dv_sum[rows].astype(dv_ref.dtype)
+            def rescale(strip, _):
+                dk_ref[0, blocks.keys_of(strip)] *= scale
 
-            jax.lax.fori_loop(0, blocks.strips, write, None)
+            jax.lax.fori_loop(0, blocks.strips, rescale, None)
 
     def queries_of(h, i):
         return h * group + jax.lax.div(i, per_head), jax.lax.rem(i, per_head)
@@ -113,8 +111,11 @@ def backward(
         (1, 1, blocks.queries), lambda h, i, *_: (queries_of(h, i)[0], 0, queries_of(h, i)[1])
     )
     whole = pl.BlockSpec((1, keys, size), lambda h, i, *_: (h, 0, 0))
-    turned = pl.BlockSpec((1, size, keys), lambda h, i, *_: (h, 0, 0))
-    in_specs = [rows, rows, lanes, lanes, whole, turned, whole, rows]
+    # Keys and values change once per key/value head: a second buffer is not worth its memory.
+    once = pl.Buffered(1)
+    of_head = pl.BlockSpec((1, keys, size), lambda h, i, *_: (h, 0, 0), pipeline_mode=once)
+    turned = pl.BlockSpec((1, size, keys), lambda h, i, *_: (h, 0, 0), pipeline_mode=once)
+    in_specs = [rows, rows, lanes, lanes, of_head, turned, of_head, rows]
     inputs, prefetch = [q, do, lse, delta, k, kt, v, dq], []
     if spans:
         prefetch = [m.strip_table(mask, keys, blocks.queries, blocks.strip)]
@@ -132,15 +133,12 @@ def backward(
             grid=(kv_heads, group * per_head),
             in_specs=in_specs,
             out_specs=[rows, whole, whole],
-            scratch_shapes=[
-                pltpu.VMEM(shape, jnp.float32)
-                for shape in ((keys, size), (keys, size), (size, blocks.queries), tall, tall)
-            ],
+            scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in ((size, blocks.queries), tall, tall)],
         ),
         out_shape=[
             shaped(dq.shape, jnp.float32, q),
-            shaped(k.shape, k.dtype, q),
-            shaped(v.shape, v.dtype, q),
+            shaped(k.shape, jnp.float32, q),
+            shaped(v.shape, jnp.float32, q),
         ],
         input_output_aliases={len(prefetch) + 7: 0},
         compiler_params=pltpu.CompilerParams(

@@ -1,13 +1,11 @@
 """Blockwise attention in plain XLA: memory linear in length, exact gradients, any backend.
 
-Queries go through in chunks; a chunk sees the keys up to its own end only, since no span reaches past
-the query's own index. The backward pass recomputes the probabilities from the saved log-sum-exp, chunk by
+Queries go through in chunks. The backward pass recomputes the probabilities from the saved log-sum-exp, chunk by
 chunk (FlashAttention-2, arXiv 2307.08691, §3.2), so no [T, S] array outlives a chunk.
 
 All query heads of a key/value head are rows of one matrix [R, E], R = G·t, so that every product is a batch
 of plain matrix products that XLA does without copying an array of scores. Which operand comes first matters
-to it: the first one is what it transposes, where it has to. Output and log-sum-exp carry the name SAVED, for
-a rematerialisation policy to keep them.
+to it: the first one is what it transposes, where it has to.
 
 Left out: chunks with no visible key are computed and masked, not skipped.
 """
@@ -16,113 +14,86 @@ from __future__ import annotations
 
 import functools
 
-import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
-from .reference import visible
+from .mask import INDEX, OWN_LO, TRUNK_HI, TRUNK_LO
 
 NEVER = -1e30  # finite: a row of −inf would make NaN in exp(s − max)
-SAVED = "attention"
+CHUNK = 64  # queries
 
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def blockwise_attention(q, k, v, spans, query_start, chunk):
-    """Attention output and log-sum-exp of queries that start at row index `query_start`.
+def forward(q, k, v, mask, carry=None, chunk=CHUNK):
+    """(output [B, H, T, E], log-sum-exp float32 [B, H, T]); see `Kernels.forward` of ring_attention."""
+    outs, sums = [], []
+    for lo, hi in _chunks(q.shape[2], chunk):
+        count = hi if mask.aligned else k.shape[2]
+        queries = _rows(q[:, :, lo:hi], k)
+        scores = _scores(queries, k[:, :, :count], mask, lo, hi)
+        top = jnp.maximum(
+            scores.max(-1, keepdims=True), 0.5 * NEVER
+        )  # exp(NEVER − top) is 0 also where all is NEVER
+        if carry is not None:
+            out_before, lse_before = (_rows(x[:, :, lo:hi], k) for x in carry)
+            top = jnp.maximum(top, lse_before[..., None])
+        weights = jnp.exp(scores - top)
+        total = weights.sum(-1, keepdims=True)
+        out = _product("bkrs,bkse->bkre", weights.astype(v.dtype), v[:, :, :count])
+        if carry is not None:
+            before = jnp.exp(lse_before[..., None] - top)
+            total, out = total + before, out + before * out_before
+        some = total > 0
+        divisor = jnp.where(some, total, 1.0)
+        lse = jnp.where(some, top + jnp.log(divisor), NEVER)
+        outs.append(_heads(out / divisor, q, hi - lo).astype(q.dtype if carry is None else jnp.float32))
+        sums.append(_heads(lse[..., 0], q, hi - lo))
+    return jnp.concatenate(outs, 2), jnp.concatenate(sums, 2)
 
-    Args:
-      q: [B, T, H, E]; k, v: [B, S, K, E], the keys 0 … S − 1 of the row; H a multiple of K.
-      spans: three int32 [B, T] (trunk_lo, trunk_hi, own_lo), in row indices.
-      query_start: int32 scalar array, the row index of the first query; or None where T = S, in which
-        case each chunk reads only the keys up to its end.
-      chunk: queries per block.
 
-    Returns:
-      (output [B, T, H, E] in q's dtype, log-sum-exp float32 [B, T, H]; both matter where partial results
-      are merged). Every query must see at least one key (padding sees itself).
-    """
-    return _forward(q, k, v, spans, query_start, chunk)
+def backward(q, k, v, mask, lse, delta, d_out, dq_before, chunk=CHUNK):
+    """(dq [B, H, T, E], dk and dv [B, K, S, E], float32); see `Kernels.backward` of ring_attention."""
+    dq = []
+    dk = jnp.zeros((*k.shape[:2], k.shape[3], k.shape[2]), jnp.float32)  # [B, K, E, S]
+    dv = jnp.zeros_like(dk)
+    scale = q.shape[-1] ** -0.5
+    for lo, hi in _chunks(q.shape[2], chunk):
+        count = hi if mask.aligned else k.shape[2]
+        queries, do, total, taken = (_rows(x[:, :, lo:hi], k) for x in (q, d_out, lse, delta))
+        scores = _scores(queries, k[:, :, :count], mask, lo, hi)
+        weights = jnp.exp(scores - total[..., None])
+        dv = dv.at[..., :count].add(_product("bkre,bkrs->bkes", do, weights.astype(v.dtype)))
+        dp = _product("bkre,bkse->bkrs", do, v[:, :, :count])
+        ds = (weights * (dp - taken[..., None]) * scale).astype(q.dtype)
+        dq.append(_heads(_product("bkrs,bkse->bkre", ds, k[:, :, :count]), q, hi - lo))
+        dk = dk.at[..., :count].add(_product("bkre,bkrs->bkes", queries, ds))
+    dq = jnp.concatenate(dq, 2)
+    dk, dv = (x.swapaxes(2, 3) for x in (dk, dv))
+    return (dq if dq_before is None else dq_before + dq), dk, dv
 
 
 def _chunks(length, chunk):
     return [(lo, min(lo + chunk, length)) for lo in range(0, length, chunk)]
 
 
-def _gather(x, kv_heads):
-    """[B, t, H, …] → [B, K, R, …], the rows of a key/value head together."""
-    batch, length, heads = x.shape[:3]
-    x = x.reshape(batch, length, kv_heads, heads // kv_heads, *x.shape[3:])
-    return jnp.moveaxis(x, 1, 3).reshape(batch, kv_heads, -1, *x.shape[4:])
+def _rows(x, k):
+    """[B, H, t, …] → [B, K, R, …], the rows of a key/value head together."""
+    return x.reshape(*k.shape[:2], -1, *x.shape[3:])
 
 
-def _scatter(x, length):
-    """[B, K, R, …] → [B, t, H, …]: undoes `_gather`."""
-    batch, kv_heads = x.shape[:2]
-    x = x.reshape(batch, kv_heads, -1, length, *x.shape[3:])
-    return jnp.moveaxis(x, 3, 1).reshape(batch, length, -1, *x.shape[4:])
+def _heads(x, q, length):
+    """[B, K, R, …] → [B, H, t, …]: undoes `_rows`."""
+    return x.reshape(*q.shape[:2], length, *x.shape[3:])
 
 
-def _scores(queries, keys, spans, first, lo, hi):
-    """Masked, scaled scores float32 [B, K, R, s] of the row's queries lo … hi − 1, gathered, by these keys."""
+def _scores(queries, keys, mask, lo, hi):
+    """Masked, scaled scores float32 [B, K, R, s] of the queries lo … hi − 1, as rows, by these keys."""
     scores = _product("bkre,bkse->bkrs", queries, keys) * queries.shape[-1] ** -0.5
-    trunk_lo, trunk_hi, own_lo = (s[:, lo:hi] for s in spans)
-    queries_at = first + jnp.arange(lo, hi, dtype=jnp.int32)
-    keys_at = jnp.arange(keys.shape[2], dtype=jnp.int32)
-    seen = visible(trunk_lo, trunk_hi, own_lo, queries_at, keys_at)[:, None, None]
+    trunk_lo, trunk_hi, own_lo, index = (
+        mask.rows[:, i, lo:hi, None] for i in (TRUNK_LO, TRUNK_HI, OWN_LO, INDEX)
+    )
+    key = jnp.arange(keys.shape[2], dtype=jnp.int32) + mask.key_start
+    key = key[None, None, :]
+    seen = ((trunk_lo <= key) & (key < trunk_hi)) | ((own_lo <= key) & (key <= index))
     grouped = scores.reshape(*scores.shape[:2], -1, hi - lo, scores.shape[3])
-    return jnp.where(seen, grouped, NEVER).reshape(scores.shape)
-
-
-def _start(query_start):
-    return jnp.int32(0) if query_start is None else query_start
-
-
-def _forward(q, k, v, spans, query_start, chunk):
-    keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B, K, S, E]
-    outs, sums = [], []
-    for lo, hi in _chunks(q.shape[1], chunk):
-        count = keys.shape[2] if query_start is not None else hi
-        queries = _gather(q[:, lo:hi], keys.shape[1])
-        scores = _scores(queries, keys[:, :, :count], spans, _start(query_start), lo, hi)
-        top = scores.max(-1, keepdims=True)
-        weights = jnp.exp(scores - top)
-        total = weights.sum(-1, keepdims=True)
-        out = _product("bkrs,bkse->bkre", weights.astype(v.dtype), values[:, :, :count]) / total
-        outs.append(_scatter(out, hi - lo).astype(q.dtype))
-        sums.append(_scatter((top + jnp.log(total))[..., 0], hi - lo))
-    return jnp.concatenate(outs, 1), jnp.concatenate(sums, 1)
-
-
-def _vjp_forward(q, k, v, spans, query_start, chunk):
-    out, lse = (checkpoint_name(x, SAVED) for x in _forward(q, k, v, spans, query_start, chunk))
-    return (out, lse), (q, k, v, spans, query_start, out, lse)
-
-
-def _vjp_backward(chunk, saved, cotangents):
-    q, k, v, spans, query_start, out, lse = saved
-    d_out, d_lse = cotangents
-    batch, kv_heads, size = k.shape[0], k.shape[2], k.shape[3]
-    keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B, K, S, E]
-    dq = []
-    dk = jnp.zeros((batch, kv_heads, size, k.shape[1]), jnp.float32)  # [B, K, E, S]
-    dv = jnp.zeros_like(dk)
-    # Σ_e o·do − dlse per query: what the softmax's normalisation takes off each score's gradient.
-    delta = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(-1) - d_lse
-    for lo, hi in _chunks(q.shape[1], chunk):
-        count = keys.shape[2] if query_start is not None else hi
-        queries, do, total, taken = (_gather(x[:, lo:hi], kv_heads) for x in (q, d_out, lse, delta))
-        scores = _scores(queries, keys[:, :, :count], spans, _start(query_start), lo, hi)
-        weights = jnp.exp(scores - total[..., None])
-        dv = dv.at[..., :count].add(_product("bkre,bkrs->bkes", do, weights.astype(v.dtype)))
-        dp = _product("bkre,bkse->bkrs", do, values[:, :, :count])
-        ds = (weights * (dp - taken[..., None]) * size**-0.5).astype(q.dtype)
-        dq_chunk = _product("bkrs,bkse->bkre", ds, keys[:, :, :count])
-        dq.append(_scatter(dq_chunk, hi - lo).astype(q.dtype))
-        dk = dk.at[..., :count].add(_product("bkre,bkrs->bkes", queries, ds))
-    dk, dv = (x.transpose(0, 3, 1, 2) for x in (dk, dv))
-    return jnp.concatenate(dq, 1), dk.astype(k.dtype), dv.astype(v.dtype), None, None
-
-
-blockwise_attention.defvjp(_vjp_forward, _vjp_backward)
+    return jnp.where(seen[:, None, None], grouped, NEVER).reshape(scores.shape)

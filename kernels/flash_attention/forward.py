@@ -49,15 +49,17 @@ def forward(
     vt: jax.Array,
     mask: m.Mask,
     blocks: Blocks,
+    carry: tuple[jax.Array, jax.Array] | None = None,
     *,
     interpret: bool = False,
     vmem_bytes: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """(output [B·H, T, E] in q's dtype, log-sum-exp float32 [B·H, 1, T]).
+    """(output [B·H, T, E] in q's dtype, or float32 with a carry; log-sum-exp float32 [B·H, 1, T]).
 
     Args:
       q: [B·H, T, E], T a multiple of blocks.queries. k: [B·K, S, E] and vt: [B·K, E, S], S a multiple of
-        blocks.segment. A query that sees no key gets zeros, and about −1e30 as log-sum-exp.
+        blocks.segment. A query that sees no key gets zeros, and −1e30 as log-sum-exp.
+      carry: what this function gave for other keys, which these are added to; its memory is used.
     """
     heads, length, size = q.shape
     kv_heads, keys = k.shape[:2]
@@ -70,6 +72,7 @@ def forward(
         table, refs = (refs[0], refs[1:]) if spans else (None, refs)
         q_ref, k_ref, vt_ref, *refs = refs
         rows_ref, refs = (refs[0], refs[1:]) if spans else (None, refs)
+        before, refs = (refs[:2], refs[2:]) if carry is not None else (None, refs)
         o_ref, lse_ref, top_ref, sum_ref, acc_ref, next_ref = refs
         block, step = pl.program_id(1), pl.program_id(2)
         column = row_of(table, kind, table_row(pl.program_id(0), block, heads, mask, grid[1]))
@@ -80,9 +83,16 @@ def forward(
 
         @pl.when(step == 0)
         def _():
-            top_ref[...] = jnp.full_like(top_ref, NEVER)
-            sum_ref[...] = jnp.zeros_like(sum_ref)
-            acc_ref[...] = jnp.zeros_like(acc_ref)
+            if before is None:
+                top_ref[...] = jnp.full_like(top_ref, NEVER)
+                sum_ref[...] = jnp.zeros_like(sum_ref)
+                acc_ref[...] = jnp.zeros_like(acc_ref)
+            else:  # a softmax over one key whose score is the log-sum-exp and whose value is the output
+                lse = before[1][0]
+                top_ref[...] = jnp.maximum(lse * size**0.5, NEVER)
+                first = jax.lax.broadcasted_iota(jnp.int32, sum_ref.shape, 0) == 0
+                sum_ref[...] = jnp.where(first & (lse > 0.5 * NEVER), 1.0, 0.0)
+                acc_ref[...] = before[0][0].T
 
         def score(strip, number):
             keys_ = k_ref.at[0, blocks.keys_of(strip)][blocks.tile_of(number)]
@@ -140,6 +150,15 @@ def forward(
         per_row = heads // mask.rows.shape[0]
         in_specs.append(pl.BlockSpec((1, 4, blocks.queries), lambda h, i, s, *_: (h // per_row, 0, i)))
         inputs.append(mask.rows - mask.key_start)
+    outputs = [
+        pl.BlockSpec((1, blocks.queries, size), lambda h, i, s, *_: (h, i, 0)),
+        pl.BlockSpec((1, 1, blocks.queries), lambda h, i, s, *_: (h, 0, i)),
+    ]
+    aliases = {}
+    if carry is not None:
+        aliases = {len(prefetch) + len(inputs) + i: i for i in range(2)}
+        in_specs += outputs
+        inputs += carry
     return pl.pallas_call(
         kernel,
         name="flash_forward",
@@ -147,10 +166,7 @@ def forward(
             num_scalar_prefetch=len(prefetch),
             grid=grid,
             in_specs=in_specs,
-            out_specs=[
-                pl.BlockSpec((1, blocks.queries, size), lambda h, i, s, *_: (h, i, 0)),
-                pl.BlockSpec((1, 1, blocks.queries), lambda h, i, s, *_: (h, 0, i)),
-            ],
+            out_specs=outputs,
             scratch_shapes=[
                 pltpu.VMEM((1, blocks.queries), jnp.float32),
                 pltpu.VMEM((SUBLANES, blocks.queries), jnp.float32),
@@ -159,9 +175,10 @@ def forward(
             ],
         ),
         out_shape=[
-            shaped(q.shape, q.dtype, q),
+            shaped(q.shape, q.dtype if carry is None else jnp.float32, q),
             shaped((heads, 1, length), jnp.float32, q),
         ],
+        input_output_aliases=aliases,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=vmem_bytes
         ),

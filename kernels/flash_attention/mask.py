@@ -25,17 +25,19 @@ class Mask:
 
     rows, with spans: int32 [B, 4, T], of each query trunk_lo, trunk_hi, own_lo and its own place in the row; it sees
     the keys at trunk_lo … trunk_hi − 1 and at own_lo … its own place. key_start: int32 [], the place of the first key.
+    aligned: query t's place is key t's, so that no query sees a later key; kernels without strips stop there.
     """
 
     kind: str = dataclasses.field(metadata={"static": True})
     rows: Any = None
     key_start: Any = None
+    aligned: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @staticmethod
-    def of_spans(spans: tuple[Any, Any, Any], index: Any, key_start: Any = 0) -> Mask:
+    def of_spans(spans: tuple[Any, Any, Any], index: Any, key_start: Any = 0, aligned: bool = False) -> Mask:
         """Of three int32 [B, T] and the queries' places, int32 [T] or [B, T]."""
         index = jnp.broadcast_to(jnp.asarray(index, jnp.int32), spans[0].shape)
-        return Mask("spans", jnp.stack([*spans, index], axis=1), jnp.asarray(key_start, jnp.int32))
+        return Mask("spans", jnp.stack([*spans, index], axis=1), jnp.asarray(key_start, jnp.int32), aligned)
 
     def padded(self, queries: int) -> Mask:
         """With this many queries more, which see nothing."""

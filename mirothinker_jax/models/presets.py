@@ -20,7 +20,8 @@ from mirothinker_jax.config import ConfigError
 from mirothinker_jax.models.hf_config import from_hf
 
 HF_FOLDER = "hf"  # of a converted run: config.json, tokenizer files
-_OWN = ("init_from", "param_dtype", "compute_dtype", "remat")  # of a run's model settings: not of the model
+# Of a run's model settings: not of the model.
+_OWN = ("init_from", "param_dtype", "compute_dtype", "remat", "context")
 
 
 def _qwen2(

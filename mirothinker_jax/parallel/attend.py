@@ -1,7 +1,7 @@
 """Where kernels meet the mesh: the only importer of `mirothinker_kernels`.
 
-Heads go over `tensor`, rows over the batch axes, queries over `context`; keys and values are gathered over
-`context` before the kernel (the ring comes with its own kernel).
+Heads go over `tensor`, rows over the batch axes, queries over `context`. How a query meets the keys of other devices
+of `context` is a strategy of ring_attention's; rows lie in the order of parallel/context.py.
 """
 
 from __future__ import annotations
@@ -15,65 +15,64 @@ import jax.numpy as jnp
 import mirothinker_kernels.flash_attention.blockwise as xla  # pyright: ignore[reportMissingImports]
 import mirothinker_kernels.flash_attention.tpu as tpu  # pyright: ignore[reportMissingImports]
 from mirothinker_kernels.flash_attention.mask import Mask  # pyright: ignore[reportMissingImports]
+from mirothinker_kernels.ring_attention import ring, strategies  # pyright: ignore[reportMissingImports]
+from mirothinker_kernels.ring_attention.zigzag import Zigzag  # pyright: ignore[reportMissingImports]
 
+from mirothinker_jax.config import ContextConfig
 from mirothinker_jax.parallel.sharding import constrain, spec
 from mirothinker_jax.types import Spans
 
 # (q [B, T, H, E], k [B, T, K, E], v [B, T, K, E], layer cache or None) → ([B, T, H, E], new layer cache)
 Attend = Callable[..., tuple[jax.Array, jax.Array | tuple | None]]
 
-SAVED = xla.SAVED  # names of attention's results, for rematerialisation policies
-CHUNK_QUERIES = 64
+SAVED = ring.SAVED  # names of attention's results, for rematerialisation policies
+DEFAULT = ContextConfig()
 # Of one layer's keys [slots, K, E, C] or values [slots, K, C, E].
 CACHE_AXES = ("batch", "kv_heads", None, None)
 
 
-def make_attend(spans: Spans) -> Attend:
+def _by_platform(name: str) -> Callable:
+    """Our TPU kernels on a TPU, plain XLA elsewhere; by what is compiled for, whatever machine compiles."""
+
+    choose: Callable = jax.lax.platform_dependent
+    return partial(choose, tpu=getattr(tpu, name), default=getattr(xla, name))
+
+
+KERNELS = ring.Kernels(_by_platform("forward"), _by_platform("backward"))
+
+
+def make_attend(spans: Spans, config: ContextConfig = DEFAULT) -> Attend:
     """Attention for training rows with these spans, on the mesh in force (or without one)."""
     mesh = jax.sharding.get_abstract_mesh()
+    devices = 1 if mesh.empty else mesh.shape["context"]
+
+    def local(q, k, v, spans):
+        """One device's queries, [B, T, H, E]."""
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        length = q.shape[2]
+        if devices == 1:
+            mask = Mask.of_spans(spans, jnp.arange(length, dtype=jnp.int32), aligned=True)
+            return ring.attention(q, k, v, mask, ring.Ring(KERNELS))[0].swapaxes(1, 2)
+        strategy = strategies.Strategy(config.keys, config.ulysses)
+        if config.keys == "auto":
+            strategy = strategies.choose(length, q.shape[1], k.shape[1], devices, config.ulysses)
+        places = Zigzag(devices, length // 2).places(jax.lax.axis_index("context"))
+        rows = Mask.of_spans(spans, places).rows
+        return strategies.context_attention(q, k, v, rows, strategy, "context", KERNELS).swapaxes(1, 2)
 
     def attend(q, k, v, layer_cache):
         assert layer_cache is None, "training rows have no cache"
         if mesh.empty:
-            return _platform(q, k, v, tuple(spans)), None
+            return local(q, k, v, tuple(spans)), None
         heads, rows = spec("batch", "length", "heads", None), spec("batch", "length")
+        # Every axis splits every operand, so there is no replication to check; the kernels' own arrays cannot say
+        # over which axes they vary.
         sharded = jax.shard_map(
-            partial(_local_attention, context=mesh.shape["context"]),
-            in_specs=(heads, heads, heads, (rows,) * 3),
-            out_specs=heads,
+            local, in_specs=(heads, heads, heads, (rows,) * 3), out_specs=heads, check_vma=False
         )
         return sharded(q, k, v, tuple(spans)), None
 
     return attend
-
-
-def _local_attention(q, k, v, spans, *, context):
-    """One device's queries against the whole row's keys."""
-    if context == 1:
-        return _platform(q, k, v, spans)
-    k, v = (jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in (k, v))
-    start = (jax.lax.axis_index("context") * q.shape[1]).astype(jnp.int32)
-    return _platform(q, k, v, spans, start)
-
-
-def _platform(*operands) -> jax.Array:
-    """Our TPU kernels on a TPU, plain XLA elsewhere; by what is compiled for, whatever machine compiles."""
-    choose: Callable = jax.lax.platform_dependent
-    return choose(*operands, tpu=_tpu, default=_xla)
-
-
-def _tpu(q, k, v, spans, start=0):
-    index = jnp.arange(q.shape[1], dtype=jnp.int32) + start
-    # Arrays of numbers that a device does not share with others must say so, as q, k and v do.
-    axes = jax.typeof(q).manual_axis_type.varying
-    spans = [
-        jax.lax.pcast(s, tuple(axes - jax.typeof(s).manual_axis_type.varying), to="varying") for s in spans
-    ]
-    return tpu.flash_attention(q, k, v, Mask.of_spans(tuple(spans), index))[0]
-
-
-def _xla(q, k, v, spans, start=None):
-    return xla.blockwise_attention(q, k, v, spans, start, CHUNK_QUERIES)[0]
 
 
 def empty_cache(

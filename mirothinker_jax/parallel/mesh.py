@@ -55,7 +55,7 @@ def local_mesh() -> Mesh:
 
 def check_model(mesh: Mesh, model: ModelConfig, vocab_size: int) -> None:
     """Raises ConfigError where a model dimension does not divide over its axis."""
-    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+    tensor, fsdp, context = (mesh.shape[axis] for axis in ("tensor", "fsdp", "context"))
     for key, size, axis, parts in (
         ("model.heads", model.heads, "tensor", tensor),
         ("model.kv_heads", model.kv_heads, "tensor", tensor),
@@ -65,6 +65,13 @@ def check_model(mesh: Mesh, model: ModelConfig, vocab_size: int) -> None:
     ):
         if size % parts:
             raise ConfigError(f"config.mesh.{axis} is {parts}, which does not divide {key} ({size})")
+
+    exchange, heads, kv = model.context.ulysses, model.heads // tensor, model.kv_heads // tensor
+    if context > 1 and (context % exchange or heads % exchange or max(exchange, kv) % min(exchange, kv)):
+        raise ConfigError(
+            f"config.model.context.ulysses is {exchange}; it must divide config.mesh.context ({context}) and a "
+            f"device's {heads} heads, and divide its {kv} key/value heads or be a multiple of them"
+        )
 
 
 def check_rows(mesh: Mesh, key: str, rows: int) -> None:

@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mirothinker_jax.config import ConfigError
+from mirothinker_jax.parallel.context import zigzag
 from mirothinker_jax.parallel.mesh import BATCH_AXES
 from mirothinker_jax.parallel.sharding import batch_sharding
 from mirothinker_jax.types import Batch
@@ -36,7 +37,8 @@ def data_shard(mesh: Mesh) -> tuple[int, int]:
 
 
 def to_global(mesh: Mesh, local: Batch, micro_rows: int, least: int) -> tuple[Batch, np.int32]:
-    """The step's batch [M, micro_rows, T] on the mesh, and how many micro-batches are in use (int32).
+    """The step's batch [M, micro_rows, T] on the mesh, and how many micro-batches are in use (int32). Tokens of a row
+    are in the order of parallel/context.py.
 
     Args:
       local: this process's rows, numpy [R, T], R a multiple of its share of micro_rows and the same on every
@@ -50,8 +52,11 @@ def to_global(mesh: Mesh, local: Batch, micro_rows: int, least: int) -> tuple[Ba
     assert used * block == local.shape[0], (local.shape, block)
     room = least if used <= least else 1 << (used - 1).bit_length()
     sharding = batch_sharding(mesh, leading=1)
+    devices = mesh.shape["context"]
 
     def place(rows: np.ndarray) -> jax.Array:
+        if devices > 1:
+            rows = rows[:, zigzag(local.shape[1], devices)]
         filled = rows.reshape(room, block, *rows.shape[1:])
 
         def part(where: tuple[slice, ...] | None) -> np.ndarray:

@@ -104,7 +104,7 @@ def model_identity(model: ModelConfig, vocab_size: int, tokenizer: Path) -> dict
     """What a checkpoint's numbers belong to: settings without which they mean nothing, or something else."""
     numbers = dataclasses.asdict(model)
     # These change how the numbers are stored, used or trained, not what they are.
-    for key in ("init_from", "param_dtype", "compute_dtype", "remat", "yarn", "lora"):
+    for key in ("init_from", "param_dtype", "compute_dtype", "remat", "context", "yarn", "lora"):
         del numbers[key]
     del numbers["moe"]["balance_coef"]
     sha256 = hashlib.sha256(tokenizer.read_bytes()).hexdigest()

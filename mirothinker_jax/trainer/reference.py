@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.models.spec import ModelSpec
+from mirothinker_jax.parallel.context import zigzag
 from mirothinker_jax.parallel.placement import data_shard, to_global
 from mirothinker_jax.trainer.step import make_logprobs
 from mirothinker_jax.types import Batch
@@ -47,6 +48,7 @@ def make_reference(
         if not filled:  # no rows, on no process
             return batch
         values = np.stack(filled)
+        values[..., zigzag(batch.shape[1], model.mesh.shape["context"])] = values.copy()
         own = values if shared else values[:, index * block : (index + 1) * block]
         return dataclasses.replace(batch, ref_logprobs=own.reshape(-1, batch.shape[1])[:rows])
 

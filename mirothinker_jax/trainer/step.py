@@ -25,7 +25,7 @@ def forward(model: ModelSpec, params: Params, batch: Batch) -> tuple[Array, Arra
     """Log-prob of each target and entropy of its distribution, float32 [B, T], zero where weight is 0; and what the
     routers of a mixture of experts did."""
     module = merge(model.graph, params)
-    attend = make_attend(batch.spans)
+    attend = make_attend(batch.spans, model.config.context)
     counts = batch.sequence >= 0
     hidden, _, routing = module(batch.tokens, batch.positions, attend, counts=counts, routes=batch.routes)
     return *logprobs_and_entropy(hidden, module.head_weight, batch.targets, batch.weights > 0), routing

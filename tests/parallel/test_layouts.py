@@ -8,6 +8,7 @@ import pytest
 import tiny
 from rows import DPO, GRPO, LENGTH, LENGTHS, ROWS, packed, preferences
 
+from mirothinker_jax.config import ContextConfig
 from mirothinker_jax.data.packing import Sample, pack_pairs, pack_rows
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.objectives.sft import sft
@@ -30,8 +31,8 @@ RELATIVE = 1e-5
 class Gradient:
     """Loss and gradients on a mesh, compiled as the train step does it."""
 
-    def __init__(self, mesh):
-        self.mesh, self.model = mesh, ModelSpec.build(tiny.QWEN3, tiny.VOCAB, mesh)
+    def __init__(self, mesh, config=tiny.QWEN3):
+        self.mesh, self.model = mesh, ModelSpec.build(config, tiny.VOCAB, mesh)
         shardings = (self.model.shardings, batch_sharding(mesh, leading=1), replicated(mesh))
         self._run = jax.jit(make_gradient(self.model, sft), in_shardings=shardings)
 
@@ -59,6 +60,22 @@ def test_a_layout_gives_the_loss_and_gradients_of_one_device(one_device, params,
     expected = one_device(params, packed())
     assert all(np.any(g) for g in jax.tree.leaves(expected[1]))
     tiny.assert_close(Gradient(tiny.mesh(**LAYOUTS[layout]))(params, packed()), expected, RELATIVE)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        ContextConfig("ring"),
+        ContextConfig("all-gather"),
+        ContextConfig("ring", ulysses=2),
+        ContextConfig("auto", ulysses=4),
+    ],
+    ids=lambda c: f"{c.keys}-{c.ulysses}",
+)
+def test_so_does_every_way_to_meet_the_keys_of_others(one_device, params, context):
+    """Of packed rows that eight devices share."""
+    ways = Gradient(tiny.mesh(context=8), dataclasses.replace(tiny.QWEN3, context=context))
+    tiny.assert_close(ways(params, packed()), one_device(params, packed()), RELATIVE)
 
 
 @pytest.mark.parametrize(("objective", "rows"), [(DPO, preferences()), (GRPO, packed())], ids=["dpo", "grpo"])

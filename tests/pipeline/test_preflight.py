@@ -59,7 +59,7 @@ def test_the_web_is_started_only_where_it_is_needed(tmp_path):
                 mesh=MeshConfig(fsdp=1, context=-1),
                 sft=SFTConfig(training=TrainingConfig(row_tokens=500)),
             ),
-            r"sft\.training\.row_tokens \(500\) must be a multiple of mesh\.context \(8\)",
+            r"sft\.training\.row_tokens \(500\) must be a multiple of 2 · mesh\.context \(16\)",
         ),
         (
             dataclasses.replace(FILE, mesh=MeshConfig(fsdp=1, tensor=8)),

@@ -1,0 +1,167 @@
+"""Attention of one device, by our TPU kernels (interpreted) and by plain XLA, against dense float32: output,
+log-sum-exp and all gradients, for every kind of mask; tolerances are those of attention_cases.py."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from attention_cases import LENGTH, ROWS, assert_close, case, graded, on_one_device, spans
+from mirothinker_kernels.flash_attention import blockwise, tpu
+from mirothinker_kernels.flash_attention import mask as m
+from mirothinker_kernels.flash_attention.reference import visible
+from mirothinker_kernels.flash_attention.strips import Blocks
+from mirothinker_kernels.flash_attention.tiling import BACKWARD, FORWARD, fitted
+from mirothinker_kernels.ring_attention.ring import Kernels
+
+from mirothinker_jax.data.packing import pack_pairs
+
+
+def kernels(module, **options):
+    return Kernels(*(functools.partial(f, **options) for f in (module.forward, module.backward)))
+
+
+FINE = kernels(tpu, largest=Blocks(queries=128, tile=32, strip=64, segment=128), interpret=True)
+COARSE = kernels(tpu, largest=Blocks(queries=256, tile=64, strip=128, segment=256), interpret=True)
+CHUNKS, ONE_CHUNK = kernels(blockwise, chunk=64), kernels(blockwise, chunk=256)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("groups", "size", "run"),
+    [
+        *[
+            pytest.param(groups, size, FINE, id=f"tpu-{groups}-{size}")
+            for groups in (1, 4, 8)
+            for size in (64, 128)
+        ],
+        *[
+            pytest.param(*sizes, COARSE, id="tpu-{}-{}-coarse".format(*sizes))
+            for sizes in ((4, 64), (1, 128))
+        ],
+        *[
+            pytest.param(groups, size, CHUNKS, id=f"xla-{groups}-{size}")
+            for groups in (1, 4, 8)
+            for size in (64, 128)
+        ],
+        pytest.param(4, 64, ONE_CHUNK, id="xla-one-chunk"),
+    ],
+)
+def test_spans_against_dense_float32(groups, size, run, dtype):
+    arrays, weights, exact, rounded = case(groups, size, dtype)
+    mask = m.Mask.of_spans(spans(), jnp.arange(LENGTH, dtype=jnp.int32), aligned=True)
+    got = jax.jit(lambda arrays: graded(on_one_device(run, mask), arrays, weights))(arrays)
+    assert_close(got, exact, rounded, dtype)
+
+
+@pytest.mark.parametrize("run", [FINE, COARSE], ids=["fine", "coarse"])
+def test_a_causal_mask_needs_no_table(run):
+    """And gives what the same mask by spans does, bit by bit where one segment holds all keys."""
+    arrays, weights, _, _ = case(4, 64, jnp.float32)
+    zeros = np.zeros((len(ROWS), LENGTH), np.int32)
+    table = m.Mask.of_spans((zeros, zeros, zeros), jnp.arange(LENGTH, dtype=jnp.int32))
+    by = lambda mask: jax.jit(lambda arrays: graded(on_one_device(run, mask), arrays, weights))(arrays)  # noqa: E731
+    tiny.assert_close(by(m.Mask("causal")), by(table), 1e-6)
+
+
+@pytest.mark.parametrize("run", [FINE, CHUNKS], ids=["tpu", "xla"])
+def test_keys_in_parts_add_up(run):
+    """What `carry` and the given dq are for: a ring's hops. The parts overlap no query's spans in the same way."""
+    (q, k, v), (weight, _), exact, _ = case(4, 64, jnp.float32)
+    q, k, v, weight = (x.swapaxes(1, 2) for x in (q, k, v, weight))
+    index = jnp.arange(LENGTH, dtype=jnp.int32)
+    parts = [(lo, hi, m.Mask.of_spans(spans(), index, lo)) for lo, hi in ((0, 64), (64, 130), (130, LENGTH))]
+
+    @jax.jit
+    def forward(q, k, v):
+        carry = jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], -1e30, jnp.float32)
+        for lo, hi, mask in parts:
+            carry = run.forward(q, k[:, :, lo:hi], v[:, :, lo:hi], mask, carry)
+        return carry
+
+    out, lse = forward(q, k, v)
+    tiny.assert_close(out.swapaxes(1, 2), exact["output"], 1e-5)
+    lse_seen = jnp.where(lse > -1e29, lse, 0.0).swapaxes(1, 2)
+    tiny.assert_close(lse_seen, exact["log-sum-exp"], 1e-5)
+
+    @jax.jit
+    def backward(q, k, v):
+        delta, dq, made = (out * weight).sum(-1), None, []
+        total = jnp.where(lse > -1e29, lse, 1e30)
+        for lo, hi, mask in parts:
+            part = k[:, :, lo:hi], v[:, :, lo:hi]
+            dq, *keys = run.backward(q, *part, mask, total, delta, weight, dq)
+            made.append(keys)
+        return dq, *(jnp.concatenate(x, 2) for x in zip(*made, strict=True))
+
+    whole = on_one_device(run, m.Mask.of_spans(spans(), index))
+    loss = lambda *arrays: (whole(*arrays)[0] * weight.swapaxes(1, 2)).sum()  # noqa: E731
+    expected = jax.jit(jax.grad(loss, (0, 1, 2)))(*(x.swapaxes(1, 2) for x in (q, k, v)))
+    tiny.assert_close(tuple(x.swapaxes(1, 2) for x in backward(q, k, v)), expected, 1e-5)
+
+
+def test_every_key_seen():
+    """A full mask, of a length that is no multiple of a strip: the softmax over all keys."""
+    (q, k, v), _, _, _ = case(4, 64, jnp.float32)
+    out, _ = jax.jit(on_one_device(FINE, m.Mask("full")))(q, k, v)
+    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
+    weights = jax.nn.softmax(jnp.einsum("btkge,bske->bkgts", grouped, k) * q.shape[3] ** -0.5)
+    expected = jnp.einsum("bkgts,bske->btkge", weights, v).reshape(q.shape)
+    tiny.assert_close(out, expected, 1e-5)
+
+
+def test_what_a_query_may_see_is_what_the_samples_say():
+    """`visible` against the definition: within a sample, causally; a branch, also the prompt before it."""
+    batch = pack_pairs(tiny.pairs(2, [(5, 4, 3), (3, 6, 2)]), 37, pairs_per_row=2)
+    index = jnp.arange(37, dtype=jnp.int32)
+    seen = np.asarray(visible(*batch.spans, index, index)[0])
+    # Pair 1: its prompt's first 4 tokens stand at 0, its branches from 4 (1 + 4 tokens) and 9 (1 + 3).
+    # Pair 2 begins at 13: 2 tokens, then branches from 15 (1 + 6) and 22 (1 + 2). Padding from 25 on.
+    expected = np.zeros((37, 37), bool)
+    stretches = [
+        (0, 4, ()),
+        (4, 9, range(4)),
+        (9, 13, range(4)),
+        (13, 15, ()),
+        (15, 22, range(13, 15)),
+        (22, 25, range(13, 15)),
+    ]
+    for lo, hi, trunk in stretches:
+        for query in range(lo, hi):
+            expected[query, list(trunk)] = True
+            expected[query, lo : query + 1] = True
+    expected[range(25, 37), range(25, 37)] = True
+    np.testing.assert_array_equal(seen, expected)
+
+
+def test_strips_are_skipped_and_masked_where_they_must_be():
+    """The table of a row with a trunk and two branches, by hand: blocks of 4 queries, strips of 2 keys.
+
+    Keys 0 … 7 are the trunk; 8 … 11 and 12 … 15 are branches, of which the first sees all of it, the second keys 2 … 5.
+    """
+    trunk_lo = np.asarray([[0] * 8 + [0] * 4 + [2] * 4], np.int32)
+    trunk_hi = np.asarray([[0] * 8 + [8] * 4 + [6] * 4], np.int32)
+    own_lo = np.asarray([[0] * 8 + [8] * 4 + [12] * 4], np.int32)
+    mask = m.Mask.of_spans((trunk_lo, trunk_hi, own_lo), jnp.arange(16, dtype=jnp.int32))
+    table = np.asarray(m.strip_table(mask, keys=16, block=4, strip=2)).reshape(4, 8)
+    seen = np.asarray(visible(trunk_lo, trunk_hi, own_lo, jnp.arange(16), jnp.arange(16))[0])
+    for block, row in enumerate(table):
+        here = seen[4 * block : 4 * block + 4].reshape(4, 8, 2)
+        some, whole = here.any((0, 2)), here.all((0, 2))
+        first, second = (range(*row[i : i + 2]) for i in (m.TRUNK, m.OWN))
+        assert sorted([*first, *second]) == list(np.flatnonzero(some))
+        unmasked = {*range(*row[m.TRUNK_ALL :][:2]), *range(*row[m.OWN_ALL :][:2])} & {*first, *second}
+        assert unmasked == set(np.flatnonzero(whole))
+    later = m.Mask.of_spans((trunk_lo, trunk_hi, own_lo), jnp.arange(16, dtype=jnp.int32), key_start=8)
+    shifted = np.asarray(m.strip_table(later, keys=8, block=4, strip=2)).reshape(4, 8)
+    assert [[*range(*r[0:2]), *range(*r[2:4])] for r in shifted] == [[], [], [0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (128, 128), (300, 9000), (5000, 262_144)])
+def test_block_sizes_fit_the_row(queries, keys):
+    for largest in (FORWARD, BACKWARD):
+        b = fitted(largest, queries, keys)
+        assert b.queries <= max(128, 2 * queries) and b.segment <= largest.segment
+        assert -keys % b.segment < b.strip * -(-keys // largest.segment)

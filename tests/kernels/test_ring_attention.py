@@ -1,0 +1,126 @@
+"""Attention of 8 devices that share a row, by every strategy, against dense float32 on one.
+
+Chunks of 13 tokens: neither a tile nor a block. Tolerances are those of attention_cases.py.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from attention_cases import assert_close, case, spans
+from jax.sharding import PartitionSpec
+from mirothinker_kernels.flash_attention import blockwise, tpu
+from mirothinker_kernels.flash_attention.mask import Mask
+from mirothinker_kernels.flash_attention.reference import visible
+from mirothinker_kernels.flash_attention.strips import Blocks
+from mirothinker_kernels.ring_attention.ring import Kernels
+from mirothinker_kernels.ring_attention.strategies import (
+    GATHER,
+    RING,
+    Strategy,
+    choose,
+    context_attention,
+)
+from mirothinker_kernels.ring_attention.zigzag import Zigzag
+
+from mirothinker_jax.parallel.context import zigzag
+
+DEVICES, CHUNK = 8, 13
+LENGTH = 2 * DEVICES * CHUNK
+XLA = Kernels(blockwise.forward, blockwise.backward)
+BLOCKS = Blocks(queries=128, tile=32, strip=64, segment=128)
+TPU = Kernels(*(functools.partial(f, largest=BLOCKS, interpret=True) for f in (tpu.forward, tpu.backward)))
+STRATEGIES = [Strategy(keys, exchange) for keys in (RING, GATHER) for exchange in (1, 2, 4, 8)]
+
+
+def over_devices(strategy, kernels):
+    """(q [B, T, H, E], k, v) → output, over 8 devices; rows go in and come out in their own order."""
+    rows = PartitionSpec(None, "context")
+    layout, order = Zigzag(DEVICES, CHUNK), zigzag(LENGTH, DEVICES)
+
+    def local(q, k, v, mask):
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        places = layout.places(jax.lax.axis_index("context"))
+        mask = Mask.of_spans(mask, places).rows
+        return context_attention(q, k, v, mask, strategy, "context", kernels).swapaxes(1, 2)
+
+    sharded = jax.shard_map(local, in_specs=rows, out_specs=rows, check_vma=False)
+
+    def run(*arrays):
+        mask = tuple(jnp.asarray(s) for s in spans(LENGTH))
+        out = sharded(*(x[:, order] for x in arrays), tuple(s[:, order] for s in mask))
+        return out[:, np.argsort(order)]
+
+    return run
+
+
+def check(strategy, kernels, groups, size, dtype):
+    arrays, (weight, _), exact, rounded = case(groups, size, dtype, LENGTH, with_lse=False)
+    run = over_devices(strategy, kernels)
+
+    def loss(arrays):
+        out = run(*arrays)
+        return (out.astype(jnp.float32) * weight).sum(), out
+
+    with jax.set_mesh(tiny.mesh(context=DEVICES)):
+        gradients, out = jax.jit(jax.grad(loss, has_aux=True))(arrays)
+    got = dict(zip(("output", "dq", "dk", "dv"), (out, *gradients), strict=True))
+    assert_close(got, exact, rounded, dtype)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: f"{s.keys}-ulysses-{s.ulysses}")
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
+def test_every_strategy_gives_what_one_device_does(strategy, dtype):
+    """16 query heads and 2 key/value heads: an exchange among more devices than key/value heads repeats those."""
+    check(strategy, XLA, 8, 64, dtype)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
+def test_the_tpu_kernels_go_round(groups, dtype):
+    check(Strategy(RING), TPU, groups, 128, dtype)
+
+
+def test_what_a_device_sees_of_another_is_what_the_row_says():
+    """`Zigzag.mask` against the row's own visibility, for every pair of devices."""
+    layout, order = Zigzag(4, 5), zigzag(40, 4)
+    mask = tuple(s[:, :40] for s in spans(208))
+    mask[2][4, 10:20] = 50
+    index = jnp.arange(40, dtype=jnp.int32)
+    seen = np.asarray(visible(*mask, index, index))
+    for queries in range(4):
+        mine = np.asarray(layout.places(queries))
+        np.testing.assert_array_equal(mine, order.reshape(4, -1)[queries])
+        rows = Mask.of_spans(tuple(jnp.asarray(s[:, mine]) for s in mask), mine).rows
+        for keys in range(4):
+            here = layout.mask(rows, keys).rows
+            trunk_lo, trunk_hi, own_lo, own = (np.asarray(here)[:, i, :, None] for i in range(4))
+            key = np.arange(10)
+            got = ((trunk_lo <= key) & (key < trunk_hi)) | ((own_lo <= key) & (key <= own))
+            np.testing.assert_array_equal(got, seen[:, mine][:, :, np.asarray(layout.places(keys))])
+
+
+def test_devices_have_the_same_work_under_a_causal_mask():
+    order = zigzag(1600, 8).reshape(8, -1)
+    work = (order + 1).sum(1)
+    assert work.max() / work.mean() <= 1.02
+
+
+def test_an_exchange_that_heads_do_not_allow_is_refused():
+    with pytest.raises(ValueError, match="ulysses=8 divides not both 8 devices of 'context' and 4 heads"):
+        check(Strategy(RING, 8), XLA, 2, 64, jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "heads", "kv_heads", "keys"),
+    [(16384, 32, 8, RING), (4096, 32, 8, GATHER), (8192, 64, 8, RING), (16384, 8, 8, GATHER)],
+)
+def test_small_chunks_are_gathered(tokens, heads, kv_heads, keys):
+    assert choose(tokens, heads, kv_heads, 16) == Strategy(keys)
+
+
+def test_nothing_goes_round_where_all_devices_exchange_heads():
+    assert choose(65536, 32, 8, 8, 8) == Strategy(GATHER, 8)
