@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mirothinker_jax.config_tree import check, one_of
 
+REMAT = ("none", "full", "attention", "offload", "dots")
 CONTEXT_KEYS = ("auto", "ring", "all-gather")
 LORA_TARGETS = ("q", "k", "v", "out", "gate", "up", "down")
 
@@ -114,7 +115,8 @@ class ModelConfig:
     init_from: str = ""  # run folder, or stage folder, whose newest checkpoint holds the first parameters
     param_dtype: str = "float32"  # of the stored parameters: float32 or bfloat16
     compute_dtype: str = "float32"  # of matrix products and activations: float32 or bfloat16
-    # Recomputed in the backward pass: none, full, or all but matrix products and attention (dots).
+    # Recomputed in the backward pass: nothing (none), everything (full), all but attention's results (attention; with
+    # offload they wait in the host's memory), or all but matrix products and attention (dots).
     remat: str = "full"
 
     def __post_init__(self):
@@ -128,4 +130,4 @@ class ModelConfig:
         check(self.head_dim % 2 == 0, f"model.head_dim is {self.head_dim}; rotary embedding needs it even")
         one_of("model.param_dtype", self.param_dtype, ("float32", "bfloat16"))
         one_of("model.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
-        one_of("model.remat", self.remat, ("none", "full", "dots"))
+        one_of("model.remat", self.remat, REMAT)

@@ -5,9 +5,10 @@ a part of the vocabulary and, for it, a chunk of positions at a time: the softma
 arXiv 1805.02867), and the exact gradient makes a part's logits again, and each part of the weight's gradient once. In
 an agent's trajectory most tokens come from tools, so leaving those out saves most of the head.
 
-On a mesh each device takes its own rows and context slice, with the head's weight gathered over the
-batch axes and its vocabulary split over `tensor`; forward and backward are two explicit shard_maps, since
-differentiating through a loop of unknown length is not possible.
+On a mesh each device takes its own rows and context slice, and the vocabulary is split over `tensor`. A part of the
+weight is gathered when it is needed, and its gradient scattered when it is made, so that no device ever holds all of
+either. Forward and backward are two explicit shard_maps, since differentiating through a loop of unknown length is not
+possible.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ import jax
 import jax.numpy as jnp
 
 from mirothinker_jax.parallel.mesh import BATCH_AXES
-from mirothinker_jax.parallel.sharding import spec
+from mirothinker_jax.parallel.sharding import TABLE, spec
 
 POSITIONS, TOKENS = 512, 8192  # of a chunk and of a part: so many float32 logits are alive at a time, 16 MiB
 NEVER = -1e30  # finite: −inf − −inf, and 0 · −inf, would be NaN
-ROW_AXES = (*BATCH_AXES, "context")
+SPLIT_AXES = TABLE["embed"]  # over which a weight's hidden dim is split
+COPY_AXES = tuple(
+    a for a in (*BATCH_AXES, "context") if a not in SPLIT_AXES
+)  # and those that have other rows as well
 
 
 @jax.custom_vjp
@@ -49,7 +53,7 @@ def _forward(hidden, weight, targets, wanted):
     rows = spec("batch", "length")
     run = _on_mesh(
         _forward_shard,
-        (spec("batch", "length", None), spec("vocab", None), rows, rows),
+        (spec("batch", "length", None), spec("vocab", "embed"), rows, rows),
         (rows,) * 4,
     )
     logprobs, *rest = run(hidden, weight, targets, wanted)
@@ -58,7 +62,7 @@ def _forward(hidden, weight, targets, wanted):
 
 def _backward(saved, cotangents):
     hidden, weight, *rest = saved
-    rows, wide, table = spec("batch", "length"), spec("batch", "length", None), spec("vocab", None)
+    rows, wide, table = spec("batch", "length"), spec("batch", "length", None), spec("vocab", "embed")
     run = _on_mesh(_backward_shard, (wide, table, *(rows,) * 7), (wide, table))
     d_hidden, d_weight = run(hidden, weight, *rest, *cotangents)
     return d_hidden, d_weight, None, None
@@ -123,6 +127,12 @@ def _slice(x: jax.Array, first: Any, size: int) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(x, first, size)
 
 
+def _piece(weight: jax.Array, first: Any, size: int, dtype: Any, sharded: bool) -> jax.Array:
+    """[S, D], rows of the weight, whole."""
+    part = _slice(weight, first, size).astype(dtype)
+    return jax.lax.all_gather(part, SPLIT_AXES, axis=1, tiled=True) if sharded else part
+
+
 def _update(x: jax.Array, part: jax.Array, first: Any) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(x, part, first, 0)
 
@@ -137,7 +147,7 @@ def _forward_shard(hidden, weight, targets, wanted, *, sharded):
     w = _gather(hidden, weight, targets, wanted, sharded)
 
     def part(first, ids, new, carry):
-        piece = _slice(weight, first, ids.size).astype(hidden.dtype)
+        piece = _piece(weight, first, ids.size, hidden.dtype, sharded)
 
         def chunk(i, carry):
             at = i * w.chunk
@@ -178,7 +188,7 @@ def _backward_shard(hidden, weight, targets, wanted, *of_positions, sharded):
     )
 
     def part(first, ids, new, carry):
-        piece = _slice(weight, first, ids.size).astype(hidden.dtype)
+        piece = _piece(weight, first, ids.size, hidden.dtype, sharded)
 
         def chunk(i, carry):
             d_rows, d_piece = carry
@@ -197,15 +207,18 @@ def _backward_shard(hidden, weight, targets, wanted, *of_positions, sharded):
             return d_rows, d_piece + jnp.einsum("cd,cv->dv", rows, grads, preferred_element_type=jnp.float32)
 
         d_rows, d_weight = carry
-        zeros = jnp.zeros((weight.shape[1], ids.size), jnp.float32)
+        zeros = jnp.zeros((hidden.shape[-1], ids.size), jnp.float32)
         d_rows, d_piece = jax.lax.fori_loop(0, w.chunks, chunk, (d_rows, zeros))
+        if sharded:
+            d_piece = jax.lax.psum_scatter(d_piece, SPLIT_AXES, scatter_dimension=0, tiled=True)
+            d_piece = jax.lax.psum(d_piece, COPY_AXES)
         d_piece = jnp.where(new[:, None], d_piece.T, _slice(d_weight, first, ids.size))
         return d_rows, _update(d_weight, d_piece, first)
 
     start = (jnp.zeros(w.rows.shape, jnp.float32), jnp.zeros(weight.shape, jnp.float32))
     d_rows, d_weight = _over_parts(weight.shape[0], part, start)
     if sharded:
-        d_rows, d_weight = jax.lax.psum(d_rows, "tensor"), jax.lax.psum(d_weight, ROW_AXES)
+        d_rows = jax.lax.psum(d_rows, "tensor")
     flat = jnp.zeros((targets.size, hidden.shape[-1]), hidden.dtype)
     d_hidden = flat.at[w.index].set(d_rows.astype(hidden.dtype), mode="drop")
     return d_hidden.reshape(hidden.shape), d_weight.astype(weight.dtype)

@@ -18,6 +18,7 @@ from flax import nnx
 
 from mirothinker_jax.config import ModelConfig
 from mirothinker_jax.models.attention import Attention
+from mirothinker_jax.models.embedding import look_up
 from mirothinker_jax.models.layers import ADAPTER_LEAVES, RMSNorm, SwiGLU, parameter
 from mirothinker_jax.models.moe import MoE, Routing
 from mirothinker_jax.models.rope import rotation
@@ -28,6 +29,13 @@ Params = dict[str, Any]
 
 REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names(SAVED),
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[SAVED],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         jax.checkpoint_policies.save_only_these_names(SAVED),
@@ -87,10 +95,7 @@ class Qwen(nnx.Module):
           routes: int [B, T, L, k], experts to use instead of the routers' choice; None, or −1: theirs.
         """
         dtype = self.config.compute_dtype
-        # Gathered over fsdp before the look-up: rows of a table whose hidden dim is split cannot be resharded cheaply.
-        table = constrain(self.embedding[...].astype(dtype), "vocab", None)
-        x = table.at[tokens].get(mode="clip")
-        x = constrain(x, "batch", "length", "hidden")
+        x = look_up(self.embedding[...], tokens, dtype)
         angles = rotation(positions, self.config.head_dim, self.config.rope_theta, self.config.yarn)
         graph, layers = nnx.split(self.blocks)
         if routes is not None:

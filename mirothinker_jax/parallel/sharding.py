@@ -15,7 +15,7 @@ TABLE: dict[str, str | tuple[str, ...] | None] = {
     "length": "context",
     "hidden": None,
     # parameters (and the activations that come straight from them)
-    "embed": "fsdp",
+    "embed": ("fsdp", "context"),  # whoever shares a row's tokens shares the parameters too
     "heads": "tensor",
     "kv_heads": "tensor",
     "head_dim": None,

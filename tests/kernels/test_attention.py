@@ -25,7 +25,9 @@ def kernels(module, **options):
 
 FINE = kernels(tpu, largest=Blocks(queries=128, tile=32, strip=64, segment=128), interpret=True)
 COARSE = kernels(tpu, largest=Blocks(queries=256, tile=64, strip=128, segment=256), interpret=True)
-CHUNKS, ONE_CHUNK = kernels(blockwise, chunk=64), kernels(blockwise, chunk=256)
+CHUNKS, ONE_CHUNK, LOOPS = (
+    kernels(blockwise, chunk=n) for n in (64, 256, 3)
+)  # a chunk of 3: bands of 3 chunks
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
@@ -47,6 +49,7 @@ CHUNKS, ONE_CHUNK = kernels(blockwise, chunk=64), kernels(blockwise, chunk=256)
             for size in (64, 128)
         ],
         pytest.param(4, 64, ONE_CHUNK, id="xla-one-chunk"),
+        pytest.param(4, 64, LOOPS, id="xla-loops"),
     ],
 )
 def test_spans_against_dense_float32(groups, size, run, dtype):

@@ -1,0 +1,40 @@
+"""The embedding's look-up on a mesh, by exchange of tokens for rows: no device holds the whole table or gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mirothinker_jax.parallel.sharding import TABLE, spec
+
+SPLIT_AXES = TABLE["embed"]  # over which a row of the table is split
+
+
+def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
+    """[B, T, D] in dtype, the rows of the table [V, D] that int32 tokens [B, T] name (clipped to the table).
+
+    The table's gradient adds up in the table's own dtype.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return table.at[tokens].get(mode="clip").astype(dtype)
+
+    def local(part, tokens):
+        """This device's part of every row that one of those that share rows asks for, and theirs in return."""
+        wanted = jax.lax.all_gather(tokens, SPLIT_AXES)  # [n, b, t]
+        index = jnp.clip(wanted, 0, table.shape[0] - 1) - jax.lax.axis_index("tensor") * part.shape[0]
+        here = (index >= 0) & (index < part.shape[0])
+        rows = jnp.where(here[..., None], part.at[index].get(mode="clip"), 0).astype(dtype)
+        whole = jax.lax.all_to_all(rows, SPLIT_AXES, split_axis=0, concat_axis=3, tiled=True)[0]
+        return jax.lax.psum(whole, "tensor")
+
+    # Whoever has the same rows of a batch asks for the same: nothing for the replication checker to track.
+    exchange = jax.shard_map(
+        local,
+        in_specs=(spec("vocab", "embed"), spec("batch", "length")),
+        out_specs=spec("batch", "length", None),
+        check_vma=False,
+    )
+    return exchange(table, tokens)
