@@ -100,9 +100,11 @@ def kernel_of(case: Case) -> tuple[Any, list]:
     shapes = {
         "fwd": [(rows, half), (rows, half), (turned, half)],
         "bwd": [(rows, half), (rows, half), (lanes, single), (lanes, single), (rows, half), (turned, half),
-                (rows, half), (rows, single)],
+                (rows, half), *[(rows, single)] * 3],
     }[case.way]  # fmt: skip
-    return lambda *a: run(*a, kind, blocks, vmem_bytes=tiling.VMEM_BYTES), shapes
+    if case.way == "fwd":
+        return lambda *a: run(*a, kind, blocks, vmem_bytes=tiling.VMEM_BYTES), shapes
+    return lambda *a: run(*a[:-3], a[-3:], 0, kind, blocks, vmem_bytes=tiling.VMEM_BYTES), shapes
 
 
 def cycles_of(case: Case) -> int:

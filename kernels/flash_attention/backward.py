@@ -8,6 +8,8 @@ is added up from one to the next in float32.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -26,22 +28,24 @@ def backward(
     k: jax.Array,
     kt: jax.Array,
     v: jax.Array,
-    dq: jax.Array,
+    sums: tuple[jax.Array, jax.Array, jax.Array],
+    segment: Any,
     mask: m.Mask,
     blocks: Blocks,
     *,
     interpret: bool = False,
     vmem_bytes: int | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(dq + what these keys add to it, float32 [B·H, T, E]; dk and dv [B·K, S, E], float32).
+    """The sums with what one segment of the keys gives: added to dq, and written into its places of dk and dv.
 
     Args:
-      q, do: [B·H, T, E]. lse, delta: float32 [B·H, 1, T]; delta is Σ o·do − dlse. k, v: [B·K, S, E], kt: [B·K, E, S],
-        with S = blocks.segment. dq: as it comes out; its memory is used.
+      q, do: [B·H, T, E]. lse, delta: float32 [B·H, 1, T]; delta is Σ o·do − dlse. k, v: [B·K, S, E], kt: [B·K, E, S].
+      sums: dq [B·H, T, E], dk and dv [B·K, S, E], float32; their memory is used.
+      segment: int32, which stretch of blocks.segment keys; 0 where the mask is not by spans.
+      mask: its key_start is the place of the segment's first key.
     """
     heads, length, size = q.shape
-    kv_heads, keys = k.shape[:2]
-    assert keys == blocks.segment, (keys, blocks)
+    kv_heads, keys = k.shape[0], blocks.segment
     group, per_head = heads // kv_heads, length // blocks.queries
     kind, spans = mask.kind, mask.kind == "spans"
     scale = size**-0.5
@@ -49,7 +53,7 @@ def backward(
 
     def kernel(*refs):
         table, refs = (refs[0], refs[1:]) if spans else (None, refs)
-        q_ref, do_ref, lse_ref, delta_ref, k_ref, kt_ref, v_ref, before_ref, *refs = refs
+        q_ref, do_ref, lse_ref, delta_ref, k_ref, kt_ref, v_ref, before_ref, _, _, *refs = refs
         rows_ref, refs = (refs[0], refs[1:]) if spans else (None, refs)
         dq_ref, dk_ref, dv_ref, dq_sum, next_scores, next_dp = refs
         step = pl.program_id(1)
@@ -110,15 +114,20 @@ def backward(
     lanes = pl.BlockSpec(
         (1, 1, blocks.queries), lambda h, i, *_: (queries_of(h, i)[0], 0, queries_of(h, i)[1])
     )
-    whole = pl.BlockSpec((1, keys, size), lambda h, i, *_: (h, 0, 0))
+    entries = (mask.rows.shape[0] * per_head * 8) if spans else 0
+    part = lambda *table: table[0][entries] if table else 0  # noqa: E731
+    made = pl.BlockSpec((1, keys, size), lambda h, i, *t: (h, part(*t), 0))
     # Keys and values change once per key/value head: a second buffer is not worth its memory.
     once = pl.Buffered(1)
-    of_head = pl.BlockSpec((1, keys, size), lambda h, i, *_: (h, 0, 0), pipeline_mode=once)
-    turned = pl.BlockSpec((1, size, keys), lambda h, i, *_: (h, 0, 0), pipeline_mode=once)
-    in_specs = [rows, rows, lanes, lanes, of_head, turned, of_head, rows]
-    inputs, prefetch = [q, do, lse, delta, k, kt, v, dq], []
+    of_head = pl.BlockSpec((1, keys, size), lambda h, i, *t: (h, part(*t), 0), pipeline_mode=once)
+    turned = pl.BlockSpec((1, size, keys), lambda h, i, *t: (h, 0, part(*t)), pipeline_mode=once)
+    unread = pl.BlockSpec(memory_space=pl.ANY)
+    in_specs = [rows, rows, lanes, lanes, of_head, turned, of_head, rows, unread, unread]
+    inputs, prefetch = [q, do, lse, delta, k, kt, v, *sums], []
     if spans:
-        prefetch = [m.strip_table(mask, keys, blocks.queries, blocks.strip)]
+        # The last number of the table is not of a block: it is the segment.
+        table = m.strip_table(mask, keys, blocks.queries, blocks.strip)
+        prefetch = [jnp.append(table, jnp.asarray(segment, jnp.int32))]
         batch = mask.rows.shape[0]
         per_row = heads // batch
         of_row = lambda h, i, *_: (queries_of(h, i)[0] // per_row, 0, queries_of(h, i)[1])  # noqa: E731
@@ -132,21 +141,21 @@ def backward(
             num_scalar_prefetch=len(prefetch),
             grid=(kv_heads, group * per_head),
             in_specs=in_specs,
-            out_specs=[rows, whole, whole],
+            out_specs=[rows, made, made],
             scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in ((size, blocks.queries), tall, tall)],
         ),
         out_shape=[
-            shaped(dq.shape, jnp.float32, q),
+            shaped(q.shape, jnp.float32, q),
             shaped(k.shape, jnp.float32, q),
             shaped(v.shape, jnp.float32, q),
         ],
-        input_output_aliases={len(prefetch) + 7: 0},
+        input_output_aliases={len(prefetch) + 7 + i: i for i in range(3)},
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=vmem_bytes
         ),
         cost_estimate=pl.CostEstimate(
             flops=10 * heads * length * keys * size // (1 if kind == "full" else 2),
-            bytes_accessed=(2 * q.size + 5 * k.size) * q.dtype.itemsize + 8 * dq.size,
+            bytes_accessed=(2 * q.size + 3 * kv_heads * keys * size) * q.dtype.itemsize + 8 * q.size,
             transcendentals=heads * length * keys // (1 if kind == "full" else 2),
         ),
         interpret=interpret,

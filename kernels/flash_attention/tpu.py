@@ -55,28 +55,29 @@ def backward(
     segments = k_flat.shape[1] // blocks.segment
     if segments > 1:
         mask = _as_spans(mask, q.shape[0], queries.shape[1], keys)
-    dq = (
-        jnp.zeros(queries.shape, jnp.float32) if dq_before is None else _flat(_pad(dq_before, blocks.queries))
-    )
 
-    def step(dq, segment):
-        number, key, value = segment
+    def step(number, sums):
         here = mask
         if segments > 1:
             here = dataclasses.replace(mask, key_start=mask.key_start + number * blocks.segment)
-        dq, *made = backward_kernel.backward(
-            *(queries, d_out, lse, delta, key, key.swapaxes(1, 2), value, dq, here, blocks),
-            interpret=interpret,
-            vmem_bytes=VMEM_BYTES,
+        return tuple(
+            backward_kernel.backward(
+                *(queries, d_out, lse, delta, k_flat, k_turned, v_flat, sums, number, here, blocks),
+                interpret=interpret,
+                vmem_bytes=VMEM_BYTES,
+            )
         )
-        return dq, tuple(made)
 
-    cut = lambda x: jnp.moveaxis(x.reshape(x.shape[0], segments, -1, x.shape[2]), 1, 0)  # noqa: E731
-    numbers = jnp.arange(segments, dtype=jnp.int32)
-    unroll = segments if segments <= UNROLLED else 1
-    dq, made = jax.lax.scan(step, dq, (numbers, cut(k_flat), cut(v_flat)), unroll=unroll)
-    dk, dv = (jnp.moveaxis(x, 0, 1).reshape(k_flat.shape) for x in made)
-    return _unflat(dq, q), _unflat(dk, k), _unflat(dv, k)
+    zeros = lambda x: jnp.zeros(x.shape, jnp.float32)  # noqa: E731
+    dq = zeros(queries) if dq_before is None else _flat(_pad(dq_before, blocks.queries))
+    k_turned = k_flat.swapaxes(1, 2)
+    sums = dq, zeros(k_flat), zeros(v_flat)
+    if segments <= UNROLLED:
+        for number in range(segments):
+            sums = step(number, sums)
+    else:
+        sums = jax.lax.fori_loop(0, segments, step, sums)
+    return _unflat(sums[0], q), _unflat(sums[1], k), _unflat(sums[2], k)
 
 
 def _padded(mask: m.Mask, batch: int, queries: int, keys: int, blocks: Blocks) -> m.Mask:

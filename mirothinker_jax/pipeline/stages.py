@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mirothinker_jax.config import TrainingConfig
+from mirothinker_jax.config import Config, TrainingConfig
 from mirothinker_jax.data.loader import SFTSource
 from mirothinker_jax.data.preference import PreferenceSource
 from mirothinker_jax.models.qwen import Params
@@ -36,6 +36,17 @@ class Stage(NamedTuple):
     objective: Objective
 
 
+def objective_of(config: Config, stage: str) -> Objective:
+    """The formula that a stage trains with."""
+    c = config.dpo
+    make = {
+        "sft": lambda: sft,
+        "dpo": lambda: make_dpo(c.beta, c.sft_coef, c.pairs_per_row),
+        "grpo": lambda: make_grpo(config.grpo),
+    }
+    return make[stage]()
+
+
 def sft_stage(shop: Workshop, before: Params) -> Stage:
     """Conversations, packed; mean negative log-likelihood."""
     c = shop.config
@@ -43,7 +54,7 @@ def sft_stage(shop: Workshop, before: Params) -> Stage:
     source = SFTSource(
         shop.conversations, shop.chat, c.data, training.row_tokens, training.rows, c.seed, *shop.shard
     )
-    return Stage(training, source, sft)
+    return Stage(training, source, objective_of(c, "sft"))
 
 
 def dpo_stage(shop: Workshop, before: Params) -> Stage:
@@ -60,7 +71,7 @@ def dpo_stage(shop: Workshop, before: Params) -> Stage:
         seed=shop.config.seed,
         shard=shop.shard,
     )
-    return Stage(c.training, source, make_dpo(c.beta, c.sft_coef, c.pairs_per_row))
+    return Stage(c.training, source, objective_of(shop.config, "dpo"))
 
 
 def _samples(shop: Workshop, params: Params) -> list[Trajectory]:
@@ -108,7 +119,7 @@ def grpo_stage(shop: Workshop, before: Params) -> Stage:
         reference=reference,
         routes=(m.layers, m.moe.experts_per_token) if c.replay_routes else None,
     )
-    return Stage(c.training, source, make_grpo(c))
+    return Stage(c.training, source, objective_of(shop.config, "grpo"))
 
 
 STAGES: dict[str, Callable[[Workshop, Params], Stage]] = {

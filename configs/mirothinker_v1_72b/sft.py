@@ -1,0 +1,16 @@
+"""Supervised fine-tuning of MiroThinker v1.0 72B (Qwen2.5-72B-Instruct) at 256K tokens.
+
+    python -m mirothinker_jax.plan --config configs/mirothinker_v1_72b/sft.py --topology v5p:4x4x4
+    python -m mirothinker_jax.train --config configs/mirothinker_v1_72b/sft.py:runs/START --config.data.path=my.jsonl
+
+runs/START is a run that mirothinker_jax.convert made, or one that trained; without it the sizes are the preset's, for
+planning. Settings: mirothinker_jax/recipes.py; what fits where: docs/plans.md. Not run by the authors.
+"""
+
+from mirothinker_jax import recipes
+
+
+def get_config(model: str = "qwen2.5-72b"):
+    c = recipes.sft(model, native_tokens=32_768, context=32, micro_rows=2)
+    c.run_dir = "runs/mirothinker-72b-sft"
+    return c

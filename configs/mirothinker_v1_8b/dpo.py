@@ -1,0 +1,16 @@
+"""DPO of MiroThinker v1.0 8B (Qwen3-8B) at 256K tokens: pairs are sampled from the start.
+
+    python -m mirothinker_jax.plan --config configs/mirothinker_v1_8b/dpo.py --topology v5p:4x4x4
+    python -m mirothinker_jax.train --config configs/mirothinker_v1_8b/dpo.py:runs/START
+
+runs/START is a run that mirothinker_jax.convert made, or one that trained; without it the sizes are the preset's, for
+planning. Settings: mirothinker_jax/recipes.py; what fits where: docs/plans.md. Not run by the authors.
+"""
+
+from mirothinker_jax import recipes
+
+
+def get_config(model: str = "qwen3-8b"):
+    c = recipes.dpo(model, native_tokens=32_768, context=16, micro_rows=4)
+    c.run_dir = "runs/mirothinker-8b-dpo"
+    return c

@@ -1,0 +1,39 @@
+"""Flags of the TPU compiler, which must be in the environment before jax starts; this module imports nothing of it.
+
+Without them a v5p gathers the parameters of a layer by a synchronous all-reduce. With them the SparseCores do it while
+the TensorCores compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+
+_OFFLOADED = (
+    "all_gather",
+    "2d_all_gather",
+    "3d_all_gather",
+    "reduce_scatter",
+    "nd_reduce_scatter",
+    "all_reduce",
+)
+_SPARSE_CORE = (
+    *(f"xla_tpu_enable_sparse_core_collective_offload_{name}=true" for name in _OFFLOADED),
+    "xla_tpu_prefer_async_allgather_to_allreduce=true",
+    "xla_tpu_use_tc_device_shape_on_sc=true",
+    "xla_sc_disable_megacore_partitioning=true",
+    # Windowed einsums would cut the gathers up again.
+    "xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000",
+)
+FLAGS: dict[str, tuple[str, ...]] = {"v5p": _SPARSE_CORE}  # by generation; none for the others
+
+
+def set_flags(generation: str, environment: MutableMapping[str, str]) -> None:
+    """Adds a generation's flags to LIBTPU_INIT_ARGS; what stands there already wins."""
+    given = environment.get("LIBTPU_INIT_ARGS", "")
+    flags = [f"--{flag}" for flag in FLAGS.get(generation, ()) if flag.partition("=")[0] not in given]
+    environment["LIBTPU_INIT_ARGS"] = " ".join([*flags, given]).strip()
+
+
+def generation_here(environment: MutableMapping[str, str]) -> str:
+    """Of the TPU that this process is on, as Google Cloud's images name it (v5p-128 → v5p); empty elsewhere."""
+    return environment.get("TPU_ACCELERATOR_TYPE", "").partition("-")[0]

@@ -1,0 +1,103 @@
+"""What a plan knows of chips, and which slices of them there are.
+
+Peaks and bandwidths are the vendors' and those of "How to Scale Your Model" (jax-ml.github.io/scaling-book, part 2);
+memory is what the compiler lets a program use, where it said so, and what is on the label elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import math
+from collections.abc import Mapping
+
+from mirothinker_jax.config_tree import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """flops: bfloat16 per second. memory_gib: of a device. link: bytes per second, one way, to a neighbour. hertz: of
+    the clock that cycles are of. dims: of the torus. devices: that jax sees on a chip. forward, backward: our attention
+    kernels' share of the peak (docs/kernels.md; a guess for those that it does not have).
+    """
+
+    name: str
+    flops: float
+    memory_gib: float
+    link: float
+    hertz: float
+    dims: int
+    accelerator: str
+    devices: int = 1
+    forward: float = 0.3
+    backward: float = 0.4
+
+
+TPUS = {
+    chip.name: chip
+    for chip in (
+        Chip("v4", 275e12, 31.25, 45e9, 1.05e9, 3, "v4-8", forward=0.8, backward=0.9),
+        Chip("v5e", 197e12, 15.75, 45e9, 1.5e9, 2, "v5litepod-4", forward=0.8, backward=0.9),
+        Chip("v5p", 459e12, 95.73, 90e9, 1.75e9, 3, "v5p-8", forward=0.83, backward=0.91),
+        Chip("v6e", 918e12, 31.24, 90e9, 1.75e9, 2, "v6e-4", forward=0.32, backward=0.39),
+    )
+}
+# Only arithmetic: no compiler of these is at hand. Bytes to a neighbour by NVLink.
+GPUS = {
+    chip.name: chip
+    for chip in (
+        Chip("h100", 989e12, 79.0, 450e9, 1.98e9, 1, "", forward=0.5, backward=0.4),
+        Chip("h200", 989e12, 139.0, 450e9, 1.98e9, 1, "", forward=0.5, backward=0.4),
+        Chip("a100", 312e12, 79.0, 300e9, 1.41e9, 1, "", forward=0.5, backward=0.4),
+    )
+}
+HOST_LINK = 16e9  # bytes per second between a device and its host's memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """A slice: chips of one kind. `name` is what libtpu calls it."""
+
+    name: str
+    chip: Chip
+    shape: tuple[int, ...]
+
+    @property
+    def devices(self) -> int:
+        return math.prod(self.shape) * self.chip.devices
+
+    @property
+    def compiles(self) -> bool:
+        return self.chip.name in TPUS
+
+
+def slices(chip: Chip) -> list[str]:
+    """The slices of a kind of chip, smallest first: powers of two per dim, no dim more than twice a smaller one."""
+    if chip.dims == 1:
+        return [str(1 << n) for n in range(11)]
+    largest = 16 if chip.dims == 2 else 8
+    sizes = [1 << n for n in range(largest.bit_length())]
+    shapes = [
+        shape
+        for shape in itertools.combinations_with_replacement(sizes, chip.dims)
+        if shape[-1] <= 2 * shape[0] and (min(shape) > 1 or max(shape) == 1)
+    ]
+    if chip.dims == 3:  # a host has 2 × 2 × 1 chips
+        shapes = [(2, 2, 1), *(s for s in shapes if min(s) > 1)]
+    return ["x".join(map(str, s)) for s in sorted(shapes, key=lambda s: (math.prod(s), s))]
+
+
+def parse(text: str) -> Topology:
+    """`v5p:4x4x4`, `h100:8`. Raises ConfigError, with the names that there are."""
+    kind, _, size = text.partition(":")
+    known: Mapping[str, Chip] = TPUS | GPUS
+    if kind not in known:
+        near = difflib.get_close_matches(kind, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"chips: {', '.join(known)}"
+        raise ConfigError(f"--topology {text}: {kind!r} is no chip that plan knows; {hint}")
+    chip = known[kind]
+    there = slices(chip)
+    if size not in there:
+        raise ConfigError(f"--topology {text}: {kind} comes as {', '.join(f'{kind}:{s}' for s in there)}")
+    return Topology(text, chip, tuple(int(n) for n in size.split("x")))

@@ -1,0 +1,102 @@
+"""The training step of a config, compiled for a slice that is not there, and what the compiler says of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from mirothinker_jax.config import Config, ConfigError
+from mirothinker_jax.models.spec import ModelSpec
+from mirothinker_jax.parallel.mesh import check_rows, make_mesh
+from mirothinker_jax.parallel.sharding import batch_sharding, replicated
+from mirothinker_jax.pipeline.stages import objective_of
+from mirothinker_jax.planning.chips import Topology
+from mirothinker_jax.trainer.optimizer import make_optimizer
+from mirothinker_jax.trainer.state import abstract_state
+from mirothinker_jax.trainer.step import make_step
+from mirothinker_jax.types import Batch
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """peak and host: bytes of a device's memory, and of its host's. parameters, optimizer: bytes of a device's part.
+
+    fits: whether the compiler found room; if not, peak is what it asked for and `text`, the scheduled program, empty.
+    seconds: of lowering and compiling.
+    """
+
+    fits: bool
+    peak: int
+    host: int
+    parameters: int
+    optimizer: int
+    text: str
+    seconds: float
+
+
+def mesh_of(config: Config, topology: Topology) -> Mesh:
+    devices = topologies.get_topology_desc(topology.name, "tpu").devices
+    return make_mesh(config.mesh, devices)
+
+
+def compile_step(config: Config, stage: str, topology: Topology) -> Compiled:
+    """Raises ConfigError where the config does not divide over the slice's devices."""
+    training = getattr(config, stage).training
+    mesh = mesh_of(config, topology)
+    check_rows(mesh, f"{stage}.training.micro_rows", training.micro_rows)
+    config.check_row_tokens(mesh.shape["context"])
+    if not config.model.vocab_size:
+        raise ConfigError("config.model.vocab_size is 0: plan needs the size; use a preset, or give one")
+    model = ModelSpec.build(config.model, config.model.vocab_size, mesh)
+    optimizer = make_optimizer(training.optimizer, training.steps)
+    state = abstract_state(model, optimizer)
+    shape = training.rows // training.micro_rows, training.micro_rows, training.row_tokens
+    rows = batch_sharding(mesh, leading=1)
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((*shape, *x.shape[2:]), x.dtype, sharding=rows), Batch.empty(1, 1)
+    )
+    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
+    begun = time.monotonic()
+    parts = _bytes(state.params), _bytes(state.opt_state)
+    step: Any = make_step(model, objective_of(config, stage), optimizer)
+    with jax.set_mesh(mesh):
+        lowered = step.lower(state, batch, count)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        return Compiled(False, _asked_for(error), 0, *parts, "", time.monotonic() - begun)
+    memory = compiled.memory_analysis()
+    return Compiled(
+        True,
+        memory.peak_memory_in_bytes,
+        memory.host_temp_size_in_bytes + memory.host_argument_size_in_bytes,
+        *parts,
+        compiled.as_text(),
+        time.monotonic() - begun,
+    )
+
+
+def _asked_for(error: Exception) -> int:
+    """Bytes, from the compiler's own words; whatever else went wrong goes on as it came."""
+    found = re.search(r"Used ([\d.]+)([GM]) of [\d.]+[GM] hbm", str(error))
+    if not found:
+        raise error
+    return round(float(found[1]) * (GIB if found[2] == "G" else 2**20))
+
+
+def _bytes(tree: Any) -> int:
+    """Of one device's part of arrays that know their sharding."""
+    return sum(
+        jnp.dtype(leaf.dtype).itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+        for leaf in jax.tree.leaves(tree)
+    )

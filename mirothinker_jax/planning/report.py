@@ -1,0 +1,58 @@
+"""A plan for people to read."""
+
+from __future__ import annotations
+
+import collections
+
+from mirothinker_jax.planning.advice import Change
+from mirothinker_jax.planning.plan import GIB, Plan
+
+
+def text(plan: Plan, changes: list[Change]) -> str:
+    topology, limit = plan.topology, plan.topology.chip.memory_gib
+    mesh = " × ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
+    lines = [f"{plan.stage} on {topology.name}: {topology.devices} devices, {mesh}"]
+    if plan.fits:
+        lines.append(f"fits: {plan.peak_gib:.2f} of {limit:.2f} GiB of a device")
+    else:
+        over = plan.peak_gib - limit
+        lines.append(
+            f"DOES NOT FIT: {plan.peak_gib:.2f} GiB of a device, {over:.2f} more than its {limit:.2f}"
+        )
+    lines += [f"  {size / GIB:8.2f} GiB  {kind}" for kind, size in plan.kinds.items()]
+    if plan.host_gib:
+        lines.append(f"  {plan.host_gib:8.2f} GiB  of the host's memory, for each device")
+    if plan.compile_s is None:
+        lines.append("by arithmetic: no compiler for this chip is at hand, so no schedule and no time")
+    else:
+        lines.append(f"compiled in {plan.compile_s:.0f} s")
+    lines.append(
+        f"{plan.tokens:,} tokens a step, {plan.flops / 1e15:.1f} PFLOP of use; busiest / mean device {plan.balance:.3f}"
+    )
+    if plan.schedule is not None and plan.mfu is not None:
+        s = plan.schedule
+        lines += [
+            f"a step, ESTIMATED: {s.seconds:.2f} s ({s.kernels:.2f} s in attention kernels, {s.exposed:.2f} s of "
+            "transfers with nothing to hide behind)",
+            f"  {plan.tokens / s.seconds:,.0f} tokens/s, {100 * plan.mfu:.1f}% MFU = useful flops / (seconds × "
+            f"{topology.devices // topology.chip.devices} chips × {topology.chip.flops / 1e12:.0f} TFLOP/s)",
+            *_transfers(plan),
+        ]
+    if changes:
+        lines.append("cheapest changes, with what they would take by a rule of thumb:")
+        lines += [f"  {c.gib:8.2f} GiB  {c.what}  ({c.cost})" for c in changes]
+    return "\n".join(lines)
+
+
+def _transfers(plan: Plan) -> list[str]:
+    """By kind: how many, how long, and how much of that is exposed."""
+    assert plan.schedule is not None
+    kinds: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0, 0.0, 0.0])
+    for transfer, times in plan.schedule.transfers:
+        sums = kinds[transfer.kind]
+        for i, value in enumerate((1.0, transfer.seconds, transfer.exposed, float(transfer.kernels > 0))):
+            sums[i] += value * times
+    lines = ["  transfer              times   seconds   exposed   beside a kernel"]
+    for kind, (times, seconds, exposed, beside) in sorted(kinds.items()):
+        lines.append(f"  {kind:20} {times:6.0f} {seconds:9.3f} {exposed:9.3f}   {beside:.0f}")
+    return lines

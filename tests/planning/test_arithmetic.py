@@ -1,0 +1,72 @@
+"""Flops, parameters and balance against figures that were found in other ways."""
+
+import dataclasses
+
+import jax
+import pytest
+import tiny
+
+from mirothinker_jax.config import Config, MeshConfig, ModelConfig, TrainingConfig, build
+from mirothinker_jax.models.presets import PRESETS
+from mirothinker_jax.models.qwen import Qwen, count_parameters
+from mirothinker_jax.planning.arithmetic import balance, memory, parameters, useful_flops
+
+
+def model(name, **changes):
+    return dataclasses.replace(build(ModelConfig, PRESETS[name]), **changes)
+
+
+@pytest.mark.parametrize("config", [tiny.QWEN3, tiny.QWEN2, tiny.MOE], ids=["qwen3", "qwen2", "moe"])
+def test_parameters_are_those_of_the_model(config):
+    _, abstract, _ = Qwen.structure(config, tiny.VOCAB)
+    assert parameters(dataclasses.replace(config, vocab_size=tiny.VOCAB)).total == count_parameters(abstract)
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-72b", "qwen3-8b", "qwen3-30b-a3b"])
+def test_parameters_of_presets_are_those_of_the_model(name):
+    config = model(name)
+    _, abstract, _ = Qwen.structure(config, config.vocab_size)
+    assert parameters(config).total == sum(leaf.size for leaf in jax.tree.leaves(abstract))
+
+
+@pytest.mark.parametrize(
+    ("name", "products", "attention"),
+    # PFLOP for one row of 262,144 tokens: 6 per parameter, and causal attention, by hand from the published sizes.
+    [("qwen2.5-72b", 114.3, 270.2), ("qwen3-8b", 11.9, 60.8), ("qwen3-30b-a3b", 4.8, 81.1)],
+)
+def test_flops_of_a_row_of_256k(name, products, attention):
+    config = model(name)
+    got = useful_flops(config, 262_144, 1) / 1e15
+    assert got == pytest.approx(products + attention, rel=0.01)
+    assert useful_flops(config, 262_144, 4) == pytest.approx(4 * useful_flops(config, 262_144, 1))
+
+
+@pytest.mark.parametrize(("tokens", "devices"), [(262_144, 16), (1_048_576, 64), (4096, 8)])
+def test_devices_of_a_row_have_the_same_work(tokens, devices):
+    assert 1.0 <= balance(tokens, devices) <= 1.02
+
+
+def planned(remat, rows=4, micro_rows=4, **mesh):
+    config = Config(model=model("qwen3-8b", remat=remat, compute_dtype="bfloat16"), mesh=MeshConfig(**mesh))
+    training = TrainingConfig(rows=rows, micro_rows=micro_rows, row_tokens=262_144)
+    return dataclasses.replace(config, sft=dataclasses.replace(config.sft, training=training))
+
+
+def test_memory_by_kind():
+    """8.2e9 parameters over 64 devices, and what each policy keeps of 16,384 tokens in 36 layers."""
+    mesh = {"data": 1, "fsdp": 4, "context": 16, "tensor": 1, "expert": 1}
+    kinds = {
+        remat: memory(planned(remat, context=16), "sft", mesh)
+        for remat in ("full", "offload", "attention", "none")
+    }
+    full = kinds["full"]
+    assert full.parameters == pytest.approx(8.19e9 * 4 / 64, rel=0.01)
+    assert full.optimizer == 2 * full.parameters
+    assert full.saved == 36 * 16_384 * 4096 * 2
+    assert kinds["offload"].saved == full.saved
+    assert kinds["attention"].saved == full.saved + 36 * 16_384 * 32 * (128 * 2 + 4)
+    assert kinds["none"].saved > kinds["attention"].saved
+    several = memory(planned("full", rows=8, context=16), "sft", mesh)
+    assert several.gradients == 2 * full.gradients, (
+        "sums of micro-batches, and the gradient that is added to them"
+    )

@@ -1,0 +1,93 @@
+"""The reading of a schedule, on a small program whose times are plain to see.
+
+A chip of 1 GHz, 1 TFLOP/s and links of 1 GB/s: a fusion of 1,000,000 cycles takes 1 ms, and so does a permute of 1 MB.
+"""
+
+import pytest
+
+from mirothinker_jax.planning.chips import Chip
+from mirothinker_jax.planning.schedule import read
+
+CHIP = Chip("toy", 1e12, 1.0, 1e9, 1e9, 3, "", forward=0.5, backward=0.25)
+MEGABYTE, QUARTER = "bf16[500000]{0}", "bf16[125000]{0}"
+
+KERNEL = 'custom_call_target="tpu_custom_call", backend_config={"cost_estimate":{"flops":"1000000000"}}'
+
+PROGRAM = f"""HloModule jit_step, is_scheduled=true, entry_computation_layout={{()->f32[]}}
+
+%body (p: (s32[], bf16[500000])) -> (s32[], bf16[500000]) {{
+  %p = (s32[], {MEGABYTE}) parameter(0)
+  %x = {MEGABYTE} get-tuple-element(%p), index=1
+  %collective-permute-start.1 = ({MEGABYTE}, {MEGABYTE}, u32[], u32[]) collective-permute-start(%x), channel_id=1
+  %flash_forward.1 = f32[4]{{0}} custom-call(%x), {KERNEL}
+  %collective-permute-done.1 = {MEGABYTE} collective-permute-done(%collective-permute-start.1)
+  ROOT %t = (s32[], {MEGABYTE}) tuple(%p, %collective-permute-done.1)
+}}
+
+%condition (p: (s32[], bf16[500000])) -> pred[] {{
+  %p = (s32[], {MEGABYTE}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %bound = s32[]{{:T(128)}} constant(15), metadata={{op_name="x"}}
+  ROOT %lt = pred[] compare(%i, %bound), direction=LT
+}}
+
+%chunk (p: s32[]) -> s32[] {{
+  %p = s32[] parameter(0)
+  ROOT %f = s32[] fusion(%p), kind=kLoop, backend_config={{"estimated_cycles":"1000000"}}
+}}
+
+%unbounded (p: s32[]) -> pred[] {{
+  %p = s32[] parameter(0)
+  ROOT %lt = pred[] compare(%p, %p), direction=LT
+}}
+
+%gather (g: bf16[125000]) -> bf16[500000] {{
+  %g = bf16[125000]{{0}} parameter(0)
+  ROOT %all-gather.9 = {MEGABYTE} all-gather(%g), replica_groups={{{{0,1,2,3}}}}, dimensions={{0}}
+}}
+
+ENTRY %main (a: bf16[500000], b: bf16[125000]) -> f32[] {{
+  %a = {MEGABYTE} parameter(0)
+  %b = bf16[125000]{{0}} parameter(1)
+  %first = s32[] constant(5)
+  %start = s32[] copy(%first)
+  %state = (s32[], {MEGABYTE}) tuple(%start, %a)
+  %loop = (s32[], /*index=1*/{MEGABYTE}) while(%state), condition=%condition, body=%body
+  %n = s32[] get-tuple-element(%loop), index=0
+  %chunks = s32[] while(%n), condition=%unbounded, body=%chunk
+  %all-gather.9.call-start = (({QUARTER}), {MEGABYTE}) call-start(%b), to_apply=%gather
+  %work = f32[] fusion(%a), kind=kLoop, backend_config={{"estimated_cycles":"125000"}}
+  %all-gather.9.call-done = {MEGABYTE} call-done(%all-gather.9.call-start)
+  ROOT %all-reduce.1 = f32[250000]{{0}} all-reduce(%work), replica_groups=mesh['axis_0'=4,'axis_1'=2] {{'axis_1'}}
+}}
+"""
+
+
+def test_times_of_loops_kernels_and_transfers():
+    schedule = read(PROGRAM, CHIP, chunks=3, micro_batches=1)
+    transfers = {t.name: (t, times) for t, times in schedule.transfers}
+    permute, times = transfers["collective-permute-start.1"]
+    # From 5 to 15: ten passes, each a kernel of 1 GFLOP at half the peak, 2 ms, over a permute of 1 ms.
+    assert times == 10
+    assert (permute.kind, permute.kernels) == ("collective-permute", 1)
+    assert (permute.seconds, permute.exposed) == pytest.approx((1e-3, 0.0))
+    # 3/4 of 1 MB by two links: 0.375 ms, over 0.125 ms of work.
+    gather, _ = transfers["all-gather.9.call-start"]
+    assert gather.kind == "all-gather"
+    assert (gather.seconds, gather.exposed) == pytest.approx((0.375e-3, 0.25e-3))
+    # There and back of half of 1 MB, and nothing beside it.
+    reduced, _ = transfers["all-reduce.1"]
+    assert (reduced.seconds, reduced.exposed) == pytest.approx((0.5e-3, 0.5e-3))
+    assert schedule.kernels == pytest.approx(20e-3)
+    assert schedule.seconds == pytest.approx(20e-3 + 3e-3 + 0.375e-3 + 0.5e-3)
+    assert schedule.exposed == pytest.approx(0.75e-3)
+
+
+def test_more_chunks_take_longer():
+    few, many = (read(PROGRAM, CHIP, chunks=n, micro_batches=1).seconds for n in (3, 7))
+    assert many - few == pytest.approx(4e-3)
+
+
+def test_a_program_without_a_schedule_is_refused():
+    with pytest.raises(ValueError, match="not scheduled"):
+        read(PROGRAM.replace("is_scheduled=true", ""), CHIP, 1, 1)
