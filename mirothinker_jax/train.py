@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 
 from mirothinker_jax.config_tree import ConfigError
 from mirothinker_jax.flags import parse
+from mirothinker_jax.parallel.tpu_flags import generation_here, set_flags
 
 DESCRIPTION = """Trains a research agent: supervised fine-tuning, DPO and GRPO, as the config's `stages` say.
 
@@ -20,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     for noisy in ("absl", "httpx", "orbax", "jax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    set_flags(generation_here(os.environ), os.environ)
     # Only now: what is wrong with a config is said without waiting for jax.
     from mirothinker_jax.data.messages import DataError
     from mirothinker_jax.parallel.processes import leave_others

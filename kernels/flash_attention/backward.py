@@ -28,7 +28,8 @@ def backward(
     k: jax.Array,
     kt: jax.Array,
     v: jax.Array,
-    sums: tuple[jax.Array, jax.Array, jax.Array],
+    dq: jax.Array,
+    made: tuple[jax.Array, jax.Array] | None,
     segment: Any,
     mask: m.Mask,
     blocks: Blocks,
@@ -36,11 +37,12 @@ def backward(
     interpret: bool = False,
     vmem_bytes: int | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The sums with what one segment of the keys gives: added to dq, and written into its places of dk and dv.
+    """(dq, dk, dv) with what one segment of the keys gives: added to dq, written into its places of dk and dv.
 
     Args:
       q, do: [B·H, T, E]. lse, delta: float32 [B·H, 1, T]; delta is Σ o·do − dlse. k, v: [B·K, S, E], kt: [B·K, E, S].
-      sums: dq [B·H, T, E], dk and dv [B·K, S, E], float32; their memory is used.
+      dq: float32 [B·H, T, E]. made: dk and dv, float32 [B·K, S, E], of other segments; None: of none yet, and what is
+        not of this segment comes out as it happens to be. Their memory is used.
       segment: int32, which stretch of blocks.segment keys; 0 where the mask is not by spans.
       mask: its key_start is the place of the segment's first key.
     """
@@ -53,7 +55,8 @@ def backward(
 
     def kernel(*refs):
         table, refs = (refs[0], refs[1:]) if spans else (None, refs)
-        q_ref, do_ref, lse_ref, delta_ref, k_ref, kt_ref, v_ref, before_ref, _, _, *refs = refs
+        q_ref, do_ref, lse_ref, delta_ref, k_ref, kt_ref, v_ref, before_ref, *refs = refs
+        refs = refs[2:] if made else refs
         rows_ref, refs = (refs[0], refs[1:]) if spans else (None, refs)
         dq_ref, dk_ref, dv_ref, dq_sum, next_scores, next_dp = refs
         step = pl.program_id(1)
@@ -116,14 +119,14 @@ def backward(
     )
     entries = (mask.rows.shape[0] * per_head * 8) if spans else 0
     part = lambda *table: table[0][entries] if table else 0  # noqa: E731
-    made = pl.BlockSpec((1, keys, size), lambda h, i, *t: (h, part(*t), 0))
-    # Keys and values change once per key/value head: a second buffer is not worth its memory.
-    once = pl.Buffered(1)
-    of_head = pl.BlockSpec((1, keys, size), lambda h, i, *t: (h, part(*t), 0), pipeline_mode=once)
-    turned = pl.BlockSpec((1, size, keys), lambda h, i, *t: (h, 0, part(*t)), pipeline_mode=once)
-    unread = pl.BlockSpec(memory_space=pl.ANY)
-    in_specs = [rows, rows, lanes, lanes, of_head, turned, of_head, rows, unread, unread]
-    inputs, prefetch = [q, do, lse, delta, k, kt, v, *sums], []
+    written = pl.BlockSpec((1, keys, size), lambda h, i, *t: (h, part(*t), 0))
+    of_head = pl.BlockSpec((1, keys, size), lambda h, i, *t: (h, part(*t), 0))
+    # One buffer: it changes once per key/value head, and a second would be more than fast memory holds.
+    turned = pl.BlockSpec((1, size, keys), lambda h, i, *t: (h, 0, part(*t)), pipeline_mode=pl.Buffered(1))
+    inputs, prefetch = [q, do, lse, delta, k, kt, v, dq, *(made or ())], []
+    in_specs = [rows, rows, lanes, lanes, of_head, turned, of_head, rows]
+    in_specs += [pl.BlockSpec(memory_space=pl.ANY)] * len(made or ())
+    kept = len(inputs) - 7
     if spans:
         # The last number of the table is not of a block: it is the segment.
         table = m.strip_table(mask, keys, blocks.queries, blocks.strip)
@@ -141,7 +144,7 @@ def backward(
             num_scalar_prefetch=len(prefetch),
             grid=(kv_heads, group * per_head),
             in_specs=in_specs,
-            out_specs=[rows, made, made],
+            out_specs=[rows, written, written],
             scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in ((size, blocks.queries), tall, tall)],
         ),
         out_shape=[
@@ -149,7 +152,7 @@ def backward(
             shaped(k.shape, jnp.float32, q),
             shaped(v.shape, jnp.float32, q),
         ],
-        input_output_aliases={len(prefetch) + 7 + i: i for i in range(3)},
+        input_output_aliases={len(prefetch) + 7 + i: i for i in range(kept)},
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=vmem_bytes
         ),

@@ -56,28 +56,29 @@ def backward(
     if segments > 1:
         mask = _as_spans(mask, q.shape[0], queries.shape[1], keys)
 
-    def step(number, sums):
+    def step(number, state):
+        dq, made = state
         here = mask
         if segments > 1:
             here = dataclasses.replace(mask, key_start=mask.key_start + number * blocks.segment)
-        return tuple(
-            backward_kernel.backward(
-                *(queries, d_out, lse, delta, k_flat, k_turned, v_flat, sums, number, here, blocks),
-                interpret=interpret,
-                vmem_bytes=VMEM_BYTES,
-            )
+        dq, *made = backward_kernel.backward(
+            *(queries, d_out, lse, delta, k_flat, k_turned, v_flat, dq, made, number, here, blocks),
+            interpret=interpret,
+            vmem_bytes=VMEM_BYTES,
         )
+        return dq, tuple(made)
 
-    zeros = lambda x: jnp.zeros(x.shape, jnp.float32)  # noqa: E731
-    dq = zeros(queries) if dq_before is None else _flat(_pad(dq_before, blocks.queries))
     k_turned = k_flat.swapaxes(1, 2)
-    sums = dq, zeros(k_flat), zeros(v_flat)
+    if dq_before is None:
+        dq_before = jnp.zeros(q.shape, jnp.float32)
+    state = step(0, (_flat(_pad(dq_before, blocks.queries)), None))
     if segments <= UNROLLED:
-        for number in range(segments):
-            sums = step(number, sums)
+        for number in range(1, segments):
+            state = step(number, state)
     else:
-        sums = jax.lax.fori_loop(0, segments, step, sums)
-    return _unflat(sums[0], q), _unflat(sums[1], k), _unflat(sums[2], k)
+        state = jax.lax.fori_loop(1, segments, step, state)
+    dq, (dk, dv) = state
+    return _unflat(dq, q), _unflat(dk, k), _unflat(dv, k)
 
 
 def _padded(mask: m.Mask, batch: int, queries: int, keys: int, blocks: Blocks) -> m.Mask:

@@ -7,9 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mirothinker_jax.parallel.sharding import TABLE, spec
-
-SPLIT_AXES = TABLE["embed"]  # over which a row of the table is split
+from mirothinker_jax.parallel.sharding import SPLIT_AXES, spec
 
 
 def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:

@@ -22,14 +22,12 @@ import jax
 import jax.numpy as jnp
 
 from mirothinker_jax.parallel.mesh import BATCH_AXES
-from mirothinker_jax.parallel.sharding import TABLE, spec
+from mirothinker_jax.parallel.sharding import SPLIT_AXES, spec
 
 POSITIONS, TOKENS = 512, 8192  # of a chunk and of a part: so many float32 logits are alive at a time, 16 MiB
 NEVER = -1e30  # finite: −inf − −inf, and 0 · −inf, would be NaN
-SPLIT_AXES = TABLE["embed"]  # over which a weight's hidden dim is split
-COPY_AXES = tuple(
-    a for a in (*BATCH_AXES, "context") if a not in SPLIT_AXES
-)  # and those that have other rows as well
+# Of rows that others have, and that add to the same part of a weight's gradient.
+COPY_AXES = tuple(axis for axis in (*BATCH_AXES, "context") if axis not in SPLIT_AXES)
 
 
 @jax.custom_vjp

@@ -9,13 +9,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mirothinker_jax.parallel.mesh import BATCH_AXES
 
+# Over which a parameter's hidden dim is split: whoever shares a row's tokens shares the parameters too.
+SPLIT_AXES = ("fsdp", "context")
+
 TABLE: dict[str, str | tuple[str, ...] | None] = {
     # activations
     "batch": BATCH_AXES,
     "length": "context",
     "hidden": None,
     # parameters (and the activations that come straight from them)
-    "embed": ("fsdp", "context"),  # whoever shares a row's tokens shares the parameters too
+    "embed": SPLIT_AXES,
     "heads": "tensor",
     "kv_heads": "tensor",
     "head_dim": None,

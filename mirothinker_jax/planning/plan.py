@@ -69,13 +69,10 @@ class Plan:
             "mfu_estimate": self.mfu,
             "balance": self.balance,
             "exposed_s_estimate": None if s is None else s.exposed,
-            "exposed_collectives": None
+            "exposed_collectives": None if s is None else sum(t.exposed > 1e-5 for t, _ in s.transfers),
+            "transfers": None
             if s is None
-            else [
-                {"name": t.name, "kind": t.kind, "times": n, "seconds": t.seconds, "exposed_s": t.exposed}
-                for t, n in s.transfers
-                if t.exposed > 1e-5
-            ],
+            else [dataclasses.asdict(t) | {"times": n} for t, n in s.transfers],
         }
 
 
@@ -109,9 +106,13 @@ def make_plan(config: Config, stage: str, topology: Topology) -> Plan:
         micro_batches = training.rows // training.micro_rows
         program = schedule.read(made.text, topology.chip, int(chunks), micro_batches)
     rest = made.peak - made.parameters - made.optimizer
-    kinds = {"parameters": made.parameters, "optimizer": made.optimizer}
-    kinds["saved activations (rule of thumb)"] = min(rough.saved, max(0.0, rest))
-    kinds["temporaries"] = max(0.0, rest - kinds["saved activations (rule of thumb)"])
+    saved = min(rough.saved, max(0.0, rest))
+    kinds = {
+        "parameters": float(made.parameters),
+        "optimizer": float(made.optimizer),
+        "saved activations (rule of thumb)": saved,
+        "temporaries": max(0.0, rest - saved),
+    }
     return Plan(
         *(topology, stage, mesh, made.fits, made.peak / GIB, made.host / GIB, kinds, *common),
         *(made.seconds, time.monotonic() - begun, program),

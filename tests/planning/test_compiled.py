@@ -1,0 +1,70 @@
+"""Whole steps compiled for TPUs that are not there: what fits, and that transfers hide (needs libtpu; slow)."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+from command import ROOT
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="pip install -e '.[tpu]'"),
+]
+
+
+def plan(tmp_path, *arguments):
+    """The figures of the command, which must find that it fits."""
+    out = tmp_path / "plan.json"
+    command = [sys.executable, "-m", "mirothinker_jax.plan", *arguments, "--json", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return json.loads(out.read_text())
+
+
+def test_8b_at_256k_fits_and_hides_its_transfers(tmp_path):
+    """Four rows on 64 v5p chips: every hop beside a kernel, and no layer's gather or scatter alone."""
+    figures = plan(
+        tmp_path,
+        *("--config", "configs/mirothinker_v1_8b/sft.py", "--topology", "v5p:4x4x4"),
+        "--config.sft.training.rows=4",
+    )
+    assert figures["peak_gib_per_device"] <= 12
+    assert figures["balance"] <= 1.02
+    layers, hops = 36, 15
+    in_hops = [t for t in figures["transfers"] if t["times"] >= (layers - 1) * hops]
+    assert {t["kind"] for t in in_hops} >= {"collective-permute"}
+    assert [t["name"] for t in in_hops if t["kind"] == "collective-permute" and not t["kernels"]] == []
+    permutes = [t for t in figures["transfers"] if t["kind"] == "collective-permute"]
+    assert (
+        sum((t["seconds"] - t["hidden"]) * t["times"] for t in permutes) <= 0.001 * figures["step_s_estimate"]
+    )
+    of_layers = [t for t in figures["transfers"] if layers - 1 <= t["times"] < hops * (layers - 1)]
+    large = [
+        t
+        for t in of_layers
+        if t["kind"] in ("all-gather", "reduce-scatter", "all-reduce") and t["seconds"] > 1e-4
+    ]
+    assert len(large) >= 14, "seven matrices of a layer, forward and backward"
+    assert [t["name"] for t in large if t["hidden"] == 0] == []
+
+
+@pytest.mark.parametrize("model", ["8b", "72b"])
+@pytest.mark.parametrize("stage", ["dpo", "grpo"])
+def test_the_other_stages_fit(tmp_path, model, stage):
+    figures = plan(
+        tmp_path, "--config", f"configs/mirothinker_v1_{model}/{stage}.py", "--topology", "v5p:4x4x4"
+    )
+    assert figures["fits"] and figures["stage"] == stage
+
+
+def test_a_million_tokens_fit(tmp_path):
+    """Nothing grows with the square of the length, or with length times vocabulary."""
+    figures = plan(
+        tmp_path,
+        *("--config", "configs/mirothinker_v1_8b/sft.py", "--topology", "v5p:4x4x4"),
+        *("--config.mesh.context=64", "--config.sft.training.micro_rows=1", "--config.sft.training.rows=1"),
+        *("--config.sft.training.row_tokens=1048576", "--config.data.shards=1"),
+    )
+    assert figures["peak_gib_per_device"] <= 24
