@@ -30,5 +30,9 @@ shift 2
 printf -v train '%q ' "${PYTHON:-python3}" -m mirothinker_jax.train --config "$@"
 printf -v folder '%q' "${FOLDER:-mirothinker-jax}"
 
+# The compiler's flags depend on the chip (mirothinker_jax/parallel/tpu_flags.py), which the machine knows.
+metadata=http://metadata.google.internal/computeMetadata/v1/instance/attributes/accelerator-type
+kind="\$(curl -sf -H Metadata-Flavor:Google $metadata)"
+
 exec gcloud compute tpus tpu-vm ssh "$name" --zone "$zone" ${PROJECT:+--project "$PROJECT"} --worker=all \
-  --command "cd $folder && JAX_DISTRIBUTED=1 $train"
+  --command "cd $folder && ACCELERATOR_TYPE=$kind JAX_DISTRIBUTED=1 $train"

@@ -7,16 +7,21 @@ memory is exact; times are estimates (planning/schedule.py says of what). GPUs a
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import importlib.util
 import json
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from mirothinker_jax.config import STAGES, Config, ConfigError
+from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.flags import parse as parse_config
 from mirothinker_jax.parallel.tpu_flags import set_flags
-from mirothinker_jax.planning.chips import GPUS, TPUS, Topology, parse
+from mirothinker_jax.planning.chips import GPUS, TPUS, Chip, parse
 
 EXAMPLES = """
 examples:
@@ -40,64 +45,81 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
+    except Exception:
+        traceback.print_exc()
+        return 3
 
 
 def _run(options: argparse.Namespace, config: Config) -> int:
     stage = options.stage or config.stages[0]
-    kind = options.topology.partition(":")[0]
-    if options.sweep and kind in TPUS | GPUS:
-        first: Topology | None = None
-        chip = (TPUS | GPUS)[kind]
+    if options.json is not None:
+        _check_writable(options.json)
+    known = TPUS | GPUS
+    if options.sweep:
+        if options.topology not in known:
+            raise ConfigError(f"--sweep takes a chip without a size: --topology {', '.join(known)}")
+        slice_, chip = None, known[options.topology]
     else:
-        first = parse(options.topology)
-        chip = first.chip
+        slice_ = parse(options.topology)
+        chip = slice_.chip
     if chip.name in TPUS:
-        _compile_for(chip.accelerator, kind)
+        _compile_for(chip)
     # Only now: jax reads the environment when it is imported.
     from mirothinker_jax.planning import advice, report
     from mirothinker_jax.planning.plan import make_plan
 
     plan, changes = None, []
-    plans = advice.sweep(config, stage, kind) if first is None else iter([make_plan(config, stage, first)])
+    plans = advice.sweep(config, stage, chip) if slice_ is None else iter([make_plan(config, stage, slice_)])
     for plan in plans:
-        changes = [] if plan.fits else advice.advise(config, plan)
-        sys.stdout.write(report.text(plan, changes if first else []) + "\n")
+        changes = [] if plan.fits or slice_ is None else advice.advise(config, plan)
+        sys.stdout.write(report.text(plan, changes) + "\n")
         sys.stdout.flush()
     if plan is None:
-        raise ConfigError(
-            f"no slice of {kind} comes near to what {stage} takes; shorten its rows, or split heads too"
-        )
-    if options.json:
-        figures = plan.figures() | {"changes": [f"{c.what} ({c.cost})" for c in changes]}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        scratch = options.json.with_name(f".{options.json.name}.partial")
-        scratch.write_text(json.dumps(figures, indent=2) + "\n")
-        scratch.replace(options.json)
+        raise ConfigError(f"no slice of {chip.name} comes near to what {stage} takes; shorten its rows")
+    if options.json is not None:
+        with replacing(options.json) as scratch:
+            figures = plan.figures() | {"changes": [dataclasses.asdict(c) for c in changes]}
+            scratch.write_text(json.dumps(figures, indent=2) + "\n")
     return 0 if plan.fits else 1
 
 
-def _compile_for(accelerator: str, kind: str) -> None:
+def _check_writable(path: Path) -> None:
+    """Before minutes of compiling, not after them."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--json {path}: {error.strerror}") from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"--json {path}: cannot be written; give a file in a folder of yours")
+
+
+def _compile_for(chip: Chip) -> None:
     """Sets what jax and libtpu read when they are imported, so that they compile for a TPU that is not there."""
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": accelerator,
+        "TPU_ACCELERATOR_TYPE": chip.accelerator,
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_WORKER_ID": "0",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # or two processes collide on its lock file
     }
-    set_flags(kind, os.environ)
-    import importlib.util
-
+    set_flags(chip.name, os.environ)
     if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError(f"{kind} needs its compiler: pip install -e '.[tpu]' (no TPU needed)")
+        raise ConfigError(f"{chip.name} needs its compiler: pip install -e '.[tpu]' (no TPU needed)")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as everywhere here."""
+        sys.stderr.write(f"error: {message}; see --help\n")
+        sys.exit(2)
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m mirothinker_jax.plan",
         description="Does a config's training step fit on a slice, and what will it cost? Compiles it for the slice "
-        "without the slice. Exit code 0: it fits; 1: it does not; 2: the question has a mistake.",
+        "without the slice. Exit code 0: it fits; 1: it does not; 2: the question has a mistake; 3: a bug of ours.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -27,6 +27,7 @@ def _base(model: str, native_tokens: int, context: int) -> Any:
     c.mesh.context = context
     c.agent.max_calls, c.agent.context_tokens, c.agent.turn_tokens = CALLS, CONTEXT_TOKENS, 16_384
     c.tools.output_tokens, c.tools.scrape_lines = 4096, 40
+    c.rollout.slots = 4  # a cache of 256K tokens each
     return c
 
 
@@ -41,15 +42,17 @@ def sft(model: str, native_tokens: int, context: int, micro_rows: int) -> Any:
     """20 rows of 256K, as many tokens a step as v0.1's 128 rows of 40,960."""
     c = _base(model, native_tokens, context)
     c.stages, c.data.path = ("sft",), "my.jsonl"
-    rows = 20 if 20 % micro_rows == 0 else -(-20 // micro_rows) * micro_rows
-    _train(c.sft.training, rows, micro_rows, CONTEXT_TOKENS, 4e-5)
+    _train(c.sft.training, -(-20 // micro_rows) * micro_rows, micro_rows, CONTEXT_TOKENS, 4e-5)
     c.sft.training.steps = 1000
     c.data.shards = micro_rows
     return c
 
 
 def dpo(model: str, native_tokens: int, context: int, micro_rows: int) -> Any:
-    """32 pairs a step: chosen and rejected are branches over their prompt, in a row of two episodes' length."""
+    """32 pairs a step: chosen and rejected are branches over their prompt, in a row of two episodes' length.
+
+    Sampling the pairs takes the whole model on each device (`plan` says how much), which 72B does not find on a chip.
+    """
     c = _base(model, native_tokens, context)
     c.stages = ("dpo",)
     _train(c.dpo.training, 32, micro_rows, 2 * CONTEXT_TOKENS, 1e-5)
@@ -59,7 +62,10 @@ def dpo(model: str, native_tokens: int, context: int, micro_rows: int) -> Any:
 
 
 def grpo(model: str, native_tokens: int, context: int, micro_rows: int) -> Any:
-    """Strictly on-policy: 64 questions × 8 episodes a step, each used once; a row holds at least one of them."""
+    """Strictly on-policy: 64 questions × 8 episodes a step, each used once; a row holds at least one of them.
+
+    As for DPO, episodes are sampled by whole models.
+    """
     c = _base(model, native_tokens, context)
     c.stages = ("grpo",)
     _train(c.grpo.training, 512, micro_rows, CONTEXT_TOKENS, 1e-6)

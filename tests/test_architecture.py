@@ -40,6 +40,8 @@ MAY_IMPORT = {
         *("config", "config_tree", "types", "parallel", "models", "data", "tools", "agent", "trajectory"),
         "rollout",
     },
+    "planning": {"config", "config_tree", "types", "parallel", "models", "objectives", "trainer"},
+    "recipes": {"config", "models.presets"},
     "pipeline": {"*"},  # puts the rooms together; only commands import it
 }
 # These run in processes of their own, or before a config is accepted: jax would cost them seconds and memory.

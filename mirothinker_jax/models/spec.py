@@ -29,7 +29,7 @@ class ModelSpec:
 
     @staticmethod
     def build(config: ModelConfig, vocab_size: int, mesh: Mesh) -> ModelSpec:
-        check_model(mesh, config, vocab_size)
+        check_model(mesh.shape, config, vocab_size)
         graph, abstract, axes = Qwen.structure(config, vocab_size)
         return ModelSpec(config, vocab_size, mesh, graph, abstract, shardings(mesh, axes))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -53,19 +53,18 @@ def local_mesh() -> Mesh:
     return make_mesh(MeshConfig(data=-1, fsdp=1), jax.local_devices())
 
 
-def check_model(mesh: Mesh, model: ModelConfig, vocab_size: int) -> None:
-    """Raises ConfigError where a model dimension does not divide over its axis."""
-    tensor, fsdp, context = (mesh.shape[axis] for axis in ("tensor", "fsdp", "context"))
+def check_model(mesh: Mapping[str, int], model: ModelConfig, vocab_size: int) -> None:
+    """Raises ConfigError where a model dimension does not divide over axes of these sizes."""
+    tensor, context, split = mesh["tensor"], mesh["context"], mesh["fsdp"] * mesh["context"]
     for key, size, axis, parts in (
         ("model.heads", model.heads, "tensor", tensor),
         ("model.kv_heads", model.kv_heads, "tensor", tensor),
         ("model.ffn", model.ffn, "tensor", tensor),
         ("vocabulary", vocab_size, "tensor", tensor),
-        ("model.hidden", model.hidden, "fsdp", fsdp),
+        ("model.hidden", model.hidden, "fsdp × context", split),
     ):
         if size % parts:
             raise ConfigError(f"config.mesh.{axis} is {parts}, which does not divide {key} ({size})")
-
     exchange, heads, kv = model.context.ulysses, model.heads // tensor, model.kv_heads // tensor
     if context > 1 and (context % exchange or heads % exchange or max(exchange, kv) % min(exchange, kv)):
         raise ConfigError(
@@ -74,9 +73,9 @@ def check_model(mesh: Mesh, model: ModelConfig, vocab_size: int) -> None:
         )
 
 
-def check_rows(mesh: Mesh, key: str, rows: int) -> None:
+def check_rows(mesh: Mapping[str, int], key: str, rows: int) -> None:
     """Raises ConfigError where `rows` does not divide over the batch axes."""
-    parts = math.prod(mesh.shape[a] for a in BATCH_AXES)
+    parts = math.prod(mesh[a] for a in BATCH_AXES)
     if rows % parts:
         raise ConfigError(
             f"config.{key} is {rows}, not a multiple of mesh data × fsdp × expert = {parts}; "

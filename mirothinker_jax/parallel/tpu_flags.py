@@ -35,5 +35,9 @@ def set_flags(generation: str, environment: MutableMapping[str, str]) -> None:
 
 
 def generation_here(environment: MutableMapping[str, str]) -> str:
-    """Of the TPU that this process is on, as Google Cloud's images name it (v5p-128 → v5p); empty elsewhere."""
-    return environment.get("TPU_ACCELERATOR_TYPE", "").partition("-")[0]
+    """Of the TPU that this process is on, as Google Cloud names it (v5p-128 → v5p); empty where nobody said.
+
+    ACCELERATOR_TYPE is what launch/tpu_vm.sh asks the machine's metadata for, where the image does not set the other.
+    """
+    named = environment.get("TPU_ACCELERATOR_TYPE") or environment.get("ACCELERATOR_TYPE", "")
+    return named.partition("-")[0]

@@ -33,10 +33,10 @@ def check_run(shop: Workshop) -> None:
     """Raises ConfigError. Starts the tools where the run needs any."""
     c = shop.config
     mesh = make_mesh(c.mesh)
-    check_model(mesh, c.model, c.model.vocab_size)
+    check_model(mesh.shape, c.model, c.model.vocab_size)
     c.check_row_tokens(mesh.shape["context"])
     for stage in c.stages:
-        check_rows(mesh, f"{stage}.training.micro_rows", getattr(c, stage).training.micro_rows)
+        check_rows(mesh.shape, f"{stage}.training.micro_rows", getattr(c, stage).training.micro_rows)
     _, blocks = data_shard(mesh)
     if "sft" in c.stages:
         check(

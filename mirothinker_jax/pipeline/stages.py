@@ -9,13 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mirothinker_jax.config import Config, TrainingConfig
+from mirothinker_jax.config import TrainingConfig
 from mirothinker_jax.data.loader import SFTSource
 from mirothinker_jax.data.preference import PreferenceSource
 from mirothinker_jax.models.qwen import Params
-from mirothinker_jax.objectives.dpo import make_dpo
-from mirothinker_jax.objectives.grpo import make_grpo
-from mirothinker_jax.objectives.sft import sft
+from mirothinker_jax.objectives.of_stage import objective_of
 from mirothinker_jax.pipeline.records import recorded
 from mirothinker_jax.pipeline.workshop import Workshop, task
 from mirothinker_jax.rollout.collect import EpisodeSpec
@@ -34,17 +32,6 @@ class Stage(NamedTuple):
     training: TrainingConfig
     source: BatchSource
     objective: Objective
-
-
-def objective_of(config: Config, stage: str) -> Objective:
-    """The formula that a stage trains with."""
-    c = config.dpo
-    make = {
-        "sft": lambda: sft,
-        "dpo": lambda: make_dpo(c.beta, c.sft_coef, c.pairs_per_row),
-        "grpo": lambda: make_grpo(config.grpo),
-    }
-    return make[stage]()
 
 
 def sft_stage(shop: Workshop, before: Params) -> Stage:

@@ -3,127 +3,120 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mirothinker_jax.config import Config, ConfigError
-from mirothinker_jax.parallel.mesh import sizes
 from mirothinker_jax.planning import arithmetic, chips
-from mirothinker_jax.planning.chips import Topology
-from mirothinker_jax.planning.plan import GIB, Plan, make_plan
+from mirothinker_jax.planning.chips import GIB, Chip, Topology
+from mirothinker_jax.planning.plan import Plan, checked, make_plan
+
+ROOM = 0.97  # of a device's memory: what the rule of thumb may promise
+REMAT = ("none", "dots", "attention", "offload", "full")  # from the fastest to the leanest
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A change of settings or slice, and the GiB of a device that it would take by the rule of thumb."""
+    """A change of settings or slice, the GiB of a device that it would take by the rule of thumb, and if that fits."""
 
     what: str
     cost: str
     gib: float
+    fits: bool
 
 
 def advise(config: Config, plan: Plan) -> list[Change]:
     """The three cheapest changes that would make it fit; where fewer do, those that save most come after them."""
-    rough = arithmetic.memory(config, plan.stage, plan.mesh).total / GIB
-    scale = (
-        plan.peak_gib / rough
-    )  # what the rule of thumb missed for this config, it misses for its neighbours
-
-    def taken(config: Config, topology: Topology) -> float:
-        return scale * arithmetic.memory(config, plan.stage, sizes(config.mesh, topology.devices)).total / GIB
-
+    # What the rule of thumb missed for this config, it misses for its neighbours.
+    scale = plan.peak_gib * GIB / arithmetic.memory(config, plan.stage, plan.mesh).total
     found = []
-    for what, cost, changed, topology in _neighbours(config, plan):
+    for what, cost, make, topology in _neighbours(config, plan):
         try:
-            found.append(Change(what, cost, taken(changed, topology)))
-        except ConfigError:  # does not divide over the devices
+            changed = make()
+            mesh = checked(changed, plan.stage, topology)
+        except ConfigError:  # training would refuse it
             continue
-    fitting = [c for c in found if c.gib <= 0.97 * plan.topology.chip.memory_gib]
-    rest = sorted((c for c in found if c not in fitting and c.gib < plan.peak_gib), key=lambda c: c.gib)
-    return (fitting + rest)[:3]
+        gib = scale * arithmetic.memory(changed, plan.stage, mesh).total / GIB
+        found.append(Change(what, cost, gib, gib <= ROOM * topology.chip.memory_gib))
+    rest = sorted((c for c in found if not c.fits and c.gib < plan.peak_gib), key=lambda c: c.gib)
+    return ([c for c in found if c.fits] + rest)[:3]
 
 
-def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Config, Topology]]:
-    """Changes from the cheapest to the dearest."""
+def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable[[], Config], Topology]]:
+    """Changes from the cheapest to the dearest; each is made, and checked, when it is called."""
     stage, here = plan.stage, plan.topology
     training = getattr(config, stage).training
     parts = plan.mesh["data"] * plan.mesh["fsdp"] * plan.mesh["expert"]
-    model = lambda **fields: dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))  # noqa: E731
-    remats = {
-        "none": ("dots", "attention", "offload"),
-        "dots": ("attention", "offload"),
-        "attention": ("offload",),
-    }
-    for remat in remats.get(config.model.remat, ()):
-        cost = "its results wait in the host's memory" if remat == "offload" else "more is computed again"
+
+    def model(**fields: str) -> Callable[[], Config]:
+        return lambda: dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))
+
+    def trained(**fields: int) -> Callable[[], Config]:
+        return lambda: _trained(config, stage, **fields)
+
+    for remat in REMAT[REMAT.index(config.model.remat) + 1 :]:
+        cost = (
+            "attention's results wait in the host's memory"
+            if remat == "offload"
+            else "more is computed again"
+        )
         yield f"--config.model.remat={remat}", cost, model(remat=remat), here
     if training.micro_rows > parts:
-        yield (
-            f"--config.{stage}.training.micro_rows={parts}",
-            "more micro-batches of a step",
-            _trained(config, stage, micro_rows=parts),
-            here,
-        )
+        setting = f"--config.{stage}.training.micro_rows={parts}"
+        yield setting, "more micro-batches of a step", trained(micro_rows=parts), here
     there = chips.slices(here.chip)
-    larger = there[there.index(here.name.partition(":")[2]) + 1 :]
-    for size in larger[:2]:
-        name = f"{here.chip.name}:{size}"
-        wider = dataclasses.replace(config.mesh, context=2 * plan.mesh["context"], fsdp=-1)
-        yield f"--topology {name}", "more chips", config, chips.parse(name)
-        yield (
-            f"--topology {name} --config.mesh.context={wider.context} --config.mesh.fsdp=-1",
-            "more chips for a row",
-            dataclasses.replace(config, mesh=wider),
-            chips.parse(name),
-        )
+    for size in there[there.index(here.name.partition(":")[2]) + 1 :][:2]:
+        larger = chips.parse(f"{here.chip.name}:{size}")
+        for context in (plan.mesh["context"], plan.mesh["context"] * larger.devices // here.devices):
+            rest = plan.mesh["data"] * context * plan.mesh["tensor"] * plan.mesh["expert"]
+            sizes = plan.mesh | {"context": context, "fsdp": max(1, larger.devices // rest)}
+            settings = " ".join(f"--config.mesh.{axis}={sizes[axis]}" for axis in ("context", "fsdp"))
+
+            def wider(sizes: dict[str, int] = sizes) -> Config:
+                return dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **sizes))
+
+            yield f"--topology {larger.name} {settings}", "more chips", wider, larger
     if config.model.param_dtype == "float32":
-        yield (
-            "--config.model.param_dtype=bfloat16",
-            "updates below a 256th of a parameter are lost",
-            model(param_dtype="bfloat16"),
-            here,
-        )
+        cost = "updates below a 256th of a parameter are lost"
+        yield "--config.model.param_dtype=bfloat16", cost, model(param_dtype="bfloat16"), here
     half = training.row_tokens // 2
-    yield (
-        f"--config.{stage}.training.row_tokens={half}",
-        "longer samples do not fit",
-        _trained(config, stage, row_tokens=half),
-        here,
-    )
+    setting = f"--config.{stage}.training.row_tokens={half}"
+    yield setting, "longer samples do not fit", trained(row_tokens=half), here
 
 
 def _trained(config: Config, stage: str, **fields: int) -> Config:
-    """With other settings of a stage's training; unchecked, because only arithmetic is done with it."""
+    """With other settings of a stage's training."""
     owner = getattr(config, stage)
     changed = dataclasses.replace(owner, training=dataclasses.replace(owner.training, **fields))
-    copy = dataclasses.replace(config)
-    object.__setattr__(copy, stage, changed)
-    return copy
+    return dataclasses.replace(config, **{stage: changed})
 
 
-def sweep(config: Config, stage: str, kind: str) -> Iterator[Plan]:
-    """Plans on ever larger slices of a kind of chip, each with the mesh that takes least by the rule of thumb; the last
-    one fits, if any does. Slices that are far too small by that rule are passed over.
+def sweep(config: Config, stage: str, chip: Chip) -> Iterator[Plan]:
+    """Plans on ever larger slices, each with the mesh that takes least by the rule of thumb; the last one fits, if any
+    does. Slices that are far too small by that rule are passed over.
 
-    A row is split over `context`; what is left of the devices takes other rows, one at a time.
+    Of the config's mesh, `tensor` and `expert` stay. A row is split over `context`; what is left of the devices takes
+    other rows, one at a time (micro_rows).
+
+    Raises ConfigError where no slice can be divided like that.
     """
-    chip = chips.parse(f"{kind}:{chips.slices((chips.TPUS | chips.GPUS)[kind])[0]}").chip
-    training = getattr(config, stage).training
+    refused = ConfigError("")
+    tried = False
     for size in chips.slices(chip):
-        topology = chips.parse(f"{kind}:{size}")
+        topology = chips.parse(f"{chip.name}:{size}")
         candidates = []
-        context = 1
-        while context <= topology.devices:
-            split = context * config.mesh.tensor * config.mesh.expert
-            parts = topology.devices // config.mesh.tensor // context
-            divides = topology.devices % split == 0 and training.row_tokens % (2 * context) == 0
-            if divides and training.rows % parts == 0:
+        for context in (1 << n for n in range(topology.devices.bit_length())):
+            parts = topology.devices // (context * max(1, config.mesh.tensor))
+            try:
                 mesh = dataclasses.replace(config.mesh, data=1, fsdp=-1, context=context)
-                changed = _trained(dataclasses.replace(config, mesh=mesh), stage, micro_rows=parts)
-                rough = arithmetic.memory(changed, stage, sizes(mesh, topology.devices)).total / GIB
-                candidates.append((rough, context, changed))
-            context *= 2
+                changed = _trained(dataclasses.replace(config, mesh=mesh), stage, micro_rows=max(1, parts))
+                rough = arithmetic.memory(changed, stage, checked(changed, stage, topology)).total / GIB
+            except ConfigError as error:
+                refused = error
+                continue
+            candidates.append((rough, context, changed))
         if not candidates:
             continue
+        tried = True
         rough, _, best = min(candidates, key=lambda c: c[:2])
         if rough > 1.5 * chip.memory_gib:
             continue
@@ -131,3 +124,7 @@ def sweep(config: Config, stage: str, kind: str) -> Iterator[Plan]:
         yield plan
         if plan.fits:
             return
+    if not tried:
+        raise ConfigError(
+            f"no slice of {chip.name} can be divided for this config; the last refusal: {refused}"
+        )

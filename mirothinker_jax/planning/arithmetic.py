@@ -13,10 +13,12 @@ ITEM = {"float32": 4, "bfloat16": 2}
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-    """total; of them those that a token meets (all, but for experts that it is not sent to), without the embedding."""
+    """total; of them those that a token meets (all, but for experts that it is not sent to), without the embedding; and
+    those that are trained: the adapters, where there are any."""
 
     total: int
     active: int
+    trained: int
 
 
 def parameters(model: ModelConfig) -> Parameters:
@@ -34,15 +36,29 @@ def parameters(model: ModelConfig) -> Parameters:
     layer = attention + router + norms + one * max(1, experts)
     met = attention + router + norms + one * (m.moe.experts_per_token if experts else 1)
     ends = table * (1 if m.tied_head else 2) + m.hidden
-    return Parameters(m.layers * layer + ends, m.layers * met + table + m.hidden)
+    total = m.layers * layer + ends
+    adapters = m.layers * sum(m.lora.rank * (i + o) for i, o in _linear(m))
+    return Parameters(total, m.layers * met + table + m.hidden, adapters or total)
+
+
+def _linear(m: ModelConfig) -> list[tuple[int, int]]:
+    """Inputs and outputs of a layer's linear layers that may have adapters; each expert has its own."""
+    width, kv, experts = m.heads * m.head_dim, m.kv_heads * m.head_dim, m.moe.experts
+    ffn = m.moe.expert_ffn if experts else m.ffn
+    sizes = {"q": (m.hidden, width), "k": (m.hidden, kv), "v": (m.hidden, kv), "out": (width, m.hidden)}
+    wide = {"gate": (m.hidden, ffn), "up": (m.hidden, ffn), "down": (ffn, m.hidden)}
+    of_experts = [wide[name] for name in m.lora.targets if name in wide] * max(1, experts)
+    return [sizes[name] for name in m.lora.targets if name in sizes] + of_experts
 
 
 def useful_flops(model: ModelConfig, row_tokens: int, rows: int) -> float:
-    """Of a step over whole causal rows: 6 per active parameter and token, and causal-halved attention (forward 4 per
-    pair of query and key, head and size, backward twice that); what is computed again does not count."""
+    """Of a step whose rows are one causal sample each: 6 per active parameter and token (4 where they are frozen), and
+    causal-halved attention (forward 4 per pair of query and key, head and size, backward twice that); what is computed
+    again does not count."""
     pairs = row_tokens**2 / 2
     attention = 12 * pairs * model.heads * model.head_dim * model.layers
-    return rows * (6.0 * parameters(model).active * row_tokens + attention)
+    each = 4.0 if model.lora.rank else 6.0
+    return rows * (each * parameters(model).active * row_tokens + attention)
 
 
 def balance(row_tokens: int, devices: int) -> float:
@@ -71,7 +87,8 @@ def memory(config: Config, stage: str, mesh: dict[str, int]) -> Memory:
     m, training = config.model, getattr(config, stage).training
     compute, stored = ITEM[m.compute_dtype], ITEM[m.param_dtype]
     split = mesh["fsdp"] * mesh["context"] * mesh["tensor"] * (mesh["expert"] if m.moe.experts else 1)
-    count = parameters(m).total / split
+    count, trained = (n / split for n in (parameters(m).total, parameters(m).trained))
+    stored_trained = ITEM["float32"] if m.lora.rank else stored
     rows = training.micro_rows / math.prod(mesh[axis] for axis in ("data", "fsdp", "expert"))
     tokens = rows * training.row_tokens / mesh["context"]
     heads, kv, ffn = (n / mesh["tensor"] for n in (m.heads, m.kv_heads, m.ffn))
@@ -87,9 +104,25 @@ def memory(config: Config, stage: str, mesh: dict[str, int]) -> Memory:
     # q, k, v, their gradients and the ring's sums in float32; or the feed-forward block's three arrays and theirs.
     attention = 2 * qkv + 2 * attended + heads * m.head_dim * 8 + kv * m.head_dim * 16
     wide = (m.moe.experts_per_token * m.moe.expert_ffn / mesh["tensor"]) if m.moe.experts else ffn
-    layer = (parameters(m).total - 2 * m.vocab_size * m.hidden) / m.layers / mesh["tensor"] / mesh["expert"]
-    working = tokens * (max(attention, 5 * wide * compute) + 4 * m.hidden * compute) + 2 * layer * compute
-    accumulated = 4 * count if training.rows > training.micro_rows else 0
-    return Memory(
-        count * stored, count * 2 * stored, count * stored + accumulated, m.layers * tokens * kept, working
+    ends = (1 if m.tied_head else 2) * m.vocab_size * m.hidden
+    layer = (
+        (parameters(m).total - ends) / m.layers / mesh["tensor"] / (mesh["expert"] if m.moe.experts else 1)
     )
+    working = tokens * (max(attention, 5 * wide * compute) + 4 * m.hidden * compute) + 2 * layer * compute
+    accumulated = 4 * trained if training.rows > training.micro_rows else 0
+    return Memory(
+        count * stored + (trained * stored_trained if m.lora.rank else 0),
+        trained * 2 * stored_trained,
+        trained * stored_trained + accumulated,
+        m.layers * tokens * kept,
+        working,
+    )
+
+
+def sampler(config: Config, mesh: dict[str, int]) -> float:
+    """Bytes of a device that rollouts take beside the training step: the whole parameters, since each device of an
+    engine has them all, and its share of a cache of the slots' keys and values (four devices to a process)."""
+    m = config.model
+    tokens = config.rollout.slots * config.agent.context_tokens / min(4, math.prod(mesh.values()))
+    cache = 2 * m.layers * m.kv_heads * m.head_dim * ITEM[m.compute_dtype] * tokens
+    return parameters(m).total * ITEM[m.param_dtype] + cache

@@ -17,41 +17,39 @@ from mirothinker_jax.config_tree import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """flops: bfloat16 per second. memory_gib: of a device. link: bytes per second, one way, to a neighbour. hertz: of
-    the clock that cycles are of. dims: of the torus. devices: that jax sees on a chip. forward, backward: our attention
-    kernels' share of the peak (docs/kernels.md; a guess for those that it does not have).
+    """flops: bfloat16 per second. memory_gib: of a device. dims: of the torus; 1: any number of them.
+
+    Of TPUs only: link, bytes per second, one way, to a neighbour; hertz, of the clock that cycles are of; forward and
+    backward, our attention kernels' share of the peak (docs/kernels.md; v4 and v5e have not been looked at, and are
+    taken for what a v5p is).
     """
 
     name: str
     flops: float
     memory_gib: float
-    link: float
-    hertz: float
-    dims: int
-    accelerator: str
-    devices: int = 1
-    forward: float = 0.3
-    backward: float = 0.4
+    dims: int = 1
+    link: float = 0.0
+    hertz: float = 0.0
+    accelerator: str = ""
+    forward: float = 0.0
+    backward: float = 0.0
 
 
 TPUS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 275e12, 31.25, 45e9, 1.05e9, 3, "v4-8", forward=0.8, backward=0.9),
-        Chip("v5e", 197e12, 15.75, 45e9, 1.5e9, 2, "v5litepod-4", forward=0.8, backward=0.9),
-        Chip("v5p", 459e12, 95.73, 90e9, 1.75e9, 3, "v5p-8", forward=0.83, backward=0.91),
-        Chip("v6e", 918e12, 31.24, 90e9, 1.75e9, 2, "v6e-4", forward=0.32, backward=0.39),
+        Chip("v4", 275e12, 31.25, 3, 45e9, 1.05e9, "v4-8", 0.83, 0.91),
+        Chip("v5e", 197e12, 15.75, 2, 45e9, 1.5e9, "v5litepod-4", 0.83, 0.91),
+        Chip("v5p", 459e12, 95.73, 3, 90e9, 1.75e9, "v5p-8", 0.83, 0.91),
+        Chip("v6e", 918e12, 31.24, 2, 90e9, 1.75e9, "v6e-4", 0.32, 0.39),
     )
 }
-# Only arithmetic: no compiler of these is at hand. Bytes to a neighbour by NVLink.
+# Only arithmetic: no compiler of these is at hand.
 GPUS = {
     chip.name: chip
-    for chip in (
-        Chip("h100", 989e12, 79.0, 450e9, 1.98e9, 1, "", forward=0.5, backward=0.4),
-        Chip("h200", 989e12, 139.0, 450e9, 1.98e9, 1, "", forward=0.5, backward=0.4),
-        Chip("a100", 312e12, 79.0, 300e9, 1.41e9, 1, "", forward=0.5, backward=0.4),
-    )
+    for chip in (Chip("h100", 989e12, 79.0), Chip("h200", 989e12, 139.0), Chip("a100", 312e12, 79.0))
 }
+GIB = 2**30
 HOST_LINK = 16e9  # bytes per second between a device and its host's memory
 
 
@@ -65,7 +63,7 @@ class Topology:
 
     @property
     def devices(self) -> int:
-        return math.prod(self.shape) * self.chip.devices
+        return math.prod(self.shape)
 
     @property
     def compiles(self) -> bool:

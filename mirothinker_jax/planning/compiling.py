@@ -13,18 +13,16 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from mirothinker_jax.config import Config, ConfigError
+from mirothinker_jax.config import Config
 from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.parallel.mesh import check_rows, make_mesh
+from mirothinker_jax.objectives.of_stage import objective_of
+from mirothinker_jax.parallel.mesh import make_mesh
 from mirothinker_jax.parallel.sharding import batch_sharding, replicated
-from mirothinker_jax.pipeline.stages import objective_of
-from mirothinker_jax.planning.chips import Topology
+from mirothinker_jax.planning.chips import GIB, Topology
 from mirothinker_jax.trainer.optimizer import make_optimizer
 from mirothinker_jax.trainer.state import abstract_state
 from mirothinker_jax.trainer.step import make_step
 from mirothinker_jax.types import Batch
-
-GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +43,18 @@ class Compiled:
 
 
 def mesh_of(config: Config, topology: Topology) -> Mesh:
-    devices = topologies.get_topology_desc(topology.name, "tpu").devices
-    return make_mesh(config.mesh, devices)
+    options: dict[str, Any] = {}
+    if topology.chip.name == "v4":
+        options["chip_config_name"] = "megacore"  # its two cores are one device, as on its machines
+    if topology.devices == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    return make_mesh(config.mesh, topologies.get_topology_desc(topology.name, "tpu", **options).devices)
 
 
 def compile_step(config: Config, stage: str, topology: Topology) -> Compiled:
-    """Raises ConfigError where the config does not divide over the slice's devices."""
+    """Of a config that divides over the slice's devices (`plan.checked`)."""
     training = getattr(config, stage).training
     mesh = mesh_of(config, topology)
-    check_rows(mesh, f"{stage}.training.micro_rows", training.micro_rows)
-    config.check_row_tokens(mesh.shape["context"])
-    if not config.model.vocab_size:
-        raise ConfigError("config.model.vocab_size is 0: plan needs the size; use a preset, or give one")
     model = ModelSpec.build(config.model, config.model.vocab_size, mesh)
     optimizer = make_optimizer(training.optimizer, training.steps)
     state = abstract_state(model, optimizer)

@@ -6,20 +6,19 @@ import dataclasses
 import time
 from typing import Any
 
-from mirothinker_jax.config import MESH_AXES, Config
-from mirothinker_jax.parallel.mesh import sizes
+from mirothinker_jax.config import MESH_AXES, Config, ConfigError
+from mirothinker_jax.parallel.mesh import check_model, check_rows, sizes
 from mirothinker_jax.planning import arithmetic, schedule
-from mirothinker_jax.planning.chips import Topology
-
-GIB = 2**30
+from mirothinker_jax.planning.chips import GIB, Topology
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What is known of a stage on a slice; None: what only a compiler can say, where there is none or it found no room.
 
-    Sizes in GiB of a device; seconds of a step, an estimate; exposed: seconds of it in which a transfer has nothing to
-    hide behind. kinds: bytes by kind, exact for parameters and optimizer where it was compiled.
+    Of the training step alone: what sampling takes beside it is `sampler_gib`. Sizes in GiB of a device; seconds of a
+    step, an estimate. kinds: bytes by kind, exact for parameters and optimizer where it was compiled. settings: those
+    that say rows and mesh, as the command line takes them.
     """
 
     topology: Topology
@@ -28,7 +27,9 @@ class Plan:
     fits: bool
     peak_gib: float
     host_gib: float
+    sampler_gib: float
     kinds: dict[str, float]
+    settings: list[str]
     flops: float
     tokens: int
     balance: float
@@ -45,8 +46,7 @@ class Plan:
         """Useful flops over those of all chips in that time."""
         if self.step_s is None:
             return None
-        chips = self.topology.devices / self.topology.chip.devices
-        return self.flops / (self.step_s * chips * self.topology.chip.flops)
+        return self.flops / (self.step_s * self.topology.devices * self.topology.chip.flops)
 
     def figures(self) -> dict[str, Any]:
         """For programs."""
@@ -60,6 +60,8 @@ class Plan:
             "peak_gib_per_device": self.peak_gib,
             "hbm_gib_per_device": self.topology.chip.memory_gib,
             "host_gib_per_device": self.host_gib,
+            "sampler_gib_per_device": self.sampler_gib,
+            "settings": self.settings,
             "gib_by_kind": {kind: size / GIB for kind, size in self.kinds.items()},
             "compile_s": self.compile_s,
             "wall_s": self.wall_s,
@@ -76,24 +78,45 @@ class Plan:
         }
 
 
+def checked(config: Config, stage: str, topology: Topology) -> dict[str, int]:
+    """The mesh's sizes on the slice. Raises ConfigError where training would refuse the config there."""
+    if stage not in config.stages:
+        raise ConfigError(
+            f"--stage {stage}: config.stages is {config.stages}; give one of them, or change it"
+        )
+    if not config.model.vocab_size:
+        raise ConfigError("config.model.vocab_size is 0: plan needs the size; use a preset, or give one")
+    mesh = sizes(config.mesh, topology.devices)
+    check_model(mesh, config.model, config.model.vocab_size)
+    check_rows(mesh, f"{stage}.training.micro_rows", getattr(config, stage).training.micro_rows)
+    config.check_row_tokens(mesh["context"])
+    return {axis: mesh[axis] for axis in MESH_AXES}
+
+
 def make_plan(config: Config, stage: str, topology: Topology) -> Plan:
     """Compiled where there is a compiler for the chip, else by arithmetic.
 
-    Raises ConfigError where the config does not divide over the slice's devices.
+    Raises ConfigError where training would refuse the config there.
     """
     begun = time.monotonic()
     training = getattr(config, stage).training
-    mesh = {axis: sizes(config.mesh, topology.devices)[axis] for axis in MESH_AXES}
+    mesh = checked(config, stage, topology)
     rough = arithmetic.memory(config, stage, mesh)
     kinds = dataclasses.asdict(rough)
     flops = arithmetic.useful_flops(config.model, training.row_tokens, training.rows)
     balance = arithmetic.balance(training.row_tokens, mesh["context"])
     limit = topology.chip.memory_gib * GIB
-    common = (flops, training.rows * training.row_tokens, balance)
+    settings = [f"--config.mesh.{axis}={size}" for axis, size in mesh.items()]
+    settings += [
+        f"--config.{stage}.training.{key}={getattr(training, key)}" for key in ("rows", "micro_rows")
+    ]
+    sampler = 0.0 if stage == "sft" else arithmetic.sampler(config, mesh) / GIB
+    tokens = training.rows * training.row_tokens
     if not topology.compiles:
         fits, peak = rough.total <= limit, rough.total / GIB
         return Plan(
-            topology, stage, mesh, fits, peak, 0.0, kinds, *common, None, time.monotonic() - begun, None
+            *(topology, stage, mesh, fits, peak, 0.0, sampler, kinds, settings, flops, tokens, balance),
+            *(None, time.monotonic() - begun, None),
         )
     from mirothinker_jax.models.head import POSITIONS
     from mirothinker_jax.planning.compiling import compile_step
@@ -114,6 +137,6 @@ def make_plan(config: Config, stage: str, topology: Topology) -> Plan:
         "temporaries": max(0.0, rest - saved),
     }
     return Plan(
-        *(topology, stage, mesh, made.fits, made.peak / GIB, made.host / GIB, kinds, *common),
-        *(made.seconds, time.monotonic() - begun, program),
+        *(topology, stage, mesh, made.fits, made.peak / GIB, made.host / GIB, sampler, kinds, settings),
+        *(flops, tokens, balance, made.seconds, time.monotonic() - begun, program),
     )

@@ -5,15 +5,19 @@ from __future__ import annotations
 import collections
 
 from mirothinker_jax.planning.advice import Change
-from mirothinker_jax.planning.plan import GIB, Plan
+from mirothinker_jax.planning.chips import GIB
+from mirothinker_jax.planning.plan import Plan
 
 
 def text(plan: Plan, changes: list[Change]) -> str:
     topology, limit = plan.topology, plan.topology.chip.memory_gib
     mesh = " × ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
-    lines = [f"{plan.stage} on {topology.name}: {topology.devices} devices, {mesh}"]
+    lines = [
+        f"{plan.stage} on {topology.name}: {topology.devices} devices, {mesh}",
+        f"  {' '.join(plan.settings)}",
+    ]
     if plan.fits:
-        lines.append(f"fits: {plan.peak_gib:.2f} of {limit:.2f} GiB of a device")
+        lines.append(f"the training step fits: {plan.peak_gib:.2f} of {limit:.2f} GiB of a device")
     else:
         over = plan.peak_gib - limit
         lines.append(
@@ -22,12 +26,18 @@ def text(plan: Plan, changes: list[Change]) -> str:
     lines += [f"  {size / GIB:8.2f} GiB  {kind}" for kind, size in plan.kinds.items()]
     if plan.host_gib:
         lines.append(f"  {plan.host_gib:8.2f} GiB  of the host's memory, for each device")
+    if plan.sampler_gib:
+        lines.append(
+            f"  {plan.sampler_gib:8.2f} GiB  more while it samples episodes: the whole model and its slots' cache"
+            + (" (TOO MUCH: sample elsewhere)" if plan.sampler_gib > limit else "")
+        )
     if plan.compile_s is None:
         lines.append("by arithmetic: no compiler for this chip is at hand, so no schedule and no time")
     else:
         lines.append(f"compiled in {plan.compile_s:.0f} s")
     lines.append(
-        f"{plan.tokens:,} tokens a step, {plan.flops / 1e15:.1f} PFLOP of use; busiest / mean device {plan.balance:.3f}"
+        f"{plan.tokens:,} tokens a step; {plan.flops / 1e15:.1f} PFLOP of use if each row is one sample (packed rows "
+        f"and pairs attend to less); busiest / mean device {plan.balance:.3f}"
     )
     if plan.schedule is not None and plan.mfu is not None:
         s = plan.schedule
@@ -35,12 +45,15 @@ def text(plan: Plan, changes: list[Change]) -> str:
             f"a step, ESTIMATED: {s.seconds:.2f} s ({s.kernels:.2f} s in attention kernels, {s.exposed:.2f} s of "
             "transfers with nothing to hide behind)",
             f"  {plan.tokens / s.seconds:,.0f} tokens/s, {100 * plan.mfu:.1f}% MFU = useful flops / (seconds × "
-            f"{topology.devices // topology.chip.devices} chips × {topology.chip.flops / 1e12:.0f} TFLOP/s)",
+            f"{topology.devices} chips × {topology.chip.flops / 1e12:.0f} TFLOP/s)",
             *_transfers(plan),
         ]
     if changes:
-        lines.append("cheapest changes, with what they would take by a rule of thumb:")
-        lines += [f"  {c.gib:8.2f} GiB  {c.what}  ({c.cost})" for c in changes]
+        lines.append("cheapest changes, and what a device would hold by a rule of thumb:")
+        lines += [
+            f"  {c.gib:8.2f} GiB, {'fits' if c.fits else 'not enough'}:  {c.what}  ({c.cost})"
+            for c in changes
+        ]
     return "\n".join(lines)
 
 

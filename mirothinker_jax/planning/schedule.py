@@ -120,7 +120,7 @@ class _Program:
             elif at.op == "custom-call" and "tpu_custom_call" in at.line:
                 flops = int(_FLOPS.search(at.line)[1]) if _FLOPS.search(at.line) else 0  # pyright: ignore[reportOptionalSubscript]
                 share = self.chip.backward if "backward" in at.name else self.chip.forward
-                seconds = flops / (self.chip.flops / self.chip.devices * share)
+                seconds = flops / (self.chip.flops * share)
                 clock, kernels, count = clock + seconds, kernels + seconds, count + 1
             elif at.op in _COLLECTIVES:
                 seconds = self._seconds(at, at.shape)
@@ -186,7 +186,9 @@ class _Program:
             return size / self.chip.link
         inner = self.computations.get(at.named("to_apply"), [])
         members = max([_group(at.line), *(_group(i.line) for i in inner)])
-        times = {"all-reduce": 2.0, "reduce-scatter": float(members)}.get(kind, 1.0)
+        # All-to-all: what crosses a link of a ring grows with a quarter of those who take part.
+        factors = {"all-reduce": 2.0, "reduce-scatter": float(members), "all-to-all": max(1.0, members / 4)}
+        times = factors.get(kind, 1.0)
         return times * (members - 1) / members * size / (2 * self.chip.link)
 
 

@@ -53,7 +53,7 @@ class Engine:
 
     def __init__(self, model: ModelSpec, config: RolloutConfig, context_tokens: int, end_id: int):
         """`context_tokens` is the room of a slot; `end_id` ends a turn."""
-        check_rows(model.mesh, "rollout.slots", config.slots)
+        check_rows(model.mesh.shape, "rollout.slots", config.slots)
         self.model, self.config, self.context, self.end_id = model, config, context_tokens, end_id
         self.params: Params | None = None
         # A dispatch reads no more of the cache than its longest slot needs: two shapes of each function.

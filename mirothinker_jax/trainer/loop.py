@@ -50,7 +50,7 @@ class Job:
 def run(job: Job) -> TrainState:
     """Trains to the last step, from the newest checkpoint where there is one. Bit-exact across restarts."""
     c = job.training
-    check_rows(job.model.mesh, f"{job.stage}.training.micro_rows", c.micro_rows)
+    check_rows(job.model.mesh.shape, f"{job.stage}.training.micro_rows", c.micro_rows)
     optimizer = make_optimizer(c.optimizer, c.steps)
     schedule = make_schedule(c.optimizer, c.steps)
     with (
