@@ -72,7 +72,7 @@ def compile_step(config: Config, stage: str, topology: Topology) -> Compiled:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        return Compiled(False, _asked_for(error), 0, *parts, "", time.monotonic() - begun)
+        return Compiled(False, asked_for(str(error), sum(parts)), 0, *parts, "", time.monotonic() - begun)
     memory = compiled.memory_analysis()
     return Compiled(
         True,
@@ -84,12 +84,15 @@ def compile_step(config: Config, stage: str, topology: Topology) -> Compiled:
     )
 
 
-def _asked_for(error: Exception) -> int:
-    """Bytes, from the compiler's own words; whatever else went wrong goes on as it came."""
-    found = re.search(r"Used ([\d.]+)([GM]) of [\d.]+[GM] hbm", str(error))
+def asked_for(said: str, held: int) -> int:
+    """Bytes that a step takes, from the compiler's words when it finds no room: of all, or of what comes beside the
+    bytes that are `held`. Raises RuntimeError with the words where they say something else."""
+    whole = re.search(r"Used ([\d.]+)([GM]) of [\d.]+[GM] hbm", said)
+    beside = re.search(r"required for HLO temporaries \(([\d.]+)([GM])\) exceeds available HBM", said)
+    found = whole or beside
     if not found:
-        raise error
-    return round(float(found[1]) * (GIB if found[2] == "G" else 2**20))
+        raise RuntimeError(said)
+    return round(float(found[1]) * (GIB if found[2] == "G" else 2**20)) + (0 if whole else held)
 
 
 def _bytes(tree: Any) -> int:

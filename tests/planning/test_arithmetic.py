@@ -6,10 +6,10 @@ import jax
 import pytest
 import tiny
 
-from mirothinker_jax.config import Config, MeshConfig, ModelConfig, TrainingConfig, build
+from mirothinker_jax.config import Config, LoRAConfig, MeshConfig, ModelConfig, TrainingConfig, build
 from mirothinker_jax.models.presets import PRESETS
-from mirothinker_jax.models.qwen import Qwen, count_parameters
-from mirothinker_jax.planning.arithmetic import balance, memory, parameters, useful_flops
+from mirothinker_jax.models.qwen import Qwen, count_parameters, split
+from mirothinker_jax.planning.arithmetic import balance, memory, parameters, sampler, useful_flops
 
 
 def model(name, **changes):
@@ -70,3 +70,36 @@ def test_memory_by_kind():
     assert several.gradients == 2 * full.gradients, (
         "sums of micro-batches, and the gradient that is added to them"
     )
+
+
+def test_adapters_are_all_that_is_trained():
+    """Their count is the model's own; moments and gradients are of them alone, in float32."""
+    config = dataclasses.replace(
+        tiny.QWEN3, vocab_size=tiny.VOCAB, lora=LoRAConfig(rank=4), init_from="a run"
+    )
+    _, abstract, _ = Qwen.structure(config, tiny.VOCAB)
+    trained, frozen = split(config, abstract)
+    assert parameters(config).trained == count_parameters(trained)
+    assert parameters(config).total == count_parameters(frozen)
+    assert parameters(tiny.QWEN3).trained == parameters(tiny.QWEN3).total
+    lora = dataclasses.replace(
+        model("qwen3-8b"), lora=LoRAConfig(rank=16), init_from="a run", param_dtype="bfloat16"
+    )
+    whole = planned("full")
+    mesh = {"data": 1, "fsdp": 1, "context": 1, "tensor": 1, "expert": 1}
+    kinds = memory(dataclasses.replace(whole, model=lora), "sft", mesh)
+    assert kinds.optimizer == 8 * parameters(lora).trained
+    assert kinds.parameters == 2 * parameters(lora).total + 4 * parameters(lora).trained
+    assert useful_flops(lora, 1000, 1) < useful_flops(model("qwen3-8b"), 1000, 1)
+
+
+def test_what_sampling_takes_beside_the_step():
+    """8B in float32, and four slots of 256K tokens over four devices: 30.5 and 36 GiB."""
+    config = planned("full")
+    config = dataclasses.replace(
+        config,
+        agent=dataclasses.replace(config.agent, context_tokens=262_144),
+        rollout=dataclasses.replace(config.rollout, slots=4),
+    )
+    mesh = {"data": 1, "fsdp": 4, "context": 16, "tensor": 1, "expert": 1}
+    assert sampler(config, mesh) / 2**30 == pytest.approx(30.5 + 36, rel=0.01)

@@ -6,9 +6,10 @@ A chip of 1 GHz, 1 TFLOP/s and links of 1 GB/s: a fusion of 1,000,000 cycles tak
 import pytest
 
 from mirothinker_jax.planning.chips import Chip
+from mirothinker_jax.planning.compiling import asked_for
 from mirothinker_jax.planning.schedule import read
 
-CHIP = Chip("toy", 1e12, 1.0, 1e9, 1e9, 3, "", forward=0.5, backward=0.25)
+CHIP = Chip("toy", 1e12, 1.0, dims=3, link=1e9, hertz=1e9, forward=0.5, backward=0.25)
 MEGABYTE, QUARTER = "bf16[500000]{0}", "bf16[125000]{0}"
 
 KERNEL = 'custom_call_target="tpu_custom_call", backend_config={"cost_estimate":{"flops":"1000000000"}}'
@@ -86,6 +87,25 @@ def test_times_of_loops_kernels_and_transfers():
 def test_more_chunks_take_longer():
     few, many = (read(PROGRAM, CHIP, chunks=n, micro_batches=1).seconds for n in (3, 7))
     assert many - few == pytest.approx(4e-3)
+
+
+@pytest.mark.parametrize(
+    ("said", "gib"),
+    [
+        (
+            "Ran out of memory in memory space hbm. Used 37.20G of 31.24G hbm. Exceeded hbm capacity by 5.96G.",
+            37.2,
+        ),
+        ("the total memory required for HLO temporaries (133.07G) exceeds available HBM (95.74G).", 135.07),
+    ],
+)
+def test_what_a_step_would_have_taken(said, gib):
+    assert asked_for(said, held=2 * 2**30) == pytest.approx(gib * 2**30)
+
+
+def test_other_failures_are_passed_on():
+    with pytest.raises(RuntimeError, match="lightning"):
+        asked_for("struck by lightning", 0)
 
 
 def test_a_program_without_a_schedule_is_refused():

@@ -1,0 +1,75 @@
+"""The command, where no compiler is needed: GPUs by arithmetic, advice, and mistakes in one line."""
+
+import json
+
+import pytest
+
+from mirothinker_jax.plan import main
+
+QWEN = ("--config", "configs/qwen/sft.py:qwen3-8b")
+
+
+@pytest.fixture(autouse=True)
+def in_the_checkout(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def test_a_plan_by_arithmetic(capsys, tmp_path):
+    out = tmp_path / "new" / "plan.json"
+    assert main([*QWEN, "--topology", "h100:8", "--json", str(out)]) == 0
+    said, figures = capsys.readouterr().out, json.loads(out.read_text())
+    assert "the training step fits" in said and "by arithmetic" in said
+    assert figures["fits"] and not figures["compiled"] and figures["step_s_estimate"] is None
+    assert "--config.sft.training.micro_rows=16" in figures["settings"]
+
+
+def test_what_does_not_fit_is_answered_with_changes_that_do(capsys, tmp_path):
+    """Each of the changes that are said to fit does, by the same rule."""
+    out = tmp_path / "plan.json"
+    assert main([*QWEN, "--topology", "h100:4", "--json", str(out)]) == 1
+    assert "DOES NOT FIT" in capsys.readouterr().out
+    changes = json.loads(out.read_text())["changes"]
+    fitting = [c for c in changes if c["fits"]]
+    assert len(changes) == 3 and fitting
+    for change in fitting:
+        words = change["what"].split()
+        topology = [] if "--topology" in words else ["--topology", "h100:4"]
+        assert main([*QWEN, *topology, *words]) == 0, change
+
+
+def test_a_sweep_ends_with_the_first_that_fits(capsys):
+    assert main([*QWEN, "--topology", "h100", "--sweep"]) == 0
+    *_, last = [line for line in capsys.readouterr().out.splitlines() if line.startswith("sft on")]
+    assert last.startswith("sft on h100:4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((*QWEN, "--topology", "h100:7"), "h100 comes as h100:1, h100:2, h100:4"),
+        ((*QWEN, "--topology", "h100:8", "--sweep"), "--sweep takes a chip without a size"),
+        ((*QWEN, "--topology", "h100:8", "--stage", "grpo"), "config.stages is ('sft',); give one of them"),
+        (
+            (*QWEN, "--topology", "h100:8", "--config.sft.training.micro_rows=4"),
+            "micro_rows is 4, not a multiple of",
+        ),
+        ((*QWEN, "--topology", "h100:16", "--config.mesh.tensor=16"), "does not divide model.kv_heads (8)"),
+        ((*QWEN, "--topology", "h100:8", "--json", "/proc/nope/x.json"), "--json /proc/nope/x.json"),
+        (
+            (*QWEN, "--topology", "h100", "--sweep", "--config.mesh.tensor=3"),
+            "can be divided for this config",
+        ),
+        (("--config", "configs/toy/pipeline.py", "--topology", "h100:8"), "config.model.vocab_size is 0"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, arguments, said):
+    assert main([*arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("error: ")
+    assert said in err
+
+
+def test_a_missing_argument_is_one_line(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--topology", "v5p:4x4x4"])
+    assert capsys.readouterr().err == "error: the following arguments are required: --config; see --help\n"
