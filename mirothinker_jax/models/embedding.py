@@ -16,7 +16,7 @@ def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
     The table's gradient adds up in the table's own dtype.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or all(mesh.shape[axis] == 1 for axis in (*SPLIT_AXES, "tensor")):
         return table.at[tokens].get(mode="clip").astype(dtype)
 
     def local(part, tokens):
