@@ -39,7 +39,7 @@ def test_sizes_that_do_not_fit_the_devices(config, devices, message):
     [
         ({"tensor": 8}, r"config\.mesh\.tensor is 8, which does not divide model\.heads \(4\)"),
         ({"tensor": 4}, r"config\.mesh\.tensor is 4, which does not divide model\.kv_heads \(2\)"),
-        ({"fsdp": 5}, r"config\.mesh\.fsdp is 5, which does not divide model\.hidden \(32\)"),
+        ({"fsdp": 5}, r"config\.mesh\.fsdp × context is 5, which does not divide model\.hidden \(32\)"),
     ],
 )
 def test_a_model_that_does_not_divide_over_the_mesh(shape, message):
