@@ -1,8 +1,8 @@
 """What attention is tested on and against: rows of every kind of mask, and dense attention in float32.
 
 The kinds are the rows of one batch, so that a compilation serves them all. In float32 a row may differ by 1e-5 of its
-largest value. In bfloat16 it may differ twice as much as dense attention does that rounds its probabilities and their
-gradients to bfloat16.
+largest value (plain XLA on one device: by 2e-6, its gradients by 4e-6). In bfloat16 it may differ twice as much as
+dense attention does that rounds its probabilities and their gradients to bfloat16.
 """
 
 import functools
@@ -100,7 +100,7 @@ def case(groups, size, dtype, length=LENGTH, with_lse=True):
     return arrays, weights, of(lambda x: x), of(to_bfloat16)
 
 
-def assert_close(got, exact, rounded, dtype):
+def assert_close(got, exact, rounded, dtype, of_values=1e-5, of_gradients=1e-5):
     for name, value in got.items():
         assert value.dtype == (jnp.float32 if name == "log-sum-exp" else dtype)
         value, expected, other = (np.asarray(x[name], np.float32) for x in (got, exact, rounded))
@@ -108,7 +108,8 @@ def assert_close(got, exact, rounded, dtype):
             other = np.asarray(jnp.asarray(other, dtype), np.float32)
         for row, kind in enumerate(ROWS):
             apart = np.abs(value[row] - expected[row]).max()
-            allowed = 1e-5 * np.abs(expected[row]).max()
+            relative = of_gradients if name in ("dq", "dk", "dv") else of_values
+            allowed = relative * np.abs(expected[row]).max()
             if dtype == jnp.bfloat16:
                 allowed += 2 * np.abs(other[row] - expected[row]).max()
             assert apart <= allowed, f"{name} of {kind!r}: {apart:.3g} apart, allowed {allowed:.3g}"

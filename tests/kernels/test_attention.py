@@ -56,7 +56,8 @@ def test_spans_against_dense_float32(groups, size, run, dtype):
     arrays, weights, exact, rounded = case(groups, size, dtype)
     mask = m.Mask.of_spans(spans(), jnp.arange(LENGTH, dtype=jnp.int32), aligned=True)
     got = jax.jit(lambda arrays: graded(on_one_device(run, mask), arrays, weights))(arrays)
-    assert_close(got, exact, rounded, dtype)
+    plain = run.forward.func is blockwise.forward
+    assert_close(got, exact, rounded, dtype, *((2e-6, 4e-6) if plain else ()))
 
 
 @pytest.mark.parametrize("run", [FINE, COARSE], ids=["fine", "coarse"])
