@@ -56,9 +56,8 @@ def test_grpo_fits_with_room_for_its_sampler(tmp_path):
     """Micro-batches in a loop, whose count the data give; and the model whole, on each device, for the episodes."""
     figures = plan(tmp_path, "--config", "configs/mirothinker_v1_8b/grpo.py", "--topology", "v5p:4x4x4")
     assert figures["peak_gib_per_device"] + figures["sampler_gib_per_device"] <= figures["hbm_gib_per_device"]
-    one, many = 4 * 262_144, 512 * 262_144
-    assert figures["tokens_per_s_estimate"] * figures["step_s_estimate"] == pytest.approx(many)
-    assert figures["step_s_estimate"] > 100 * one / figures["tokens_per_s_estimate"]
+    # 128 micro-batches: were their loop counted once, or as often as the head's, the share would be far from this.
+    assert 0.5 < figures["mfu_estimate"] < 0.9
 
 
 def test_a_million_tokens_fit(tmp_path):
