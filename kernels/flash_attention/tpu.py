@@ -18,7 +18,7 @@ from . import mask as m
 from .strips import Blocks
 from .tiling import BACKWARD, VMEM_BYTES, fitted, forward_blocks
 
-# Longer keys are a loop of calls; the compiler hides a ring's transfers behind calls, not behind loops.
+# Segments of keys that are calls one after the other, which is what a ring's schedules were read with; more are a loop.
 UNROLLED = 8
 
 
