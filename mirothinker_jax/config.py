@@ -16,6 +16,7 @@ from typing import Any
 
 from mirothinker_jax.config_episodes import AgentConfig, EvalConfig, RolloutConfig, ToolsConfig, WorldConfig
 from mirothinker_jax.config_model import LORA_TARGETS as LORA_TARGETS
+from mirothinker_jax.config_model import REMAT as REMAT
 from mirothinker_jax.config_model import ContextConfig as ContextConfig
 from mirothinker_jax.config_model import LoRAConfig as LoRAConfig
 from mirothinker_jax.config_model import ModelConfig as ModelConfig

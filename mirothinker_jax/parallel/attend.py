@@ -33,7 +33,6 @@ CACHE_AXES = ("batch", "kv_heads", None, None)
 
 def _by_platform(name: str) -> Callable:
     """Our TPU kernels on a TPU, plain XLA elsewhere; by what is compiled for, whatever machine compiles."""
-
     choose: Callable = jax.lax.platform_dependent
     return partial(choose, tpu=getattr(tpu, name), default=getattr(xla, name))
 

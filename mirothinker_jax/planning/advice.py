@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from mirothinker_jax.config import Config, ConfigError
+from mirothinker_jax.config import REMAT, Config, ConfigError
 from mirothinker_jax.planning import arithmetic, chips
 from mirothinker_jax.planning.chips import GIB, Chip, Topology
 from mirothinker_jax.planning.plan import Plan, checked, make_plan
 
 ROOM = 0.97  # of a device's memory: what the rule of thumb may promise
-REMAT = ("none", "dots", "attention", "offload", "full")  # from the fastest to the leanest
 
 
 @dataclasses.dataclass(frozen=True)

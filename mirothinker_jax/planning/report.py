@@ -27,9 +27,11 @@ def text(plan: Plan, changes: list[Change]) -> str:
     if plan.host_gib:
         lines.append(f"  {plan.host_gib:8.2f} GiB  of the host's memory, for each device")
     if plan.sampler_gib:
+        # Between steps the parameters and the optimizer stay where they are.
+        sampling = plan.sampler_gib + (plan.kinds["parameters"] + plan.kinds["optimizer"]) / GIB
         lines.append(
-            f"  {plan.sampler_gib:8.2f} GiB  more while it samples episodes: the whole model and its slots' cache"
-            + (" (TOO MUCH: sample elsewhere)" if plan.sampler_gib > limit else "")
+            f"  {plan.sampler_gib:8.2f} GiB  besides parameters and optimizer, while it samples episodes: the whole model "
+            f"and its slots' cache{' (TOO MUCH: sample elsewhere)' if sampling > limit else ''}"
         )
     if plan.compile_s is None:
         lines.append("by arithmetic: no compiler for this chip is at hand, so no schedule and no time")
