@@ -30,7 +30,7 @@ def text(plan: Plan, changes: list[Change]) -> str:
         # Between steps the parameters and the optimizer stay where they are.
         sampling = plan.sampler_gib + (plan.kinds["parameters"] + plan.kinds["optimizer"]) / GIB
         lines.append(
-            f"  {plan.sampler_gib:8.2f} GiB  besides parameters and optimizer, while it samples episodes: the whole model "
+            f"  {plan.sampler_gib:8.2f} GiB  besides parameters and optimizer, while it samples: the whole model "
             f"and its slots' cache{' (TOO MUCH: sample elsewhere)' if sampling > limit else ''}"
         )
     if plan.compile_s is None:
