@@ -67,7 +67,10 @@ setup(
         "mirothinker_kernels.ring_attention",
     ],
     package_dir={"mirothinker_kernels": "kernels"},
-    package_data={"mirothinker_jax": ["py.typed", "**/*.html.j2", "**/*.txt"]},
+    package_data={
+        "mirothinker_jax": ["py.typed", "**/*.html.j2", "**/*.txt"],
+        "mirothinker_kernels.flash_attention": ["blocks.json"],
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
 )

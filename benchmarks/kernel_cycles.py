@@ -1,197 +1,129 @@
-"""Static cycles of our attention kernels on TPUs, without a TPU.
+"""Static cycles of attention kernels on TPUs, without a TPU: ours, and beside them jax's splash and tokamax's.
 
-    pip install -e '.[tpu]'
+    pip install -e '.[tpu]' tokamax
     python benchmarks/kernel_cycles.py
 
 A TPU is a statically scheduled machine, and its compiler (libtpu, an ordinary wheel) carries a cycle simulator of the
 final program. Each kernel is compiled ahead of time for one chip, and the simulator's figure is read from the profile
 that it dumps. Utilisation is useful flops / (cycles · peak of the whole chip): 4·S²·E per head forward and 10·S²·E
-backward, half of it where the mask is causal; recomputed scores do not count. bfloat16, heads of 128: eight query heads
-on two key/value heads forward, as Qwen3-8B groups them, and two with keys of their own backward (the simulator does not
-follow groups there). A causal row of 32K is a·S² + b·S, from 8K and 16K, of two heads: it takes 30 µs a cycle.
+backward, half of it where the mask is causal; recomputed scores do not count. bfloat16, heads of 128, eight query heads
+on two key/value heads, as Qwen3-8B groups them. A causal row of 32K is a·S² + b·S, from 8K and 16K, of two heads: it
+takes 30 µs a cycle.
 
-What it is not: a measurement. HBM's contention and the scalar tables of packed rows (which it reads as zeros) are not
-in it. Left out for the same reason: jax's splash attention, which skips blocks by such tables even where there is
-nothing to skip, so that its simulated figures mean nothing. `--sweep` prints our kernels for many block sizes, from
-which kernels/flash_attention/tiling.py is chosen.
+The peers get the best of a few block sizes, with a full mask only: the tables by which they skip blocks read as zeros
+here. A peer that is not installed, or whose program the simulator does not take, is left out, and said so.
+
+What it is not: a measurement. HBM's contention and the tables of packed rows are not in it.
+
+`--sweep` looks for better block sizes than kernels/flash_attention/blocks.json has, one size at a time from those that
+are there, and writes what it found into it.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.metadata
-import itertools
 import json
-import os
-import re
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cycles.simulator import CHIPS, Case, DidNotCompile, cycles_of
 from measuring import Options
-from results import device, finish, table
+from results import device, finish
 
-# bfloat16 flops per cycle of a whole chip, and what to compile for.
-CHIPS = {"v5p": (262_144, "v5p:2x2x1", "v5p-8"), "v6e": (524_288, "v6e:2x2", "v6e-8")}
-SIZE, HEADS = 128, {"fwd": 8, "bwd": 2}
+from mirothinker_jax.data.atomic import replacing
 
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One kernel: what to compile, and for which chip."""
-
-    chip: str
-    way: str  # fwd, bwd
-    mask: str  # full, causal
-    length: int
-    heads: int  # of queries
-    blocks: tuple[int, ...] = ()  # queries, tile, strip; none: those of tiling.py
-
-    @property
-    def useful_flops(self) -> float:
-        whole = (4 if self.way == "fwd" else 10) * self.length**2 * SIZE * self.heads
-        return whole / 2 if self.mask == "causal" else whole
-
-    def utilisation(self, cycles: float) -> float:
-        return self.useful_flops / cycles / CHIPS[self.chip][0]
+BLOCKS = Path(__file__).parents[1] / "kernels" / "flash_attention" / "blocks.json"
+HEADS = 8
+SHORT = {"forward": "fwd", "backward": "bwd"}
+PEERS = {
+    "splash": ((1024, 1024, 512), (1024, 2048, 512), (2048, 1024, 512)),
+    "tokamax": ((1024, 1024, 512), (1024, 2048, 1024), (2048, 2048, 1024)),
+}
+# What a sweep tries. A strip is what a masked pass takes, which these figures have none of, and stays.
+CHOICES = {
+    "queries": (1024, 2048),
+    "chunk": (128, 256, 512),
+    "tile": (128, 256, 512),
+    "stretch": (1024, 2048, 4096),
+    "ahead": (1, 2, 3, 4, 5, 6, 8),
+}
 
 
-def compile_case(case: Case) -> None:
-    """In a process of its own: compiles, and prints the names of the kernels."""
-    import jax
-    from jax.experimental import topologies
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-    chip = topologies.get_topology_desc(CHIPS[case.chip][1], "tpu").devices[:1]
-    mesh = Mesh(chip, ("chip",))
-    function, shapes = kernel_of(case)
-    whole = NamedSharding(mesh, PartitionSpec())
-    shapes = [jax.ShapeDtypeStruct(shape, dtype, sharding=whole) for shape, dtype in shapes]
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        lowered = jax.jit(function).lower(*shapes)
-    text = lowered.compile().as_text() or ""
-    names = re.findall(r"%(\S+) = [^\n]* custom-call\([^\n]*tpu_custom_call", text)
-    sys.stdout.write(json.dumps(sorted(set(names))) + "\n")
+def say(name: str, share: float, cycles: int) -> None:
+    print(f"{name:32} {share:.3f}  {cycles:,} cycles", flush=True)
 
 
-def kernel_of(case: Case) -> tuple[Any, list]:
-    import jax.numpy as jnp
-    from mirothinker_kernels.flash_attention import (  # pyright: ignore[reportMissingImports]
-        backward,
-        forward,
-        mask,
-        strips,
-        tiling,
-    )
-
-    largest = tiling.forward_blocks(case.mask) if case.way == "fwd" else tiling.BACKWARD
-    queries, tile, strip = case.blocks or (largest.queries, largest.tile, largest.strip)
-    # One segment: what a call of the kernel takes. The mask needs no table.
-    blocks = tiling.fitted(
-        strips.Blocks(queries, tile, strip, max(case.length, strip)), case.length, case.length
-    )
-    kind = mask.Mask(case.mask)
-    run = {"fwd": forward.forward, "bwd": backward.backward}[case.way]
-    rows, keys, turned = (case.heads, case.length, SIZE), (2, case.length, SIZE), (2, SIZE, case.length)
-    lanes = (case.heads, 1, case.length)
-    half, single = jnp.bfloat16, jnp.float32
-    shapes = {
-        "fwd": [(rows, half), (keys, half), (turned, half)],
-        "bwd": [(rows, half), (rows, half), (lanes, single), (lanes, single), (keys, half), (turned, half),
-                (keys, half), (rows, single)],
-    }[case.way]  # fmt: skip
-    if case.way == "fwd":
-        return lambda *a: run(*a, kind, blocks, vmem_bytes=tiling.VMEM_BYTES), shapes
-    return lambda *a: run(*a, None, 0, kind, blocks, vmem_bytes=tiling.VMEM_BYTES), shapes
-
-
-def cycles_of(case: Case) -> int:
-    """Of the case's kernel."""
-    names = json.loads(_child(case, "").splitlines()[-1])
-    if len(names) != 1:
-        raise SystemExit(f"{case}: {len(names)} kernels in the compiled program")
-    with tempfile.TemporaryDirectory() as folder:
-        _child(
-            case, f"--xla_jf_dump_static_llo_profile_to={folder} --xla_jf_dump_only_matching_hlo={names[0]}"
-        )
-        profiles = [path.read_text() for path in Path(folder).glob("*_static_llo_profile.textproto")]
-    found = [int(n) for text in profiles for n in re.findall(r"estimated_cycles: (\d+)", text)]
-    if not found:
-        raise SystemExit(f"{case}: the compiler dumped no profile of {names[0]}")
-    return found[0]
-
-
-def _child(case: Case, flags: str) -> str:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": CHIPS[case.chip][2],
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_WORKER_ID": "0",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # or two processes collide on its lock file
-        "LIBTPU_INIT_ARGS": flags,
-    }
-    command = [sys.executable, __file__, "--case", json.dumps(dataclasses.asdict(case))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
-        raise SystemExit(f"{case} did not compile: {''.join(last)}")
-    return done.stdout
-
-
-def measure(chip: str, say: Callable[[str, float, int], None]) -> tuple[dict[str, float], dict[str, int]]:
-    """(utilisation by figure, cycles by figure) of one chip."""
-    figures: dict[str, float] = {}
-    cycles: dict[str, int] = {}
+def ours(chip: str) -> dict[str, tuple[float, int]]:
+    """(utilisation, cycles) by figure."""
+    found = {}
 
     def keep(name: str, case: Case, count: float) -> None:
-        figures[name], cycles[name] = case.utilisation(count), round(count)
-        say(name, figures[name], cycles[name])
+        found[name] = case.utilisation(count), round(count)
+        say(name, *found[name])
 
-    for way in ("fwd", "bwd"):
-        case = Case(chip, way, "full", 4096, HEADS[way])
-        keep(f"{chip}_{way}_full_4k", case, cycles_of(case))
-    half, one = (cycles_of(Case(chip, "fwd", "causal", n, heads=2)) for n in (8192, 16384))
+    for way in SHORT:
+        case = Case(chip, way, "full", 4096, HEADS)
+        keep(f"{chip}_{SHORT[way]}_full_4k", case, cycles_of(case))
+    half, one = (cycles_of(Case(chip, "forward", "causal", n, heads=2)) for n in (8192, 16384))
     square = (one - 2 * half) / (16384**2 - 2 * 8192**2)
     line = (half - square * 8192**2) / 8192
-    keep(
-        f"{chip}_fwd_causal_32k",
-        Case(chip, "fwd", "causal", 32768, heads=2),
-        square * 32768**2 + line * 32768,
-    )
-    return figures, cycles
+    long = Case(chip, "forward", "causal", 32768, heads=2)
+    keep(f"{chip}_fwd_causal_32k", long, square * 32768**2 + line * 32768)
+    return found
 
 
-def sweep(chip: str, way: str, mask: str, length: int) -> None:
-    """Our kernel for many block sizes, best last."""
-    rows = []
-    for queries, tile, strip in itertools.product((512, 1024, 2048), (128, 256), (512, 1024, 2048, 4096)):
-        case = Case(chip, way, mask, length, HEADS[way], (queries, tile, strip))
+def peer(system: str, chip: str) -> dict[str, tuple[float, int]]:
+    found = {}
+    for way in SHORT:
+        name, counts = f"{chip}_{SHORT[way]}_full_4k", {}
+        for sizes in PEERS[system]:
+            named = tuple(zip(("queries", "keys", "compute"), sizes, strict=True))
+            case = Case(chip, way, "full", 4096, HEADS, system, named)
+            try:
+                counts[sizes] = cycles_of(case)
+            except DidNotCompile as error:
+                print(f"{system} {name} {sizes}: {str(error)[-120:]}", flush=True)
+        if counts:
+            count = min(counts.values())
+            found[name] = Case(chip, way, "full", 4096, HEADS).utilisation(count), count
+            say(f"{system} {name}", *found[name])
+    return found
+
+
+def sweep(chip: str, way: str) -> None:
+    """Coordinate descent: the best of one size, with the others as they are, until nothing is better."""
+    table = json.loads(BLOCKS.read_text())
+    sizes = dict(table[chip][way])
+
+    def share(sizes: dict[str, int]) -> float:
+        case = Case(chip, way, "full", 4096, HEADS, sizes=tuple(sizes.items()))
         try:
-            count = cycles_of(case)
-        except SystemExit as error:
-            print(f"{queries} {tile} {strip}: {error}", flush=True)
-            continue
-        rows.append((case.utilisation(count), f"{queries} × {strip} by {tile}", count))
-        print(rows[-1], flush=True)
-    print(
-        table(
-            ("queries × strip by tile", "util", "cycles"),
-            [(n, f"{u:.3f}", f"{c:,}") for u, n, c in sorted(rows)],
-        )
+            return case.utilisation(cycles_of(case))
+        except DidNotCompile as error:
+            print(f"{sizes}: {str(error)[-120:]}", flush=True)
+            return 0.0
+
+    best, better = share(sizes), True
+    print(f"{chip} {way}: {best:.3f} with {sizes}", flush=True)
+    while better:
+        better = False
+        for name, choices in CHOICES.items():
+            for size in choices:
+                if size != sizes[name] and (there := share(sizes | {name: size})) > best:
+                    best, better, sizes = there, True, sizes | {name: size}
+                    print(f"{chip} {way}: {best:.3f} with {sizes}", flush=True)
+    table[chip][way] = sizes
+    lines = (
+        f' "{c}": {{\n' + ",\n".join(f'  "{w}": {json.dumps(s)}' for w, s in ways.items()) + "\n }"
+        for c, ways in table.items()
     )
+    with replacing(BLOCKS) as scratch:
+        scratch.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def main() -> None:
     options = arguments()
-    if options.case:
-        fields = json.loads(options.case)
-        compile_case(Case(**{**fields, "blocks": tuple(fields["blocks"])}))
-        return
     try:
         importlib.metadata.version("libtpu")
     except importlib.metadata.PackageNotFoundError:
@@ -200,31 +132,34 @@ def main() -> None:
     if unknown := set(chips) - CHIPS.keys():
         raise SystemExit(f"--chips: {', '.join(sorted(unknown))} is not one of {', '.join(CHIPS)}")
     if options.sweep:
-        for chip, way in itertools.product(chips, ("fwd", "bwd")):
-            print(f"{chip} {way}")
-            sweep(chip, way, "full", 4096)
+        for chip in chips:
+            for way in SHORT:
+                sweep(chip, way)
         return
-    figures: dict[str, Any] = {}
-    cycles: dict[str, int] = {}
-    for chip in chips:
-        say = lambda name, share, count: print(f"{name:32} {share:.3f}  {count:,} cycles", flush=True)  # noqa: E731
-        more, counts = measure(chip, say)
-        figures |= more
-        cycles |= counts
-    packages = ("jax", "jaxlib", "libtpu")
-    finish(
-        "kernel_cycles",
-        figures
-        | {"cycles": cycles}
-        | {"device": device(), "versions": {name: importlib.metadata.version(name) for name in packages}},
-    )
+    try:
+        found = {name: figure for chip in chips for name, figure in ours(chip).items()}
+    except DidNotCompile as error:
+        raise SystemExit(str(error)) from None
+    figures: dict[str, Any] = {name: share for name, (share, _) in found.items()}
+    cycles: dict[str, Any] = {name: count for name, (_, count) in found.items()}
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
+    for system in PEERS:
+        if system == "tokamax":
+            try:
+                versions[system] = importlib.metadata.version(system)
+            except importlib.metadata.PackageNotFoundError:
+                print("tokamax is not installed and is left out: pip install tokamax", flush=True)
+                continue
+        there = {name: figure for chip in chips for name, figure in peer(system, chip).items()}
+        figures[system] = {name: share for name, (share, _) in there.items()}
+        cycles[system] = {name: count for name, (_, count) in there.items()}
+    finish("kernel_cycles", figures | {"cycles": cycles, "device": device(), "versions": versions})
 
 
 def arguments() -> argparse.Namespace:
     options = Options(__doc__)
     options.add("chips", "v5p,v6e", "of v5p, v6e, with commas")
-    options.add_argument("--sweep", action="store_true", help="our kernels for many block sizes instead")
-    options.add_argument("--case", help=argparse.SUPPRESS)
+    options.add_argument("--sweep", action="store_true", help="look for better block sizes instead")
     return options.parse_args()
 
 

@@ -59,70 +59,70 @@ def backward(
         refs = refs[2:] if made else refs
         rows_ref, refs = (refs[0], refs[1:]) if spans else (None, refs)
         dq_ref, dk_ref, dv_ref, dq_sum, next_scores, next_dp = refs
-        step = pl.program_id(1)
-        block = jax.lax.rem(step, per_head)
-        head = pl.program_id(0) * group + jax.lax.div(step, per_head)
+        member, block = pl.program_id(1), pl.program_id(2)
+        head = pl.program_id(0) * group + member
         column = row_of(table, kind, table_row(head, block, heads, mask, per_head))
         place = Place(kind, blocks, block, 0 if spans else None, column)
-        queries, d_out = q_ref[0], do_ref[0]
-        lse2, taken = lse_ref[0] * LOG2_E, delta_ref[0]
 
-        @pl.when(step == 0)
+        @pl.when((member == 0) & (block == 0))
         def _():
             dk_ref[...] = jnp.zeros_like(dk_ref)
             dv_ref[...] = jnp.zeros_like(dv_ref)
 
         dq_sum[...] = jnp.zeros_like(dq_sum)
 
-        def score(strip, number):
-            at, tile = blocks.keys_of(strip), blocks.tile_of(number)
-            keys_, values = k_ref.at[0, at][tile], v_ref.at[0, at][tile]
-            return product(keys_, queries, ROWS_BY_ROWS), product(values, d_out, ROWS_BY_ROWS)
+        def score(at, number):
+            keys_, queries = blocks.piece(number)
+            scores = product(k_ref.at[0, at][keys_], q_ref[0, queries], ROWS_BY_ROWS)
+            return scores, product(v_ref.at[0, at][keys_], do_ref[0, queries], ROWS_BY_ROWS)
 
         def begin(strip):
-            next_scores[...], next_dp[...] = score(strip, 0)
+            for number in range(blocks.ahead):
+                next_scores[number], next_dp[number] = score(blocks.keys_of(strip), number)
 
-        def run(strip, after, masked):
-            scores, dp, acc = next_scores[...], next_dp[...], dq_sum[...]
-            at = blocks.keys_of(strip)
-            dk_strip, dv_strip, kt_strip = dk_ref.at[0, at], dv_ref.at[0, at], kt_ref.at[0, :, at]
-            for number in range(blocks.tiles):
-                tile = blocks.tile_of(number)
-                following = score(strip, number + 1) if number + 1 < blocks.tiles else score(after, 0)
-                weights = jnp.exp2(scores * scale2 - lse2)
+        def run(strip, strips, after, masked):
+            pieces, at, then = blocks.pieces(strips), blocks.keys_of(strip, strips), blocks.keys_of(after)
+            dk_strips, dv_strips, kt_strips = dk_ref.at[0, at], dv_ref.at[0, at], kt_ref.at[0, :, at]
+            sums = [dq_sum[:, blocks.queries_of(chunk)] for chunk in range(blocks.chunks)]
+            ready = [(next_scores[number], next_dp[number]) for number in range(blocks.ahead)]
+            dk, dv = 0.0, 0.0  # of the tile
+            for number in range(pieces):
+                coming = number + blocks.ahead
+                ready.append(score(at, coming) if coming < pieces else score(then, coming - pieces))
+                (scores, dp), (keys_, queries) = ready.pop(0), blocks.piece(number)
+                chunk = number % blocks.chunks
+                weights = jnp.exp2(scores * scale2 - lse_ref[0, :, queries] * LOG2_E)
                 if masked:
-                    start = strip * blocks.strip + number * blocks.tile
-                    weights = jnp.where(visible(place, start, rows_ref), weights, 0.0)
-                ds = (weights * (dp - taken)).astype(queries.dtype)
-                dv_strip[tile] += product(weights.astype(d_out.dtype), d_out, PLAIN)
-                dk_strip[tile] += product(ds, queries, PLAIN)
-                acc = acc + product(kt_strip[:, tile], ds, PLAIN)
-                scores, dp = following
-            next_scores[...], next_dp[...], dq_sum[...] = scores, dp, acc
+                    start = strip * blocks.strip + keys_.start
+                    weights = jnp.where(visible(place, start, queries, rows_ref), weights, 0.0)
+                ds = (weights * (dp - delta_ref[0, :, queries])).astype(q_ref.dtype)
+                dv += product(weights.astype(do_ref.dtype), do_ref[0, queries], PLAIN)
+                dk += product(ds, q_ref[0, queries], PLAIN)
+                sums[chunk] += product(kt_strips[:, keys_], ds, PLAIN)
+                if chunk == blocks.chunks - 1:
+                    dv_strips[keys_] += dv
+                    dk_strips[keys_] += dk
+                    dk, dv = 0.0, 0.0
+            for number in range(blocks.ahead):
+                next_scores[number], next_dp[number] = ready[number]
+            for chunk in range(blocks.chunks):
+                dq_sum[:, blocks.queries_of(chunk)] = sums[chunk]
 
         for_strips(place, run, begin)
         dq_ref[0] = before_ref[0] + dq_sum[...].T * scale
 
-        @pl.when(step == group * per_head - 1)
+        @pl.when((member == group - 1) & (block == per_head - 1))
         def _():
-            def rescale(strip, _):
-                dk_ref[0, blocks.keys_of(strip)] *= scale
+            dk_ref[...] *= scale
 
-            jax.lax.fori_loop(0, blocks.strips, rescale, None)
-
-    def queries_of(h, i):
-        return h * group + jax.lax.div(i, per_head), jax.lax.rem(i, per_head)
-
-    rows = pl.BlockSpec((1, blocks.queries, size), lambda h, i, *_: (*queries_of(h, i), 0))
-    lanes = pl.BlockSpec(
-        (1, 1, blocks.queries), lambda h, i, *_: (queries_of(h, i)[0], 0, queries_of(h, i)[1])
-    )
+    rows = pl.BlockSpec((1, blocks.queries, size), lambda h, g, i, *_: (h * group + g, i, 0))
+    lanes = pl.BlockSpec((1, 1, blocks.queries), lambda h, g, i, *_: (h * group + g, 0, i))
     entries = (mask.rows.shape[0] * per_head * 8) if spans else 0
     part = lambda *table: table[0][entries] if table else 0  # noqa: E731
-    written = pl.BlockSpec((1, keys, size), lambda h, i, *t: (h, part(*t), 0))
-    of_head = pl.BlockSpec((1, keys, size), lambda h, i, *t: (h, part(*t), 0))
+    written = pl.BlockSpec((1, keys, size), lambda h, g, i, *t: (h, part(*t), 0))
+    of_head = pl.BlockSpec((1, keys, size), lambda h, g, i, *t: (h, part(*t), 0))
     # One buffer: it changes once per key/value head, and a second would be more than fast memory holds.
-    turned = pl.BlockSpec((1, size, keys), lambda h, i, *t: (h, 0, part(*t)), pipeline_mode=pl.Buffered(1))
+    turned = pl.BlockSpec((1, size, keys), lambda h, g, i, *t: (h, 0, part(*t)), pipeline_mode=pl.Buffered(1))
     inputs, prefetch = [q, do, lse, delta, k, kt, v, dq, *(made or ())], []
     in_specs = [rows, rows, lanes, lanes, of_head, turned, of_head, rows]
     in_specs += [pl.BlockSpec(memory_space=pl.ANY)] * len(made or ())
@@ -133,19 +133,21 @@ def backward(
         prefetch = [jnp.append(table, jnp.asarray(segment, jnp.int32))]
         batch = mask.rows.shape[0]
         per_row = heads // batch
-        of_row = lambda h, i, *_: (queries_of(h, i)[0] // per_row, 0, queries_of(h, i)[1])  # noqa: E731
+        of_row = lambda h, g, i, *_: ((h * group + g) // per_row, 0, i)  # noqa: E731
         in_specs.append(pl.BlockSpec((1, 4, blocks.queries), of_row))
         inputs.append(mask.rows - mask.key_start)
-    tall = (blocks.tile, blocks.queries)
+    pieces = (blocks.ahead, blocks.tile, blocks.chunk)
     return pl.pallas_call(
         kernel,
         name="flash_backward",
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(prefetch),
-            grid=(kv_heads, group * per_head),
+            grid=(kv_heads, group, per_head),
             in_specs=in_specs,
             out_specs=[rows, written, written],
-            scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in ((size, blocks.queries), tall, tall)],
+            scratch_shapes=[
+                pltpu.VMEM(shape, jnp.float32) for shape in ((size, blocks.queries), pieces, pieces)
+            ],
         ),
         out_shape=[
             shaped(q.shape, jnp.float32, q),
@@ -154,7 +156,7 @@ def backward(
         ],
         input_output_aliases={len(prefetch) + 7 + i: i for i in range(kept)},
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=vmem_bytes
+            dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=vmem_bytes
         ),
         cost_estimate=pl.CostEstimate(
             flops=10 * heads * length * keys * size // (1 if kind == "full" else 2),

@@ -20,6 +20,7 @@ from . import mask as m
 from .strips import Blocks, Place, for_strips, idle, segment_of, visible
 
 NEVER = -1e30  # finite: a query that sees nothing gets zeros, not NaN
+LEAST = 0.5 * NEVER  # where a running maximum begins, so that exp(NEVER − maximum) is 0 from the first key on
 LOG2_E = 1.4426950408889634
 SUBLANES = 8
 
@@ -79,45 +80,57 @@ def forward(
         segment = segment_of(kind, blocks, block, step, column)
         first = segment * blocks.strips if spans or grid[2] > 1 else None
         place = Place(kind, blocks, block, first, column)
-        queries = q_ref[0]
 
         @pl.when(step == 0)
         def _():
             if before is None:
-                top_ref[...] = jnp.full_like(top_ref, NEVER)
+                top_ref[...] = jnp.full_like(top_ref, LEAST)
                 sum_ref[...] = jnp.zeros_like(sum_ref)
                 acc_ref[...] = jnp.zeros_like(acc_ref)
             else:  # a softmax over one key whose score is the log-sum-exp and whose value is the output
                 lse = before[1][0]
-                top_ref[...] = jnp.maximum(lse * size**0.5, NEVER)
+                top_ref[...] = jnp.maximum(lse * size**0.5, LEAST)
                 first = jax.lax.broadcasted_iota(jnp.int32, sum_ref.shape, 0) == 0
-                sum_ref[...] = jnp.where(first & (lse > 0.5 * NEVER), 1.0, 0.0)
+                sum_ref[...] = jnp.where(first & (lse > LEAST), 1.0, 0.0)
                 acc_ref[...] = before[0][0].T
 
-        def score(strip, number):
-            keys_ = k_ref.at[0, blocks.keys_of(strip)][blocks.tile_of(number)]
-            return product(keys_, queries, ROWS_BY_ROWS)
+        def score(at, number):
+            keys_, queries = blocks.piece(number)
+            return product(k_ref.at[0, at][keys_], q_ref[0, queries], ROWS_BY_ROWS)
 
         def begin(strip):
-            next_ref[...] = score(strip, 0)
+            for number in range(blocks.ahead):
+                next_ref[number] = score(blocks.keys_of(strip), number)
 
-        def run(strip, after, masked):
-            scores, top, total, acc = next_ref[...], top_ref[...], sum_ref[...], acc_ref[...]
-            for number in range(blocks.tiles):
-                following = score(strip, number + 1) if number + 1 < blocks.tiles else score(after, 0)
+        def run(strip, strips, after, masked):
+            pieces, at, then = blocks.pieces(strips), blocks.keys_of(strip, strips), blocks.keys_of(after)
+            # The softmax's state of each chunk of queries.
+            tops, totals, accs = (
+                [ref[:, blocks.queries_of(chunk)] for chunk in range(blocks.chunks)]
+                for ref in (top_ref, sum_ref, acc_ref)
+            )
+            ready = [next_ref[number] for number in range(blocks.ahead)]
+            for number in range(pieces):
+                coming = number + blocks.ahead
+                ready.append(score(at, coming) if coming < pieces else score(then, coming - pieces))
+                scores, (keys_, queries) = ready.pop(0), blocks.piece(number)
+                chunk = number % blocks.chunks
+                top = tops[chunk]
                 if masked:
-                    start = segment * blocks.segment + strip * blocks.strip + number * blocks.tile
-                    scores = jnp.where(visible(place, start, rows_ref), scores, NEVER)
+                    start = segment * blocks.segment + strip * blocks.strip + keys_.start
+                    scores = jnp.where(visible(place, start, queries, rows_ref), scores, NEVER)
                 higher = jnp.maximum(top, scores.max(0, keepdims=True))
                 weights = jnp.exp2((scores - higher) * scale2)
-                if masked:  # where a query has seen nothing yet, NEVER − NEVER is 0
-                    weights = jnp.where(scores > 0.5 * NEVER, weights, 0.0)
                 shrink = jnp.exp2((top - higher) * scale2)
-                total = total * shrink + weights.reshape(-1, SUBLANES, blocks.queries).sum(0)
-                values = vt_ref.at[0, :, blocks.keys_of(strip)][:, blocks.tile_of(number)]
-                acc = acc * shrink + product(values, weights.astype(values.dtype), PLAIN)
-                scores, top = following, higher
-            next_ref[...], top_ref[...], sum_ref[...], acc_ref[...] = scores, top, total, acc
+                totals[chunk] = totals[chunk] * shrink + weights.reshape(-1, SUBLANES, blocks.chunk).sum(0)
+                values = vt_ref.at[0, :, at][:, keys_]
+                accs[chunk] = accs[chunk] * shrink + product(values, weights.astype(values.dtype), PLAIN)
+                tops[chunk] = higher
+            for number in range(blocks.ahead):
+                next_ref[number] = ready[number]
+            for chunk in range(blocks.chunks):
+                for ref, state in ((top_ref, tops), (sum_ref, totals), (acc_ref, accs)):
+                    ref[:, blocks.queries_of(chunk)] = state[chunk]
 
         work = functools.partial(for_strips, place, run, begin)
         if grid[2] == 1:
@@ -171,7 +184,7 @@ def forward(
                 pltpu.VMEM((1, blocks.queries), jnp.float32),
                 pltpu.VMEM((SUBLANES, blocks.queries), jnp.float32),
                 pltpu.VMEM((size, blocks.queries), jnp.float32),
-                pltpu.VMEM((blocks.tile, blocks.queries), jnp.float32),
+                pltpu.VMEM((blocks.ahead, blocks.tile, blocks.chunk), jnp.float32),
             ],
         ),
         out_shape=[

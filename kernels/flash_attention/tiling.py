@@ -1,39 +1,57 @@
-"""Which block sizes the kernels use: the best on a v5p by `benchmarks/kernel_cycles.py --sweep`, on any chip so far."""
+"""Which block sizes the kernels use: blocks.json, per chip, from `benchmarks/kernel_cycles.py --sweep`.
+
+What a pass holds in fast memory stays under VMEM_BYTES: a kernel that reserves more leaves the compiler no room for the
+arrays that it wants to keep there.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
+
+from jax.experimental.pallas import tpu as pltpu
+
 from .strips import Blocks
 
-# Largest sizes; `fitted` shrinks them to a row. What a pass holds in fast memory stays under VMEM_BYTES: a kernel that
-# reserves more leaves the compiler no room for the arrays that it wants to keep there.
-FORWARD = Blocks(queries=1024, tile=128, strip=1024, segment=8192)
-FORWARD_FULL = Blocks(queries=1024, tile=128, strip=4096, segment=8192)  # every key seen: nothing to skip
-BACKWARD = Blocks(queries=2048, tile=128, strip=1024, segment=4096)
 VMEM_BYTES = 32 << 20
 LANES = 128
+TABLE = {
+    chip: {way: Blocks(**sizes) for way, sizes in ways.items()}
+    for chip, ways in json.loads(Path(__file__).with_name("blocks.json").read_text()).items()
+}
 
 
-def forward_blocks(kind: str) -> Blocks:
-    """The largest sizes for a mask of this kind."""
-    return FORWARD_FULL if kind == "full" else FORWARD
+def largest(way: str) -> Blocks:
+    """The largest sizes for "forward" or "backward", on the chip that is compiled for: a v6e's where the matrix units
+    are 256 wide, a v5p's on all others."""
+    try:
+        wide = pltpu.get_tpu_info().mxu_column_size == 256
+    except ValueError:  # not a TPU: traced for its own sake, or interpreted
+        wide = False
+    return TABLE["v6e" if wide else "v5p"][way]
 
 
-def fitted(blocks: Blocks, queries: int, keys: int, item_bytes: int = 2) -> Blocks:
+def fitted(blocks: Blocks, queries: int, keys: int, item_bytes: int = 2, exact: bool = False) -> Blocks:
     """These sizes, shrunk where there are fewer queries or keys, so that padding stays below a block or a strip.
 
     A quarter of them for float32 operands (`item_bytes` 4): each of their products is six, and all parts of a pass are
-    held at once.
+    held at once. exact: a segment is whole stretches, for a mask under which every query sees all keys.
 
-    >>> fitted(FORWARD, 300, 9000)
-    Blocks(queries=512, tile=128, strip=1024, segment=5120)
+    >>> fitted(TABLE["v5p"]["forward"], 300, 9000)
+    Blocks(queries=512, chunk=256, tile=128, strip=1024, stretch=4096, segment=5120, ahead=5)
     """
-    if item_bytes == 4:
-        quarter = lambda size: min(size, max(LANES, size // 4))  # noqa: E731
-        blocks = Blocks(quarter(blocks.queries), quarter(blocks.tile), quarter(blocks.strip), blocks.segment)
-    strip = min(blocks.strip, _power(keys))
+    share = 4 if item_bytes == 4 else 1
+    part = lambda size: min(size, max(LANES, size // share))  # noqa: E731
+    rows = min(part(blocks.queries), _power(queries))
+    strip = min(part(blocks.strip), _power(keys))
     segments = -(-keys // blocks.segment)
     segment = -(-keys // (segments * strip)) * strip
-    return Blocks(min(blocks.queries, _power(queries)), min(blocks.tile, strip), strip, segment)
+    reach = min(max(part(blocks.stretch) // strip, 1), segment // strip)
+    reach = math.gcd(reach, segment // strip) if exact else 1 << (reach.bit_length() - 1)
+    chunk, tile = min(blocks.chunk, rows), min(part(blocks.tile), strip)
+    ahead = min(blocks.ahead, strip // tile * (rows // chunk))
+    return Blocks(rows, chunk, tile, strip, reach * strip, segment, ahead)
 
 
 def _power(length: int) -> int:

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from . import backward as backward_kernel
 from . import forward as forward_kernel
 from . import mask as m
+from . import tiling
 from .strips import Blocks
-from .tiling import BACKWARD, VMEM_BYTES, fitted, forward_blocks
 
 # Segments of keys that are calls one after the other, which is what a ring's schedules were read with; more are a loop.
 UNROLLED = 8
@@ -28,7 +28,9 @@ def forward(q, k, v, mask, carry=None, *, largest: Blocks | None = None, interpr
     largest: the largest block sizes; None: the table's. interpret: run on any backend, slowly, for tests.
     """
     length, keys = q.shape[2], k.shape[2]
-    blocks = fitted(largest or forward_blocks(mask.kind), length, keys, q.dtype.itemsize)
+    blocks = tiling.fitted(
+        largest or tiling.largest("forward"), length, keys, q.dtype.itemsize, exact=mask.kind == "full"
+    )
     mask = _padded(mask, q.shape[0], length, keys, blocks)
     if carry is not None:
         out, lse = (_pad(x, blocks.queries) for x in carry)
@@ -37,17 +39,19 @@ def forward(q, k, v, mask, carry=None, *, largest: Blocks | None = None, interpr
     out, lse = forward_kernel.forward(
         *(_flat(_pad(q, blocks.queries)), k, v.swapaxes(1, 2), mask, blocks, carry),
         interpret=interpret,
-        vmem_bytes=VMEM_BYTES,
+        vmem_bytes=tiling.VMEM_BYTES,
     )
     return _unflat(out, q), _unflat(lse[:, 0], q)
 
 
 def backward(
-    q, k, v, mask, lse, delta, d_out, dq_before, *, largest: Blocks = BACKWARD, interpret: bool = False
+    q, k, v, mask, lse, delta, d_out, dq_before, *, largest: Blocks | None = None, interpret: bool = False
 ):
     """(dq [B, H, T, E], dk and dv [B, K, S, E], float32); see `Kernels.backward` of ring_attention."""
     length, keys = q.shape[2], k.shape[2]
-    blocks = fitted(largest, length, keys, q.dtype.itemsize)
+    blocks = tiling.fitted(
+        largest or tiling.largest("backward"), length, keys, q.dtype.itemsize, exact=mask.kind == "full"
+    )
     lse, delta = (_lanes(_pad(x, blocks.queries)) for x in (lse, delta))
     queries, d_out = (_flat(_pad(x, blocks.queries)) for x in (q, d_out))
     k_flat, v_flat = (_flat(_pad(x, blocks.segment)) for x in (k, v))
@@ -64,7 +68,7 @@ def backward(
         dq, *made = backward_kernel.backward(
             *(queries, d_out, lse, delta, k_flat, k_turned, v_flat, dq, made, number, here, blocks),
             interpret=interpret,
-            vmem_bytes=VMEM_BYTES,
+            vmem_bytes=tiling.VMEM_BYTES,
         )
         return dq, tuple(made)
 

@@ -2,6 +2,7 @@
 log-sum-exp and all gradients, for every kind of mask; tolerances are those of attention_cases.py."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from mirothinker_kernels.flash_attention import blockwise, tpu
 from mirothinker_kernels.flash_attention import mask as m
 from mirothinker_kernels.flash_attention.reference import visible
 from mirothinker_kernels.flash_attention.strips import Blocks
-from mirothinker_kernels.flash_attention.tiling import BACKWARD, FORWARD, fitted
+from mirothinker_kernels.flash_attention.tiling import TABLE, fitted
 from mirothinker_kernels.ring_attention.ring import Kernels
 
 from mirothinker_jax.data.packing import pack_pairs
@@ -23,8 +24,9 @@ def kernels(module, **options):
     return Kernels(*(functools.partial(f, **options) for f in (module.forward, module.backward)))
 
 
-FINE = kernels(tpu, largest=Blocks(queries=128, tile=32, strip=64, segment=128), interpret=True)
-COARSE = kernels(tpu, largest=Blocks(queries=256, tile=64, strip=128, segment=256), interpret=True)
+# Fine: several segments, stretches of several strips, more pieces ahead than a tile has. Coarse: one of each.
+FINE = kernels(tpu, largest=Blocks(128, 64, 16, 32, stretch=64, segment=128, ahead=3), interpret=True)
+COARSE = kernels(tpu, largest=Blocks(256, 256, 64, 128, stretch=128, segment=256, ahead=1), interpret=True)
 CHUNKS, ONE_CHUNK, LOOPS = (
     kernels(blockwise, chunk=n) for n in (64, 256, 3)
 )  # a chunk of 3: bands of 3 chunks
@@ -165,7 +167,10 @@ def test_strips_are_skipped_and_masked_where_they_must_be():
 
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (128, 128), (300, 9000), (5000, 262_144)])
 def test_block_sizes_fit_the_row(queries, keys):
-    for largest in (FORWARD, BACKWARD):
-        b = fitted(largest, queries, keys)
+    for largest, size, exact in itertools.product(
+        (blocks for ways in TABLE.values() for blocks in ways.values()), (2, 4), (False, True)
+    ):
+        b = fitted(largest, queries, keys, size, exact)
+        assert not exact or b.segment % b.stretch == 0
         assert b.queries <= max(128, 2 * queries) and b.segment <= largest.segment
         assert -keys % b.segment < b.strip * -(-keys // largest.segment)

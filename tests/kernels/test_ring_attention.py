@@ -31,7 +31,7 @@ from mirothinker_jax.parallel.context import zigzag
 DEVICES, CHUNK = 8, 13
 LENGTH = 2 * DEVICES * CHUNK
 XLA = Kernels(blockwise.forward, blockwise.backward)
-BLOCKS = Blocks(queries=128, tile=32, strip=64, segment=128)
+BLOCKS = Blocks(queries=128, chunk=128, tile=32, strip=32, stretch=64, segment=128, ahead=1)
 TPU = Kernels(*(functools.partial(f, largest=BLOCKS, interpret=True) for f in (tpu.forward, tpu.backward)))
 STRATEGIES = [Strategy(keys, exchange) for keys in (RING, GATHER) for exchange in (1, 2, 4, 8)]
 

@@ -69,3 +69,22 @@ def test_a_million_tokens_fit(tmp_path):
         *("--config.sft.training.row_tokens=1048576", "--config.data.shards=1"),
     )
     assert figures["peak_gib_per_device"] <= 24
+
+
+SLICES = {
+    "8b": ("v5p:4x4x4", ()),
+    "30b": ("v5p:4x4x4", ()),
+    "72b": ("v5p:2x4x4", ("--config.mesh.context=32", "--config.{stage}.training.micro_rows=1")),
+}
+
+
+# The two of 8B that are not here are above.
+@pytest.mark.parametrize(
+    ("size", "stage"),
+    [("8b", "dpo"), *((size, stage) for size in ("30b", "72b") for stage in ("sft", "dpo", "grpo"))],
+)
+def test_every_stage_of_every_size_fits(tmp_path, size, stage):
+    topology, sizes = SLICES[size]
+    config = f"configs/mirothinker_v1_{size}/{stage}.py"
+    sizes = [s.format(stage=stage) for s in sizes]
+    assert plan(tmp_path, "--config", config, "--topology", topology, *sizes)["fits"]

@@ -1,0 +1,116 @@
+"""A kernel's cycles by the cycle simulator in the TPU's compiler: compiled ahead of time for one chip, in a process of
+its own, and read from the profile that the compiler dumps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# bfloat16 flops per cycle of a whole chip, and what to compile for.
+CHIPS = {"v5p": (262_144, "v5p:2x2x1", "v5p-8"), "v6e": (524_288, "v6e:2x2", "v6e-8")}
+SIZE = 128
+SECONDS = 300  # that a compilation may take
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One pass of one system's attention: what to compile, and for which chip."""
+
+    chip: str
+    way: str  # forward, backward
+    mask: str  # full, causal
+    length: int
+    heads: int  # of queries
+    system: str = "ours"
+    sizes: tuple[tuple[str, int], ...] = ()  # of blocks, by name
+
+    @property
+    def useful_flops(self) -> float:
+        """What is computed again does not count."""
+        whole = (4 if self.way == "forward" else 10) * self.length**2 * SIZE * self.heads
+        return whole / 2 if self.mask == "causal" else whole
+
+    def utilisation(self, cycles: float) -> float:
+        """Of the whole chip's peak."""
+        return self.useful_flops / cycles / CHIPS[self.chip][0]
+
+
+class DidNotCompile(Exception):
+    """With the case, and the last line of what the compiler said."""
+
+
+def cycles_of(case: Case) -> int:
+    """Of all the case's kernels: of a peer's backward pass, all but the first, which is its forward one."""
+    names = json.loads(_child(case, "").splitlines()[-1])
+    if case.way == "backward" and case.system != "ours":
+        names = [name for name in names if "fwd" not in name]
+    return sum(_cycles(case, name) for name in names)
+
+
+def _cycles(case: Case, name: str) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        _child(case, f"--xla_jf_dump_static_llo_profile_to={folder} --xla_jf_dump_only_matching_hlo={name}")
+        profiles = [path.read_text() for path in Path(folder).glob("*_static_llo_profile.textproto")]
+    found = [int(n) for text in profiles for n in re.findall(r"estimated_cycles: (\d+)", text)]
+    if not found:
+        raise DidNotCompile(f"{case}: the compiler dumped no profile of {name}")
+    return found[0]
+
+
+def _child(case: Case, flags: str) -> str:
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": CHIPS[case.chip][2],
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # or two processes collide on its lock file
+        "LIBTPU_INIT_ARGS": flags,
+    }
+    command = [sys.executable, __file__, json.dumps(dataclasses.asdict(case))]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise DidNotCompile(f"{case}: not done after {SECONDS} s") from None
+    if done.returncode:
+        last = [line for line in done.stderr.splitlines() if line.strip() and "JAX" not in line][-1:]
+        raise DidNotCompile(f"{case}: {''.join(last)}")
+    return done.stdout
+
+
+def compile_case(case: Case) -> None:
+    """In the child: compiles, and prints the names of the kernels."""
+    import jax
+    from jax.experimental import topologies
+    from jax.experimental.pallas import tpu
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+    from systems import SYSTEMS
+
+    chip = topologies.get_topology_desc(CHIPS[case.chip][1], "tpu").devices[:1]
+    mesh = Mesh(chip, ("chip",))
+    whole = NamedSharding(mesh, PartitionSpec())
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        function, shapes = SYSTEMS[case.system](
+            case.way, case.mask, case.length, case.heads, dict(case.sizes)
+        )
+        shapes = [jax.ShapeDtypeStruct(shape, dtype, sharding=whole) for shape, dtype in shapes]
+        # In HBM, where a training step's operands are: of so small a program they would be kept in fast memory.
+        lowered = jax.jit(
+            lambda *a: function(*(tpu.with_memory_space_constraint(x, tpu.HBM) for x in a))
+        ).lower(*shapes)
+    text = lowered.compile().as_text() or ""
+    names = re.findall(r"%(\S+) = [^\n]* custom-call\([^\n]*tpu_custom_call", text)
+    sys.stdout.write(json.dumps(sorted(set(names))) + "\n")
+
+
+if __name__ == "__main__":
+    fields = json.loads(sys.argv[1])
+    compile_case(Case(**{**fields, "sizes": tuple((name, size) for name, size in fields["sizes"])}))

@@ -1,0 +1,108 @@
+"""The attention kernels whose cycles are read: ours, jax's splash attention and tokamax's, each (function, shapes).
+
+All get bfloat16 [heads, tokens, 128]. The peers' kernels under a full mask are built without tables, which they take
+for "run every block, mask none"; their tables for other masks read as zeros in the simulator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+SIZE = 128
+# Keys and values of so many heads.
+KV_HEADS = 2
+
+
+def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) -> tuple[Any, list]:
+    """sizes: of strips.Blocks; those that are not there, the table's."""
+    from mirothinker_kernels.flash_attention import (  # pyright: ignore[reportMissingImports]
+        backward,
+        forward,
+        strips,
+        tiling,
+    )
+    from mirothinker_kernels.flash_attention import (
+        mask as masks,
+    )
+
+    blocks = strips.Blocks(**{**vars(tiling.largest(way)), **sizes})
+    # One segment: what a call of the kernel takes. The mask needs no table.
+    blocks = strips.Blocks(**{**vars(blocks), "segment": max(length, blocks.strip)})
+    blocks = tiling.fitted(blocks, length, length, exact=mask == "full")
+    kind = masks.Mask(mask)
+    half, single = jnp.bfloat16, jnp.float32
+    rows, keys = ((n, length, SIZE) for n in (heads, KV_HEADS))
+    turned, lanes = (KV_HEADS, SIZE, length), (heads, 1, length)
+    if way == "forward":
+        return (
+            lambda *a: forward.forward(*a, kind, blocks, vmem_bytes=tiling.VMEM_BYTES),
+            [(rows, half), (keys, half), (turned, half)],
+        )
+    shapes = [(rows, half), (rows, half), (lanes, single), (lanes, single), (keys, half), (turned, half)]
+    return (
+        lambda *a: backward.backward(*a, None, 0, kind, blocks, vmem_bytes=tiling.VMEM_BYTES),
+        [*shapes, (keys, half), (rows, single)],
+    )
+
+
+def splash(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) -> tuple[Any, list]:
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as info
+
+    assert mask == "full", mask
+    none = info.MaskInfo(None, None, None, None, None)
+    q, kv, compute = sizes["queries"], sizes["keys"], sizes["compute"]
+    attention = kernel.SplashAttentionKernel(
+        none,
+        none,
+        none,
+        is_mqa=False,
+        block_sizes=kernel.BlockSizes(q, kv, compute, q, kv, compute, q, kv),
+        save_residuals=False,
+        mask_value=kernel.DEFAULT_MASK_VALUE,
+        attn_logits_soft_cap=None,
+        residual_checkpoint_name=None,
+        mask_function=None,
+        interpret=False,
+    )
+    return _of_peer(attention, way, length, heads)
+
+
+def tokamax(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) -> tuple[Any, list]:
+    import tokamax._src.ops.experimental.tpu.splash_attention.base as base  # pyright: ignore[reportMissingImports]
+    import tokamax._src.ops.experimental.tpu.splash_attention.splash_attention_kernel as kernel  # pyright: ignore[reportMissingImports]
+    import tokamax._src.ops.experimental.tpu.splash_attention.splash_attention_mask_info as info  # pyright: ignore[reportMissingImports]
+
+    assert mask == "full", mask
+    none = info.MaskInfo(None, None, None, None, None, None, None)
+    q, kv, compute = sizes["queries"], sizes["keys"], sizes["compute"]
+    attention = kernel.SplashAttentionKernel(
+        none,
+        none,
+        # Of exponentials of base 2, its default, the simulator does not take the program (libtpu 0.0.42 and 0.0.50).
+        config=kernel.SplashConfig(q, kv, compute, q, kv, compute, use_base2_exp=way == "backward"),
+        is_mqa=False,
+        save_residuals=False,
+        mask_value=base.DEFAULT_MASK_VALUE,
+        mask_function=None,
+        fwd_mask_sparsity=1.0,
+        dkv_mask_sparsity=1.0,
+    )
+    return _of_peer(attention, way, length, heads)
+
+
+def _of_peer(attention: Any, way: str, length: int, heads: int) -> tuple[Any, list]:
+    shapes = [((n, length, SIZE), jnp.bfloat16) for n in (heads, KV_HEADS, KV_HEADS)]
+    if way == "forward":
+        return lambda q, k, v: attention(q, k, v), shapes
+
+    def backward(q, k, v, d_out):
+        return jax.vjp(lambda *a: attention(*a), q, k, v)[1](d_out)
+
+    return backward, [*shapes, shapes[0]]
+
+
+SYSTEMS = {"ours": ours, "splash": splash, "tokamax": tokamax}
