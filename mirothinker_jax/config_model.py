@@ -113,7 +113,7 @@ class ModelConfig:
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
     init_from: str = ""  # run folder, or stage folder, whose newest checkpoint holds the first parameters
-    param_dtype: str = "float32"  # of the stored parameters: float32 or bfloat16
+    param_dtype: str = "float32"  # of the stored parameters: float32, or bfloat16 with stochastic rounding
     compute_dtype: str = "float32"  # of matrix products and activations: float32 or bfloat16
     # Recomputed in the backward pass: nothing (none), everything (full), all but attention's results (attention; with
     # offload they wait in the host's memory), or all but matrix products and attention (dots).

@@ -10,10 +10,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas import tpu
 
 SIZE = 128
 # Keys and values of so many heads.
 KV_HEADS = 2
+
+
+def _in_hbm(arrays: Any) -> list[jax.Array]:
+    """Where a training step's are: the compiler would keep the operands of so small a program in fast memory."""
+    return [tpu.with_memory_space_constraint(x, tpu.HBM) for x in arrays]
 
 
 def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) -> tuple[Any, list]:
@@ -24,7 +30,7 @@ def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) ->
         strips,
         tiling,
     )
-    from mirothinker_kernels.flash_attention import (
+    from mirothinker_kernels.flash_attention import (  # pyright: ignore[reportMissingImports]
         mask as masks,
     )
 
@@ -38,12 +44,12 @@ def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) ->
     turned, lanes = (KV_HEADS, SIZE, length), (heads, 1, length)
     if way == "forward":
         return (
-            lambda *a: forward.forward(*a, kind, blocks, vmem_bytes=tiling.VMEM_BYTES),
+            lambda *a: forward.forward(*_in_hbm(a), kind, blocks, vmem_bytes=tiling.VMEM_BYTES),
             [(rows, half), (keys, half), (turned, half)],
         )
     shapes = [(rows, half), (rows, half), (lanes, single), (lanes, single), (keys, half), (turned, half)]
     return (
-        lambda *a: backward.backward(*a, None, 0, kind, blocks, vmem_bytes=tiling.VMEM_BYTES),
+        lambda *a: backward.backward(*_in_hbm(a), None, 0, kind, blocks, vmem_bytes=tiling.VMEM_BYTES),
         [*shapes, (keys, half), (rows, single)],
     )
 
@@ -97,10 +103,10 @@ def tokamax(way: str, mask: str, length: int, heads: int, sizes: dict[str, int])
 def _of_peer(attention: Any, way: str, length: int, heads: int) -> tuple[Any, list]:
     shapes = [((n, length, SIZE), jnp.bfloat16) for n in (heads, KV_HEADS, KV_HEADS)]
     if way == "forward":
-        return lambda q, k, v: attention(q, k, v), shapes
+        return attention, shapes
 
     def backward(q, k, v, d_out):
-        return jax.vjp(lambda *a: attention(*a), q, k, v)[1](d_out)
+        return jax.vjp(attention, q, k, v)[1](d_out)
 
     return backward, [*shapes, shapes[0]]
 

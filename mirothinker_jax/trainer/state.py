@@ -16,6 +16,7 @@ import optax
 from mirothinker_jax.models.qwen import Params, split
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.sharding import placed, replicated
+from mirothinker_jax.trainer.rounding import exact
 
 
 @jax.tree_util.register_dataclass
@@ -27,13 +28,20 @@ class TrainState:
     opt_state: Any
 
 
+def _moments(model: ModelSpec, optimizer: optax.GradientTransformation) -> Any:
+    """Shapes of the optimizer's state, which is float32 whatever the parameters are."""
+    return jax.eval_shape(
+        lambda params: optimizer.init(exact(params)), split(model.config, model.abstract)[0]
+    )
+
+
 def state_shardings(model: ModelSpec, optimizer: optax.GradientTransformation) -> TrainState:
     """The sharding of every leaf: optimizer moments, of trained parameters only, lie where their parameter lies."""
     whole = replicated(model.mesh)
     moments = optax.tree_utils.tree_map_params(
         optimizer,
         lambda _, sharding: sharding,
-        jax.eval_shape(optimizer.init, split(model.config, model.abstract)[0]),
+        _moments(model, optimizer),
         split(model.config, model.shardings)[0],
         transform_non_params=lambda _: whole,
     )
@@ -43,8 +51,7 @@ def state_shardings(model: ModelSpec, optimizer: optax.GradientTransformation) -
 def abstract_state(model: ModelSpec, optimizer: optax.GradientTransformation) -> TrainState:
     """Shape, dtype and sharding of every leaf: what a checkpoint is restored into."""
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
-    moments = jax.eval_shape(optimizer.init, split(model.config, model.abstract)[0])
-    state = TrainState(scalar, scalar, model.abstract, moments)
+    state = TrainState(scalar, scalar, model.abstract, _moments(model, optimizer))
     return placed(state, state_shardings(model, optimizer))
 
 
@@ -53,7 +60,7 @@ def init_state(model: ModelSpec, optimizer: optax.GradientTransformation, params
 
     def make(params):
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(zero, zero, params, optimizer.init(split(model.config, params)[0]))
+        return TrainState(zero, zero, params, optimizer.init(exact(split(model.config, params)[0])))
 
     out = state_shardings(model, optimizer)
     with jax.set_mesh(model.mesh):

@@ -15,9 +15,11 @@ from mirothinker_jax.models.qwen import Params, combine, merge, split
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.attend import make_attend
 from mirothinker_jax.parallel.sharding import batch_sharding, replicated
+from mirothinker_jax.trainer.rounding import exact, rounded
 from mirothinker_jax.trainer.state import TrainState, state_shardings
 from mirothinker_jax.types import Array, Batch, LossOutput, Objective
 
+ROUNDING_SEED = 0x0B16
 Step = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
 
 
@@ -86,6 +88,8 @@ def make_step(model: ModelSpec, objective: Objective, optimizer: optax.GradientT
     and shards cannot change the update. Where the loss or the gradient is not finite, and where there is no
     gradient at all (every group of a GRPO step earned equal rewards), the parameters and the optimizer stay as
     they were, and `skipped` counts it: momentum and weight decay alone are no training.
+
+    The optimizer works in float32; bfloat16 parameters take its result with stochastic rounding.
     """
     gradient = make_gradient(model, objective)
 
@@ -93,11 +97,14 @@ def make_step(model: ModelSpec, objective: Objective, optimizer: optax.GradientT
         (total, weight, metrics), gradients = gradient(state.params, batch, count)
         share = 1.0 / jnp.where(weight > 0, weight, 1.0)
         trained, frozen = split(model.config, state.params)
-        gradients = jax.tree.map(lambda g, p: (g * share).astype(p.dtype), gradients, trained)
+        gradients = jax.tree.map(lambda g: g.astype(jnp.float32) * share, gradients)
         loss, norm = total * share, optax.tree.norm(gradients)
         usable = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm > 0)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
-        updated = optax.apply_updates(trained, updates)
+        whole = exact(trained)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, whole)
+        # Its own stream of noise for each step, the same after a restart.
+        key = jax.random.fold_in(jax.random.key(ROUNDING_SEED), state.step)
+        updated = rounded(optax.apply_updates(whole, updates), trained, key)
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(usable, a, b), new, old)  # noqa: E731
         new = TrainState(
             step=state.step + 1,

@@ -29,10 +29,10 @@ def host(tree):
 
 
 class Stepper:
-    def __init__(self, model, objective=sft):
+    def __init__(self, model, objective=sft, optimizer=OPTIMIZER, params=None):
         self.model = model
-        self.state = init_state(model, OPTIMIZER, tiny.params(model.config))
-        self._step = make_step(model, objective, OPTIMIZER)
+        self.state = init_state(model, optimizer, params or tiny.params(model.config))
+        self._step = make_step(model, objective, optimizer)
 
     def __call__(self, batch):
         """Figures of one step on numpy rows, two at a time."""
@@ -108,6 +108,27 @@ def test_bfloat16_compute_with_float32_masters_trains():
     assert {x.dtype for x in jax.tree.leaves(stepper.state.params)} == {jnp.dtype("float32")}
     moments = [x for x in jax.tree.leaves(stepper.state.opt_state) if x.ndim]
     assert {x.dtype for x in moments} == {jnp.dtype("float32")}
+
+
+def test_bfloat16_parameters_move_as_float32_ones_do():
+    """By updates of a hundredth of their distances: rounded to the nearest, none of them would move at all."""
+    slow = make_optimizer(dataclasses.replace(TRAINING.optimizer, learning_rate=2e-6, weight_decay=0.0), 10)
+    start = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), host(tiny.params(tiny.QWEN3)))
+    moved = {}
+    for dtype in ("float32", "bfloat16"):
+        model = ModelSpec.build(dataclasses.replace(tiny.QWEN3, param_dtype=dtype), tiny.VOCAB, tiny.mesh())
+        params = jax.tree.map(lambda x, to=dtype: jnp.asarray(x, to), start)
+        stepper = Stepper(model, optimizer=slow, params=params)
+        for _ in range(10):
+            stepper(batch_of(0))
+        assert {str(x.dtype) for x in jax.tree.leaves(stepper.state.params)} == {dtype}
+        assert {str(x.dtype) for x in jax.tree.leaves(stepper.state.opt_state) if x.ndim} == {"float32"}
+        ends = jax.tree.leaves(host(stepper.state.params))
+        moved[dtype] = np.concatenate(
+            [(e.astype(np.float32) - b).ravel() for e, b in zip(ends, jax.tree.leaves(start), strict=True)]
+        )
+    along = moved["bfloat16"] @ moved["float32"] / (moved["float32"] @ moved["float32"])
+    assert 0.7 < along < 1.3
 
 
 @pytest.mark.parametrize("shared", [False, True])
