@@ -1,0 +1,75 @@
+"""A Pallas TPU kernel for the gradients of experts' weights: for each expert Σ xᵀ g over the tokens that it had.
+
+Places are sorted by expert in whole tiles (layout.py), so a step takes one tile, and what it adds to stays in fast
+memory while the tiles of one expert pass by.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from ..flash_attention.forward import product, shaped
+from .layout import Layout
+
+BLOCK = 1024  # the largest part of a dimension that a step takes: two of them keep a v5p's two cores busy
+BY_ROWS = (((0,), (0,)), ((), ()))  # aᵀ b
+
+
+def outer_sums(x: jax.Array, g: jax.Array, layout: Layout, *, interpret: bool = False) -> jax.Array:
+    """[X, D, F] in x's dtype, summed in float32. x: [P, D], g: [P, F], in the order of the layout's places."""
+    places, tiles = x.shape[0], layout.expert.shape[0]
+    rows, wide, narrow = places // tiles, x.shape[1], g.shape[1]
+    across, down = _block(wide), _block(narrow)
+
+    def kernel(expert, used, x_ref, g_ref, out_ref, sum_ref):
+        tile = pl.program_id(2)
+        here = expert[tile]
+        before, after = expert[jnp.maximum(tile - 1, 0)], expert[jnp.minimum(tile + 1, tiles - 1)]
+
+        @pl.when((tile == 0) | (before != here))
+        def _():
+            sum_ref[...] = jnp.zeros_like(sum_ref)
+
+        @pl.when(tile < used[0])
+        def _():
+            sum_ref[...] += product(x_ref[...], g_ref[...], BY_ROWS)
+
+        @pl.when((tile == tiles - 1) | (after != here))
+        def _():
+            out_ref[0] = sum_ref[...].astype(out_ref.dtype)
+
+    # Tiles beyond those in use are padding: the last one in use is there already, and is not loaded again.
+    at = lambda tile, used: jnp.clip(tile, 0, jnp.maximum(used[0] - 1, 0))  # noqa: E731
+    sums = pl.pallas_call(
+        kernel,
+        name="grouped_outer",
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,
+            grid=(wide // across, narrow // down, tiles),
+            in_specs=[
+                pl.BlockSpec((rows, across), lambda i, j, t, expert, used: (at(t, used), i)),
+                pl.BlockSpec((rows, down), lambda i, j, t, expert, used: (at(t, used), j)),
+            ],
+            out_specs=pl.BlockSpec((1, across, down), lambda i, j, t, expert, used: (expert[t], i, j)),
+            scratch_shapes=[pltpu.VMEM((across, down), jnp.float32)],
+        ),
+        out_shape=shaped((layout.sizes.shape[0], wide, narrow), x.dtype, x),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * places * wide * narrow,
+            bytes_accessed=(x.size * (narrow // down) + g.size * (wide // across)) * x.dtype.itemsize,
+            transcendentals=0,
+        ),
+        interpret=interpret,
+    )(layout.expert, layout.tiles[None], x, g)
+    # An expert without a token has no tile, and nothing was written for it.
+    return jnp.where(layout.sizes[:, None, None] > 0, sums, 0)
+
+
+def _block(size: int) -> int:
+    """The largest part of whole lanes that divides it, up to BLOCK; all of it where there is none."""
+    parts = [n for n in range(128, BLOCK + 1, 128) if size % n == 0]
+    return size if size <= BLOCK or not parts else parts[-1]
