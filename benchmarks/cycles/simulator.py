@@ -53,6 +53,8 @@ def cycles_of(case: Case) -> int:
     names = json.loads(_child(case, "").splitlines()[-1])
     if case.way == "backward" and case.system != "ours":
         names = [name for name in names if "fwd" not in name]
+    if not names or (case.system == "ours" and len(names) > 1):
+        raise DidNotCompile(f"{case}: {len(names)} kernels in the compiled program")
     return sum(_cycles(case, name) for name in names)
 
 

@@ -18,7 +18,8 @@ KV_HEADS = 2
 
 
 def _in_hbm(arrays: Any) -> list[jax.Array]:
-    """Where a training step's are: the compiler would keep the operands of so small a program in fast memory."""
+    """Where a training step's are: the compiler would keep the operands of so small a program in fast memory. From the
+    peers' only their large reservation keeps it (simulator.VMEM_KIB): they cannot be differentiated through this."""
     return [tpu.with_memory_space_constraint(x, tpu.HBM) for x in arrays]
 
 

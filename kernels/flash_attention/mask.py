@@ -2,7 +2,7 @@
 
 A mask is causal or full without any table, since visibility then follows from the grid's own indices, or it is given
 by spans: four numbers per query, of which a few per block are made, so that strips without a visible key are neither
-loaded nor computed, and strips that every query sees whole are computed without masking.
+loaded nor computed, and where a whole stretch of strips is seen by every query, it is computed without masking.
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ def fitted(blocks: Blocks, queries: int, keys: int, item_bytes: int = 2, exact: 
     segments = -(-keys // blocks.segment)
     segment = -(-keys // (segments * strip)) * strip
     reach = min(max(part(blocks.stretch) // strip, 1), segment // strip)
-    reach = math.gcd(reach, segment // strip) if exact else 1 << (reach.bit_length() - 1)
+    reach = 1 << (reach.bit_length() - 1)
+    if exact:
+        reach = math.gcd(reach, segment // strip)
     chunk, tile = min(blocks.chunk, rows), min(part(blocks.tile), strip)
     ahead = min(blocks.ahead, strip // tile * (rows // chunk))
     return Blocks(rows, chunk, tile, strip, reach * strip, segment, ahead)

@@ -89,7 +89,10 @@ def _padded(mask: m.Mask, batch: int, queries: int, keys: int, blocks: Blocks) -
     """The mask of padded arrays: padding sees nothing and is not seen."""
     if mask.kind == "causal":
         assert queries == keys, (queries, keys)
-        return mask  # padding comes after all that is there
+        if queries + -queries % blocks.queries <= keys + -keys % blocks.segment:
+            return (
+                mask  # padding comes after all that is there, and a last block of queries ends among the keys
+            )
     if mask.kind == "full" and keys % blocks.segment == 0:
         return mask
     mask = _as_spans(mask, batch, queries, keys)

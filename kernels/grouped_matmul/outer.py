@@ -12,6 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from ..flash_attention.forward import product, shaped
+from ..flash_attention.tiling import VMEM_BYTES
 from .layout import Layout
 
 BLOCK = 1024  # the largest part of a dimension that a step takes: two of them keep a v5p's two cores busy
@@ -57,7 +58,9 @@ def outer_sums(x: jax.Array, g: jax.Array, layout: Layout, *, interpret: bool = 
             scratch_shapes=[pltpu.VMEM((across, down), jnp.float32)],
         ),
         out_shape=shaped((layout.sizes.shape[0], wide, narrow), x.dtype, x),
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
+        ),
         cost_estimate=pl.CostEstimate(
             flops=2 * places * wide * narrow,
             bytes_accessed=(x.size * (narrow // down) + g.size * (wide // across)) * x.dtype.itemsize,

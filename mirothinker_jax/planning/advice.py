@@ -75,7 +75,7 @@ def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable
 
             yield f"--topology {larger.name} {settings}", "more chips", wider, larger
     if config.model.param_dtype == "float32":
-        cost = "parameters of 8 bits, rounded stochastically"
+        cost = "parameters keep 8 significant bits, rounded stochastically"
         yield "--config.model.param_dtype=bfloat16", cost, model(param_dtype="bfloat16"), here
     half = training.row_tokens // 2
     setting = f"--config.{stage}.training.row_tokens={half}"

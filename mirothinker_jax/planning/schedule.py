@@ -212,7 +212,7 @@ def _kernel_flops(at: Instruction) -> float:
     constraints = at.line.partition("operand_layout_constraints=")[2]
     floats = [dims.split(",") for kind, dims in _ARRAY.findall(constraints) if kind in ("bf16", "f32")]
     made = [dims.split(",") for kind, dims in _ARRAY.findall(at.shape) if kind in ("bf16", "f32")]
-    if not floats or not made:
+    if not floats or not made or (len(floats[0]), len(made[0])) != (2, 2):
         return 0.0  # it prepares tables
     (rows, inner), (_, columns) = floats[0], made[0]
     return 2.0 * int(rows) * int(inner) * int(columns)

@@ -23,10 +23,12 @@ ROWS = ("causal", "packed", "trunk and branches", "mostly padding", "rows that s
 
 def spans(length=LENGTH):
     """int32 [5, length] of the kinds in ROWS, by the packer that training uses; the last is made by hand."""
+    long = max(1, length // LENGTH)
+    pairs = [tuple(long * n for n in pair) for pair in ((70, 20, 11), (40, 9, 30))]
     rows = [
         pack_rows(tiny.samples(0, [length]), length),
         pack_rows(tiny.samples(1, [length // 2, length // 3, length // 7]), length),
-        pack_pairs(tiny.pairs(2, [(70, 20, 11), (40, 9, 30)]), length, pairs_per_row=2),
+        pack_pairs(tiny.pairs(2, pairs), length, pairs_per_row=2),
         pack_rows(tiny.samples(3, [7]), length),
         pack_rows(tiny.samples(0, [length]), length),
     ]

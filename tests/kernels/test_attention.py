@@ -62,6 +62,25 @@ def test_spans_against_dense_float32(groups, size, run, dtype):
     assert_close(got, exact, rounded, dtype, *((2e-6, 4e-6) if plain else ()))
 
 
+# Here a causal row and a branch behind a long trunk fill whole blocks of queries, so that strips are whole.
+LONG, STRETCHES = 1024, Blocks(128, 64, 16, 32, stretch=64, segment=256, ahead=3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
+def test_stretches_without_a_mask(dtype):
+    arrays, weights, exact, rounded = case(2, 64, dtype, LONG)
+    index = jnp.arange(LONG, dtype=jnp.int32)
+    mask = m.Mask.of_spans(spans(LONG), index)
+    table = np.asarray(m.strip_table(mask, LONG, STRETCHES.queries, STRETCHES.strip)).reshape(
+        len(ROWS), -1, 8
+    )
+    whole = table[..., 5::2] - table[..., 4::2]
+    assert (whole[0, 1:, 1] >= STRETCHES.reach).all() and (whole[2, :, 0] >= STRETCHES.reach).any()
+    run = kernels(tpu, largest=STRETCHES, interpret=True)
+    got = jax.jit(lambda arrays: graded(on_one_device(run, mask), arrays, weights))(arrays)
+    assert_close(got, exact, rounded, dtype)
+
+
 @pytest.mark.parametrize("run", [FINE, COARSE], ids=["fine", "coarse"])
 def test_a_causal_mask_needs_no_table(run):
     """And gives what the same mask by spans does, bit by bit where one segment holds all keys."""
@@ -108,14 +127,32 @@ def test_keys_in_parts_add_up(run):
     tiny.assert_close(tuple(x.swapaxes(1, 2) for x in backward(q, k, v)), expected, 1e-5)
 
 
-def test_every_key_seen():
-    """A full mask, of a length that is no multiple of a strip: the softmax over all keys."""
-    (q, k, v), _, _, _ = case(4, 64, jnp.float32)
-    out, _ = jax.jit(on_one_device(FINE, m.Mask("full")))(q, k, v)
-    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
-    weights = jax.nn.softmax(jnp.einsum("btkge,bske->bkgts", grouped, k) * q.shape[3] ** -0.5)
-    expected = jnp.einsum("bkgts,bske->btkge", weights, v).reshape(q.shape)
-    tiny.assert_close(out, expected, 1e-5)
+@pytest.mark.parametrize("length", [203, 256], ids=["padded", "whole segments"])
+def test_every_key_seen(length):
+    """A full mask: the softmax over all keys, and its gradients."""
+    rng = np.random.default_rng(5)
+    draw = lambda heads: jnp.asarray(rng.normal(size=(2, length, heads, 64)), jnp.float32)  # noqa: E731
+    arrays, weight = (draw(8), draw(2), draw(2)), draw(8)
+
+    def plain(q, k, v):
+        grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
+        weights = jax.nn.softmax(jnp.einsum("btkge,bske->bkgts", grouped, k) * q.shape[3] ** -0.5)
+        return jnp.einsum("bkgts,bske->btkge", weights, v).reshape(q.shape)
+
+    def graded_by(attend):
+        return jax.jit(jax.value_and_grad(lambda a: (attend(*a) * weight).sum()))(arrays)
+
+    tiny.assert_close(
+        graded_by(lambda *a: on_one_device(FINE, m.Mask("full"))(*a)[0])[1], graded_by(plain)[1], 1e-5
+    )
+    tiny.assert_close(jax.jit(on_one_device(FINE, m.Mask("full")))(*arrays)[0], plain(*arrays), 1e-5)
+
+
+def test_a_causal_block_of_queries_never_runs_past_the_keys():
+    """Queries are padded to whole blocks and keys to whole segments, which may be fewer: then there is a table."""
+    blocks = Blocks(256, 64, 32, 64, stretch=64, segment=512, ahead=2)
+    assert tpu._padded(m.Mask("causal"), 1, 300, 300, fitted(blocks, 300, 300)).kind == "spans"
+    assert tpu._padded(m.Mask("causal"), 1, 512, 512, fitted(blocks, 512, 512)).kind == "causal"
 
 
 def test_what_a_query_may_see_is_what_the_samples_say():
@@ -165,7 +202,9 @@ def test_strips_are_skipped_and_masked_where_they_must_be():
     assert [[*range(*r[0:2]), *range(*r[2:4])] for r in shifted] == [[], [], [0, 1], [2, 3]]
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (128, 128), (300, 9000), (5000, 262_144)])
+@pytest.mark.parametrize(
+    ("queries", "keys"), [(1, 1), (128, 128), (700, 700), (3000, 3000), (300, 9000), (5000, 262_144)]
+)
 def test_block_sizes_fit_the_row(queries, keys):
     for largest, size, exact in itertools.product(
         (blocks for ways in TABLE.values() for blocks in ways.values()), (2, 4), (False, True)

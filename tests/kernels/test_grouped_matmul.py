@@ -10,6 +10,7 @@ import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
+from mirothinker_kernels.grouped_matmul import outer
 from mirothinker_kernels.grouped_matmul.layout import make_layout
 from mirothinker_kernels.grouped_matmul.ragged import ragged
 from mirothinker_kernels.grouped_matmul.reference import dense_masked
@@ -62,6 +63,25 @@ def test_experts_of_another_device_give_nothing(how):
     tiny.assert_close(
         gradients(run, x, shifted, weights, *kept), gradients(dense_masked, x, shifted, weights, *kept), FP32
     )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
+def test_weight_gradients_in_several_blocks(monkeypatch, dtype):
+    """Two by three blocks of the weights, tiles of padding, and experts without a token."""
+    monkeypatch.setattr(outer, "BLOCK", 128)
+    x, chosen, _, *_ = operands(40, 2, 4, hidden=256)
+    g = jnp.asarray(np.random.default_rng(3).normal(size=(80, 384)), jnp.float32)
+    layout = make_layout(chosen + 2, 8, 16)
+    at = layout.source
+    rows = x.at[at // 2].get(mode="fill", fill_value=0).astype(dtype)
+    sums = g.at[at].get(mode="fill", fill_value=0).astype(dtype)
+    got = outer.outer_sums(rows, sums, layout, interpret=True)
+    hit = np.repeat(np.asarray(layout.expert), 16)[:, None] == np.arange(8)
+    exact = jnp.einsum(
+        "pd,pf,px->xdf", rows.astype(jnp.float32), sums.astype(jnp.float32), hit.astype(np.float32)
+    )
+    assert got.dtype == dtype and np.all(np.asarray(got[jnp.asarray([0, 1, 6, 7])], np.float32) == 0)
+    tiny.assert_close(got.astype(jnp.float32), exact, FP32 if dtype == jnp.float32 else 2**-8)
 
 
 def test_every_token_on_one_expert_is_kept():
