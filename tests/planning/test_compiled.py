@@ -78,12 +78,11 @@ SLICES = {
 }
 
 
-# The two of 8B that are not here are above.
+# The two of 8B that are not here are above. 30B's other stages compile for ten minutes each: docs/plans.md has them.
 @pytest.mark.parametrize(
-    ("size", "stage"),
-    [("8b", "dpo"), *((size, stage) for size in ("30b", "72b") for stage in ("sft", "dpo", "grpo"))],
+    ("size", "stage"), [("8b", "dpo"), ("30b", "sft"), *(("72b", stage) for stage in ("sft", "dpo", "grpo"))]
 )
-def test_every_stage_of_every_size_fits(tmp_path, size, stage):
+def test_stages_of_every_size_fit(tmp_path, size, stage):
     topology, sizes = SLICES[size]
     config = f"configs/mirothinker_v1_{size}/{stage}.py"
     sizes = [s.format(stage=stage) for s in sizes]
