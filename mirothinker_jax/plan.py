@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,6 +22,7 @@ from mirothinker_jax.flags import parse as parse_config
 from mirothinker_jax.parallel.tpu_flags import set_flags
 from mirothinker_jax.planning.chips import GPUS, TPUS, Chip, parse
 
+DOES_NOT_FIT = 3  # the exit status; a crash has 1, as always in Python
 EXAMPLES = """
 examples:
   python -m mirothinker_jax.plan --config configs/mirothinker_v1_8b/sft.py --topology v5p:4x4x4
@@ -32,6 +32,7 @@ examples:
       GPUs: arithmetic, since no compiler of theirs is at hand
 
 All --config.KEY=VALUE of mirothinker_jax.train are taken; `python -m mirothinker_jax.train --help` lists them.
+The exit status is 0 where the step fits, 3 where it does not, and 2 where something that was given is wrong.
 Needs libtpu for TPUs: pip install -e '.[tpu]' (no TPU).
 """
 
@@ -45,9 +46,6 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
-    except Exception:
-        traceback.print_exc()
-        return 3
 
 
 def _run(options: argparse.Namespace, config: Config) -> int:
@@ -80,7 +78,7 @@ def _run(options: argparse.Namespace, config: Config) -> int:
         with replacing(options.json) as scratch:
             figures = plan.figures() | {"changes": [dataclasses.asdict(c) for c in changes]}
             scratch.write_text(json.dumps(figures, indent=2) + "\n")
-    return 0 if plan.fits else 1
+    return 0 if plan.fits else DOES_NOT_FIT
 
 
 def _check_writable(path: Path) -> None:

@@ -35,9 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         leave_others(2)
         return 2
     except Exception:
-        traceback.print_exc()
-        leave_others(1)
-        return 1
+        leave_others(1, traceback.format_exc())
+        raise
     for stage, accuracy in summary.get("accuracy", {}).items():
         interval = f"[{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
         sys.stdout.write(

@@ -32,13 +32,14 @@ def start_processes() -> None:
         jax.distributed.initialize()
 
 
-def leave_others(code: int) -> None:
-    """Ends this process, which has failed, on the spot if it is one of several; returns if it is alone.
+def leave_others(code: int, why: str = "") -> None:
+    """Ends this process, which has failed, on the spot if it is one of several, and says why; returns if it is alone.
 
     An ordinary exit would wait minutes for the others, which wait for this one. They are ended by the
     launcher, or by jax's coordination service when it misses this process.
     """
     if jax.distributed.is_initialized():
+        sys.stderr.write(why)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
