@@ -122,10 +122,10 @@ class _Program:
                 clock, kernels = clock + seconds, kernels + inside
             elif at.op == "custom-call" and "tpu_custom_call" in at.line:
                 shares = {"flash_forward": self.chip.forward, "flash_backward": self.chip.backward}
-                share = next((share for part, share in shares.items() if part in at.name), 0.0)
-                seconds = _kernel_flops(at) / (self.chip.flops * (share or GROUPED))
+                attention = [share for name, share in shares.items() if name in at.name]
+                seconds = _kernel_flops(at) / (self.chip.flops * (attention or [GROUPED])[0])
                 clock, count = clock + seconds, count + 1
-                kernels += seconds if share else 0.0
+                kernels += seconds if attention else 0.0
             elif at.op in _COLLECTIVES:
                 seconds = self._seconds(at, at.shape)
                 clock += seconds
