@@ -11,10 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu
+from simulator import SIZE
 
-SIZE = 128
-# Keys and values of so many heads.
-KV_HEADS = 2
+KV_HEADS = 2  # keys and values of so many heads
 
 
 def _in_hbm(arrays: Any) -> list[jax.Array]:
@@ -34,6 +33,7 @@ def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) ->
     from mirothinker_kernels.flash_attention import (  # pyright: ignore[reportMissingImports]
         mask as masks,
     )
+    from mirothinker_kernels.pallas import VMEM_BYTES  # pyright: ignore[reportMissingImports]
 
     blocks = strips.Blocks(**{**vars(tiling.largest(way)), **sizes})
     # One segment: what a call of the kernel takes. The mask needs no table.
@@ -45,12 +45,12 @@ def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) ->
     turned, lanes = (KV_HEADS, SIZE, length), (heads, 1, length)
     if way == "forward":
         return (
-            lambda *a: forward.forward(*_in_hbm(a), kind, blocks, vmem_bytes=tiling.VMEM_BYTES),
+            lambda *a: forward.forward(*_in_hbm(a), kind, blocks, vmem_bytes=VMEM_BYTES),
             [(rows, half), (keys, half), (turned, half)],
         )
     shapes = [(rows, half), (rows, half), (lanes, single), (lanes, single), (keys, half), (turned, half)]
     return (
-        lambda *a: backward.backward(*_in_hbm(a), None, 0, kind, blocks, vmem_bytes=tiling.VMEM_BYTES),
+        lambda *a: backward.backward(*_in_hbm(a), None, 0, kind, blocks, vmem_bytes=VMEM_BYTES),
         [*shapes, (keys, half), (rows, single)],
     )
 

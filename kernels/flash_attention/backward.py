@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from ..pallas import PLAIN, ROWS_BY_ROWS, product, shaped
 from . import mask as m
-from .forward import LOG2_E, PLAIN, ROWS_BY_ROWS, product, row_of, shaped, table_row
+from .forward import LOG2_E, row_of, table_row
 from .strips import Blocks, Place, for_strips, visible
 
 

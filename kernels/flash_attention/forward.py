@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from ..pallas import PLAIN, ROWS_BY_ROWS, product, shaped
 from . import mask as m
 from .strips import Blocks, Place, for_strips, idle, segment_of, visible
 
@@ -23,20 +24,6 @@ NEVER = -1e30  # finite: a query that sees nothing gets zeros, not NaN
 LEAST = 0.5 * NEVER  # where a running maximum begins, so that exp(NEVER − maximum) is 0 from the first key on
 LOG2_E = 1.4426950408889634
 SUBLANES = 8
-
-ROWS_BY_ROWS = (((1,), (1,)), ((), ()))  # a bᵀ
-PLAIN = (((1,), (0,)), ((), ()))  # a b
-
-
-def product(a: Any, b: Any, dimensions: Any) -> jax.Array:
-    """In float32; of float32 operands exactly so, where the matrix units would round them."""
-    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return jax.lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
-
-
-def shaped(shape: Any, dtype: Any, like: jax.Array) -> jax.ShapeDtypeStruct:
-    """A result that varies over the mesh axes that `like` varies over (inside a shard_map)."""
-    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(like).manual_axis_type)
 
 
 def row_of(table: Any, kind: str, block: Any) -> Any:

@@ -1,8 +1,4 @@
-"""Which block sizes the kernels use: blocks.json, per chip, from `benchmarks/kernel_cycles.py --sweep`.
-
-What a pass holds in fast memory stays under VMEM_BYTES: a kernel that reserves more leaves the compiler no room for the
-arrays that it wants to keep there.
-"""
+"""Which block sizes the kernels use: blocks.json, per chip, from `benchmarks/kernel_cycles.py --sweep`."""
 
 from __future__ import annotations
 
@@ -14,7 +10,6 @@ from jax.experimental.pallas import tpu as pltpu
 
 from .strips import Blocks
 
-VMEM_BYTES = 32 << 20
 LANES = 128
 TABLE = {
     chip: {way: Blocks(**sizes) for way, sizes in ways.items()}

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..pallas import VMEM_BYTES
 from . import backward as backward_kernel
 from . import forward as forward_kernel
 from . import mask as m
@@ -39,7 +40,7 @@ def forward(q, k, v, mask, carry=None, *, largest: Blocks | None = None, interpr
     out, lse = forward_kernel.forward(
         *(_flat(_pad(q, blocks.queries)), k, v.swapaxes(1, 2), mask, blocks, carry),
         interpret=interpret,
-        vmem_bytes=tiling.VMEM_BYTES,
+        vmem_bytes=VMEM_BYTES,
     )
     return _unflat(out, q), _unflat(lse[:, 0], q)
 
@@ -68,7 +69,7 @@ def backward(
         dq, *made = backward_kernel.backward(
             *(queries, d_out, lse, delta, k_flat, k_turned, v_flat, dq, made, number, here, blocks),
             interpret=interpret,
-            vmem_bytes=tiling.VMEM_BYTES,
+            vmem_bytes=VMEM_BYTES,
         )
         return dq, tuple(made)
 
@@ -90,9 +91,8 @@ def _padded(mask: m.Mask, batch: int, queries: int, keys: int, blocks: Blocks) -
     if mask.kind == "causal":
         assert queries == keys, (queries, keys)
         if queries + -queries % blocks.queries <= keys + -keys % blocks.segment:
-            return (
-                mask  # padding comes after all that is there, and a last block of queries ends among the keys
-            )
+            # Padding comes after all that is there, and the last block of queries ends among the keys.
+            return mask
     if mask.kind == "full" and keys % blocks.segment == 0:
         return mask
     mask = _as_spans(mask, batch, queries, keys)

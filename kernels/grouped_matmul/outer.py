@@ -11,12 +11,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ..flash_attention.forward import product, shaped
-from ..flash_attention.tiling import VMEM_BYTES
+from ..pallas import COLUMNS_BY_COLUMNS, VMEM_BYTES, product, shaped
 from .layout import Layout
 
 BLOCK = 1024  # the largest part of a dimension that a step takes: two of them keep a v5p's two cores busy
-BY_ROWS = (((0,), (0,)), ((), ()))  # aᵀ b
 
 
 def outer_sums(x: jax.Array, g: jax.Array, layout: Layout, *, interpret: bool = False) -> jax.Array:
@@ -36,7 +34,7 @@ def outer_sums(x: jax.Array, g: jax.Array, layout: Layout, *, interpret: bool = 
 
         @pl.when(tile < used[0])
         def _():
-            sum_ref[...] += product(x_ref[...], g_ref[...], BY_ROWS)
+            sum_ref[...] += product(x_ref[...], g_ref[...], COLUMNS_BY_COLUMNS)
 
         @pl.when((tile == tiles - 1) | (after != here))
         def _():
