@@ -13,6 +13,9 @@ takes 30 µs a cycle.
 The peers get the best of a few block sizes, with a full mask only: the tables by which they skip blocks read as zeros
 here. A peer that is not installed, or whose program the simulator does not take, is left out, and said so.
 
+Experts' products (kernels/grouped_matmul) have the sizes of Qwen3-30B-A3B and tiles of 128 tokens: of tokens with
+weights, of two such with weights turned round, added up, and of the weights' gradients.
+
 What it is not: a measurement. HBM's contention and the tables of packed rows are not in it.
 
 `--sweep` looks for better block sizes than kernels/flash_attention/blocks.json has, one size at a time from those that
@@ -68,6 +71,9 @@ def ours(chip: str) -> dict[str, tuple[float, int]]:
     for way in SHORT:
         case = Case(chip, way, "full", 4096, HEADS)
         keep(f"{chip}_{SHORT[way]}_full_4k", case, cycles_of(case))
+    for way in ("inner", "turned", "outer"):
+        case = Case(chip, way, "full", 4096, heads=8, system="experts")
+        keep(f"{chip}_experts_{way}", case, cycles_of(case))
     half, one = (cycles_of(Case(chip, "forward", "causal", n, heads=2)) for n in (8192, 16384))
     square = (one - 2 * half) / (16384**2 - 2 * 8192**2)
     line = (half - square * 8192**2) / 8192

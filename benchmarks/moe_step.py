@@ -12,7 +12,7 @@ Each is a process of its own, on the same weights and tokens. Loss and gradient 
 they take turns. Time is the median step; memory is the process's highest resident size less what was resident before
 the first step (weights and optimizer state are left out, all that a step allocates is in).
 
-Left out: accelerators (a TPU takes `ragged_dot`), bfloat16, more than one device.
+Left out: accelerators (a TPU has kernels of its own), bfloat16, more than one device.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class ModelConfig:
     param_dtype: str = "float32"  # of the stored parameters: float32, or bfloat16 with stochastic rounding
     compute_dtype: str = "float32"  # of matrix products and activations: float32 or bfloat16
     # Recomputed in the backward pass: nothing (none), everything (full), all but attention's results (attention; with
-    # offload they wait in the host's memory), or all but matrix products and attention (dots).
+    # offload they wait in the host's memory), or all but matrix products and attention (dots). Routes always stay.
     remat: str = "full"
 
     def __post_init__(self):

@@ -117,7 +117,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = _Parser(
         prog="python -m mirothinker_jax.plan",
         description="Does a config's training step fit on a slice, and what will it cost? Compiles it for the slice "
-        "without the slice. Exit code 0: it fits; 1: it does not; 2: the question has a mistake; 3: a bug of ours.",
+        "without the slice.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

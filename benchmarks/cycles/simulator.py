@@ -15,6 +15,7 @@ from pathlib import Path
 # bfloat16 flops per cycle of a whole chip, and what to compile for.
 CHIPS = {"v5p": (262_144, "v5p:2x2x1", "v5p-8"), "v6e": (524_288, "v6e:2x2", "v6e-8")}
 SIZE = 128
+EXPERT = 2048, 768  # of Qwen3-30B-A3B: size of the residual stream, and inner size
 # Of fast memory, for kernels that do not say: room for the peers' largest blocks, and none for the operands of so small
 # a program, which in a training step are not there either.
 VMEM_KIB = 100 * 1024
@@ -23,19 +24,21 @@ SECONDS = 300  # that a compilation may take
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One pass of one system's attention: what to compile, and for which chip."""
+    """One pass of one system's attention, or one of the products of experts: what to compile, and for which chip."""
 
     chip: str
-    way: str  # forward, backward
+    way: str  # forward, backward; inner, turned, outer
     mask: str  # full, causal
     length: int
-    heads: int  # of queries
+    heads: int  # of queries; or experts
     system: str = "ours"
     sizes: tuple[tuple[str, int], ...] = ()  # of blocks, by name
 
     @property
     def useful_flops(self) -> float:
         """What is computed again does not count."""
+        if self.system == "experts":  # turned are two products that are added up
+            return (4 if self.way == "turned" else 2) * self.length * EXPERT[0] * EXPERT[1]
         whole = (4 if self.way == "forward" else 10) * self.length**2 * SIZE * self.heads
         return whole / 2 if self.mask == "causal" else whole
 
@@ -51,9 +54,9 @@ class DidNotCompile(Exception):
 def cycles_of(case: Case) -> int:
     """Of all the case's kernels: of a peer's backward pass, all but the first, which is its forward one."""
     names = json.loads(_child(case, "").splitlines()[-1])
-    if case.way == "backward" and case.system != "ours":
+    if case.way == "backward" and case.system in ("splash", "tokamax"):
         names = [name for name in names if "fwd" not in name]
-    if not names or (case.system == "ours" and len(names) > 1):
+    if not names or (case.system in ("ours", "experts") and len(names) > 1):
         raise DidNotCompile(f"{case}: {len(names)} kernels in the compiled program")
     return sum(_cycles(case, name) for name in names)
 

@@ -1,7 +1,8 @@
-"""The attention kernels whose cycles are read: ours, jax's splash attention and tokamax's, each (function, shapes).
+"""The kernels whose cycles are read, each (function, shapes): attention by ours, jax's splash attention and tokamax's,
+and our products of experts.
 
-All get bfloat16 [heads, tokens, 128]. The peers' kernels under a full mask are built without tables, which they take
-for "run every block, mask none"; their tables for other masks read as zeros in the simulator.
+Attention gets bfloat16 [heads, tokens, 128]. The peers' kernels under a full mask are built without tables, which they
+take for "run every block, mask none"; their tables for other masks read as zeros in the simulator.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu
-from simulator import SIZE
+from simulator import EXPERT, SIZE
 
 KV_HEADS = 2  # keys and values of so many heads
 
@@ -112,4 +113,26 @@ def _of_peer(attention: Any, way: str, length: int, heads: int) -> tuple[Any, li
     return backward, [*shapes, shapes[0]]
 
 
-SYSTEMS = {"ours": ours, "splash": splash, "tokamax": tokamax}
+def experts(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) -> tuple[Any, list]:
+    """length: places, in tiles of 128. The table of who has which tile reads as zeros: all are of one expert."""
+    from mirothinker_kernels.grouped_matmul import inner, layout, outer  # pyright: ignore[reportMissingImports]
+
+    assert mask == "full" and not sizes, (mask, sizes)
+    (wide, narrow), half = EXPERT, jnp.bfloat16
+    rows, thin, weights = (length, wide), (length, narrow), (heads, wide, narrow)
+
+    def run(expert, padding, *arrays):
+        none = jnp.zeros((1, 1), jnp.int32)  # the kernels look at the table of tiles alone
+        places = layout.Layout(none, none[0], expert, padding)
+        arrays = _in_hbm(arrays)
+        if way == "outer":
+            return outer.outer_sums(*arrays, places, heads)
+        pairs = list(zip(arrays[::2], arrays[1::2], strict=True))
+        return inner.products(pairs, places, turned=way == "turned")
+
+    shapes = {"inner": [rows, weights], "turned": [thin, weights] * 2, "outer": [rows, thin]}[way]
+    tables = [((length // 128,), jnp.int32), ((), jnp.int32)]
+    return run, [*tables, *((shape, half) for shape in shapes)]
+
+
+SYSTEMS = {"experts": experts, "ours": ours, "splash": splash, "tokamax": tokamax}

@@ -17,22 +17,24 @@ from .layout import Layout
 BLOCK = 1024  # the largest part of a dimension that a step takes: two of them keep a v5p's two cores busy
 
 
-def outer_sums(x: jax.Array, g: jax.Array, layout: Layout, *, interpret: bool = False) -> jax.Array:
+def outer_sums(
+    x: jax.Array, g: jax.Array, layout: Layout, experts: int, *, interpret: bool = False
+) -> jax.Array:
     """[X, D, F] in x's dtype, summed in float32. x: [P, D], g: [P, F], in the order of the layout's places."""
     places, tiles = x.shape[0], layout.expert.shape[0]
     rows, wide, narrow = places // tiles, x.shape[1], g.shape[1]
     across, down = _block(wide), _block(narrow)
 
-    def kernel(expert, used, x_ref, g_ref, out_ref, sum_ref):
+    def kernel(table, x_ref, g_ref, out_ref, sum_ref):
         tile = pl.program_id(2)
-        here = expert[tile]
-        before, after = expert[jnp.maximum(tile - 1, 0)], expert[jnp.minimum(tile + 1, tiles - 1)]
+        here = table[tile]
+        before, after = table[jnp.maximum(tile - 1, 0)], table[jnp.minimum(tile + 1, tiles - 1)]
 
         @pl.when((tile == 0) | (before != here))
         def _():
             sum_ref[...] = jnp.zeros_like(sum_ref)
 
-        @pl.when(tile < used[0])
+        @pl.when(tile < tiles - table[tiles])
         def _():
             sum_ref[...] += product(x_ref[...], g_ref[...], COLUMNS_BY_COLUMNS)
 
@@ -40,22 +42,22 @@ def outer_sums(x: jax.Array, g: jax.Array, layout: Layout, *, interpret: bool = 
         def _():
             out_ref[0] = sum_ref[...].astype(out_ref.dtype)
 
-    # Tiles beyond those in use are padding: the last one in use is there already, and is not loaded again.
-    at = lambda tile, used: jnp.clip(tile, 0, jnp.maximum(used[0] - 1, 0))  # noqa: E731
-    sums = pl.pallas_call(
+    # The last tile in use is there already, and is not loaded again for those of padding.
+    at = lambda t, table: jnp.clip(t, 0, jnp.maximum(tiles - table[tiles] - 1, 0))  # noqa: E731
+    return pl.pallas_call(
         kernel,
         name="grouped_outer",
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=2,
+            num_scalar_prefetch=1,
             grid=(wide // across, narrow // down, tiles),
             in_specs=[
-                pl.BlockSpec((rows, across), lambda i, j, t, expert, used: (at(t, used), i)),
-                pl.BlockSpec((rows, down), lambda i, j, t, expert, used: (at(t, used), j)),
+                pl.BlockSpec((rows, across), lambda i, j, t, table: (at(t, table), i)),
+                pl.BlockSpec((rows, down), lambda i, j, t, table: (at(t, table), j)),
             ],
-            out_specs=pl.BlockSpec((1, across, down), lambda i, j, t, expert, used: (expert[t], i, j)),
+            out_specs=pl.BlockSpec((1, across, down), lambda i, j, t, table: (table[t], i, j)),
             scratch_shapes=[pltpu.VMEM((across, down), jnp.float32)],
         ),
-        out_shape=shaped((layout.sizes.shape[0], wide, narrow), x.dtype, x),
+        out_shape=shaped((experts, wide, narrow), x.dtype, x),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
         ),
@@ -65,9 +67,7 @@ def outer_sums(x: jax.Array, g: jax.Array, layout: Layout, *, interpret: bool = 
             transcendentals=0,
         ),
         interpret=interpret,
-    )(layout.expert, layout.tiles[None], x, g)
-    # An expert without a token has no tile, and nothing was written for it.
-    return jnp.where(layout.sizes[:, None, None] > 0, sums, 0)
+    )(layout.table, x, g)
 
 
 def _block(size: int) -> int:

@@ -5,7 +5,7 @@ times the work. Here a loop, whose trip count is the tiles in use, takes a tile'
 matrices by index, and adds the result to the tokens' rows. Neither the sorted tokens nor their inner activations
 ever exist as a whole; the backward pass makes them again, tile by tile.
 
-Left out: overlapping a tile's loads with the product before it (a TPU has ragged_dot for that, ragged.py).
+Left out: overlapping a tile's loads with the product before it (a TPU has kernels for that, tpu.py).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from flax import nnx
 
 from mirothinker_jax.config import ModelConfig
 from mirothinker_jax.models.layers import Adapter, parameter
-from mirothinker_jax.parallel.experts import routed
+from mirothinker_jax.parallel.experts import named, routed
 from mirothinker_jax.parallel.sharding import constrain
 
 
@@ -86,15 +86,16 @@ class MoE(nnx.Module):
         """
         c = self.config
         probabilities = constrain(self.router(x), "batch", "length", None)
-        best = jax.lax.top_k(probabilities, c.experts_per_token)[1]
+        best: jax.Array = named(jax.lax.top_k(probabilities, c.experts_per_token)[1])
         routes = best if routes is None else jnp.where(routes < 0, best, routes)
-        weights = jnp.take_along_axis(probabilities, routes, axis=-1)
+        # Not a gather, whose gradient is a scatter: a TPU's compiler begins that with a sort, and takes long over it.
+        hits = jax.nn.one_hot(routes, c.experts, dtype=jnp.float32)
+        weights = (hits * probabilities[..., None, :]).sum(-1)
         if c.norm_topk:
             weights = weights / weights.sum(-1, keepdims=True)
         out = routed(x, routes, weights, self.gate(x.dtype), self.up(x.dtype), self.down(x.dtype))
         seen = jnp.ones(x.shape[:2], jnp.float32) if counts is None else counts.astype(jnp.float32)
-        hits = jax.nn.one_hot(routes, c.experts, dtype=jnp.float32).sum(-2)
-        load = jnp.einsum("btx,bt->x", hits, seen)
+        load = jnp.einsum("btkx,bt->x", hits, seen)
         return out, Routing(routes, load, jnp.einsum("btx,bt->x", probabilities, seen))
 
 

@@ -23,22 +23,23 @@ from mirothinker_jax.models.layers import ADAPTER_LEAVES, RMSNorm, SwiGLU, param
 from mirothinker_jax.models.moe import MoE, Routing
 from mirothinker_jax.models.rope import rotation
 from mirothinker_jax.parallel.attend import SAVED, Attend
+from mirothinker_jax.parallel.experts import ROUTES
 from mirothinker_jax.parallel.sharding import constrain
 
 Params = dict[str, Any]
 
 REMAT = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names(SAVED),
+    "full": jax.checkpoint_policies.save_only_these_names(ROUTES),
+    "attention": jax.checkpoint_policies.save_only_these_names(SAVED, ROUTES),
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[],
+        names_which_can_be_saved=[ROUTES],
         names_which_can_be_offloaded=[SAVED],
         offload_src="device",
         offload_dst="pinned_host",
     ),
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(SAVED),
+        jax.checkpoint_policies.save_only_these_names(SAVED, ROUTES),
     ),
 }
 

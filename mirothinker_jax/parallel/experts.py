@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 from mirothinker_kernels.grouped_matmul.layout import make_layout  # pyright: ignore[reportMissingImports]
-from mirothinker_kernels.grouped_matmul.ragged import ragged  # pyright: ignore[reportMissingImports]
 from mirothinker_kernels.grouped_matmul.tiles import tiled  # pyright: ignore[reportMissingImports]
+from mirothinker_kernels.grouped_matmul.tpu import grouped  # pyright: ignore[reportMissingImports]
 
 from mirothinker_jax.parallel.mesh import BATCH_AXES
 from mirothinker_jax.parallel.sharding import spec
 
+ROUTES = "routes"  # the name, for rematerialisation policies, of which tokens go where: few bytes, and dear to find
 TILES = (8, 128)  # the fewest and the most tokens of one expert that are multiplied at a time
 
 
@@ -58,9 +61,14 @@ def _shard(x, chosen, weights, gate, up, down, *, parts: int):
 
 def _local(x, chosen, weights, gate, up, down):
     flat = lambda value: value.reshape(-1, value.shape[-1])  # noqa: E731
-    layout = make_layout(flat(chosen), gate.shape[0], _tile(chosen.size, gate.shape[0]))
+    layout = named(make_layout(flat(chosen), gate.shape[0], _tile(chosen.size, gate.shape[0])))
     out = _platform(flat(x), flat(weights), gate, up, down, layout)
     return out.reshape(x.shape)
+
+
+def named(routes: Any) -> Any:
+    """The same arrays, under the name ROUTES."""
+    return jax.tree.map(lambda x: checkpoint_name(x, ROUTES), routes)
 
 
 def _tile(choices: int, experts: int) -> int:
@@ -70,6 +78,6 @@ def _tile(choices: int, experts: int) -> int:
 
 
 def _platform(*operands) -> jax.Array:
-    """A TPU has a grouped product of its own; everywhere else tiles are the fast and the lean way."""
+    """Kernels on a TPU; everywhere else a loop over tiles is the fast and the lean way."""
     choose: Callable = jax.lax.platform_dependent
-    return choose(*operands, tpu=ragged, default=tiled)
+    return choose(*operands, tpu=grouped, default=tiled)

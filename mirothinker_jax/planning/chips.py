@@ -21,7 +21,8 @@ class Chip:
 
     Of TPUs only: link, bytes per second, one way, to a neighbour; hertz, of the clock that cycles are of; forward and
     backward, our attention kernels' share of the peak: of a causal row of 32K, and of a full one of 4K, which is what
-    a call backward takes at once (docs/kernels.md; v4 and v5e have not been looked at, and are taken for a v5p).
+    a call backward takes at once (docs/kernels.md); inner and outer, that of experts' products and of their weights'
+    gradients (docs/qwen.md). v4 and v5e have not been looked at, and are taken for a v5p.
     """
 
     name: str
@@ -33,15 +34,17 @@ class Chip:
     accelerator: str = ""
     forward: float = 0.0
     backward: float = 0.0
+    inner: float = 0.0
+    outer: float = 0.0
 
 
 TPUS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 275e12, 31.25, 3, 45e9, 1.05e9, "v4-8", 0.91, 0.96),
-        Chip("v5e", 197e12, 15.75, 2, 45e9, 1.5e9, "v5litepod-4", 0.91, 0.96),
-        Chip("v5p", 459e12, 95.73, 3, 90e9, 1.75e9, "v5p-8", 0.91, 0.96),
-        Chip("v6e", 918e12, 31.24, 2, 90e9, 1.75e9, "v6e-4", 0.38, 0.51),
+        Chip("v4", 275e12, 31.25, 3, 45e9, 1.05e9, "v4-8", 0.91, 0.96, 0.83, 0.71),
+        Chip("v5e", 197e12, 15.75, 2, 45e9, 1.5e9, "v5litepod-4", 0.91, 0.96, 0.83, 0.71),
+        Chip("v5p", 459e12, 95.73, 3, 90e9, 1.75e9, "v5p-8", 0.91, 0.96, 0.83, 0.71),
+        Chip("v6e", 918e12, 31.24, 2, 90e9, 1.75e9, "v6e-4", 0.38, 0.51, 0.41, 0.29),
     )
 }
 # Only arithmetic: no compiler of these is at hand.

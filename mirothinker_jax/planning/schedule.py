@@ -1,10 +1,10 @@
 """Reads a compiled TPU program's schedule: how long it takes, and which transfers have something to hide behind.
 
-An estimate, and no measurement: fusions take the cycles that the compiler says; our attention kernels take their flops
-at the share of the peak that the cycle simulator gave them (docs/kernels.md), and experts' grouped products at a share
-that is assumed (GROUPED); a transfer takes its bytes at the speed of the links that it may use, and runs beside what is
-scheduled between its start and its end. Loops count as often as their condition says. Contention for memory and links
-is left out, and so are the host and the network between slices.
+An estimate, and no measurement: fusions take the cycles that the compiler says, gathers, scatters and sorts nothing,
+since it does not say; our kernels take their flops at the share of the peak that the cycle simulator gave them
+(docs/kernels.md, docs/qwen.md); a transfer takes its bytes at the speed of the links that it may use, and runs beside
+what is scheduled between its start and its end. Loops count as often as their condition says. Contention for memory and
+links is left out, and so are the host and the network between slices.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ _FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
 _ARRAY = re.compile(r"(pred|s8|u8|s16|u16|s32|u32|s64|u64|bf16|f16|f32|f64)\[([\d,]*)\]")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8}
 _COLLECTIVES = ("collective-permute", "all-gather", "all-reduce", "reduce-scatter", "all-to-all")
-# Of the peak, by grouped products, XLA's own and ours: the simulator reads zeros in the tables of who has which expert.
-GROUPED = 0.6
 HOST = "S(5)"  # the memory space of arrays that lie in the host's memory
 
 
@@ -121,11 +119,10 @@ class _Program:
                 seconds, inside = max(inner)
                 clock, kernels = clock + seconds, kernels + inside
             elif at.op == "custom-call" and "tpu_custom_call" in at.line:
-                shares = {"flash_forward": self.chip.forward, "flash_backward": self.chip.backward}
-                attention = [share for name, share in shares.items() if name in at.name]
-                seconds = _kernel_flops(at) / (self.chip.flops * (attention or [GROUPED])[0])
+                flops = _FLOPS.search(at.line)
+                seconds = float(flops[1]) / (self.chip.flops * self._share(at)) if flops else 0.0
                 clock, count = clock + seconds, count + 1
-                kernels += seconds if attention else 0.0
+                kernels += seconds if "flash_" in at.name else 0.0
             elif at.op in _COLLECTIVES:
                 seconds = self._seconds(at, at.shape)
                 clock += seconds
@@ -133,6 +130,13 @@ class _Program:
             elif cycles := _CYCLES.search(at.line):
                 clock += int(cycles[1]) / self.chip.hertz
         return clock, kernels
+
+    def _share(self, at: Instruction) -> float:
+        """Of the chip's peak, that a kernel reaches."""
+        c = self.chip
+        shares = {"flash_forward": c.forward, "flash_backward": c.backward, "grouped_inner": c.inner}
+        shares["grouped_outer"] = c.outer
+        return next(share for name, share in shares.items() if name in at.name)
 
     def _note(self, transfer: Transfer, times: float) -> None:
         if transfer.seconds > 0:
@@ -201,21 +205,6 @@ def _instructions(block: str) -> Iterator[Instruction]:
         if found := _HEAD.match(line):
             operands = tuple(o.strip().split(" ")[-1].lstrip("%") for o in found[4].split(",") if o.strip())
             yield Instruction(found[1], found[2], found[3], operands, line)
-
-
-def _kernel_flops(at: Instruction) -> float:
-    """What a kernel says that it does, or what its shapes say of XLA's grouped product, which says nothing."""
-    if found := _FLOPS.search(at.line):
-        return float(found[1])
-    if "ragged-dot" not in at.name:
-        return 0.0
-    constraints = at.line.partition("operand_layout_constraints=")[2]
-    floats = [dims.split(",") for kind, dims in _ARRAY.findall(constraints) if kind in ("bf16", "f32")]
-    made = [dims.split(",") for kind, dims in _ARRAY.findall(at.shape) if kind in ("bf16", "f32")]
-    if not floats or not made or (len(floats[0]), len(made[0])) != (2, 2):
-        return 0.0  # it prepares tables
-    (rows, inner), (_, columns) = floats[0], made[0]
-    return 2.0 * int(rows) * int(inner) * int(columns)
 
 
 def _kind(at: Instruction) -> str:

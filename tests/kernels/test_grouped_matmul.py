@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 from mirothinker_kernels.grouped_matmul import outer
 from mirothinker_kernels.grouped_matmul.layout import make_layout
-from mirothinker_kernels.grouped_matmul.ragged import ragged
 from mirothinker_kernels.grouped_matmul.reference import dense_masked
 from mirothinker_kernels.grouped_matmul.tiles import tiled
+from mirothinker_kernels.grouped_matmul.tpu import grouped
 
 FP32 = 1e-5
-HOWS = [pytest.param(tiled, id="tiled"), pytest.param(functools.partial(ragged, interpret=True), id="ragged")]
+HOWS = [pytest.param(tiled, id="tiled"), pytest.param(functools.partial(grouped, interpret=True), id="tpu")]
 jitted_layout = jax.jit(make_layout, static_argnums=(1, 2))
 
 
@@ -30,7 +30,7 @@ def operands(tokens, k, experts, hidden=12, ffn=20, seed=0, dtype=np.float32):
     return draw(tokens, hidden), chosen, jnp.asarray(rng.random((tokens, k)), jnp.float32), *kernels
 
 
-def grouped(how, tile, x, chosen, weights, gate, up, down):
+def placed(how, tile, x, chosen, weights, gate, up, down):
     return how(x, weights, gate, up, down, make_layout(chosen, gate.shape[0], tile))
 
 
@@ -47,7 +47,7 @@ def gradients(f, x, chosen, weights, *kernels):
 )
 def test_values_and_gradients_are_the_reference_s(how, tokens, k, experts, tile):
     inputs = operands(tokens, k, experts)
-    run = functools.partial(grouped, how, tile)
+    run = functools.partial(placed, how, tile)
     tiny.assert_close(jax.jit(run)(*inputs), dense_masked(*inputs), FP32)
     tiny.assert_close(gradients(run, *inputs), gradients(dense_masked, *inputs), FP32)
 
@@ -58,7 +58,7 @@ def test_experts_of_another_device_give_nothing(how):
     x, chosen, weights, *kernels = operands(20, 3, 8)
     shifted = chosen - 3
     kept = [kernel[:4] for kernel in kernels]
-    run = functools.partial(grouped, how, 8)
+    run = functools.partial(placed, how, 8)
     tiny.assert_close(run(x, shifted, weights, *kept), dense_masked(x, shifted, weights, *kept), FP32)
     tiny.assert_close(
         gradients(run, x, shifted, weights, *kept), gradients(dense_masked, x, shifted, weights, *kept), FP32
@@ -75,7 +75,7 @@ def test_weight_gradients_in_several_blocks(monkeypatch, dtype):
     at = layout.source
     rows = x.at[at // 2].get(mode="fill", fill_value=0).astype(dtype)
     sums = g.at[at].get(mode="fill", fill_value=0).astype(dtype)
-    got = outer.outer_sums(rows, sums, layout, interpret=True)
+    got = outer.outer_sums(rows, sums, layout, 8, interpret=True)
     hit = np.repeat(np.asarray(layout.expert), 16)[:, None] == np.arange(8)
     exact = jnp.einsum(
         "pd,pf,px->xdf", rows.astype(jnp.float32), sums.astype(jnp.float32), hit.astype(np.float32)
@@ -88,7 +88,7 @@ def test_every_token_on_one_expert_is_kept():
     """The load that a capacity would cut: all on expert 2."""
     x, _, weights, *kernels = operands(50, 1, 4)
     chosen = np.full((50, 1), 2, np.int32)
-    out = grouped(tiled, 8, x, chosen, weights, *kernels)
+    out = placed(tiled, 8, x, chosen, weights, *kernels)
     tiny.assert_close(out, dense_masked(x, chosen, weights, *kernels), FP32)
     assert np.all(np.any(np.asarray(out) != 0, axis=1))
 
@@ -98,7 +98,7 @@ def test_bfloat16_is_within_twice_its_own_rounding():
     half = [v if v.dtype != jnp.float32 else v.astype(jnp.bfloat16) for v in map(jnp.asarray, inputs)]
     half[2] = inputs[2]
     exact = dense_masked(*(v.astype(jnp.float32) if v.dtype == jnp.bfloat16 else v for v in half))
-    out = grouped(tiled, 8, *half)
+    out = placed(tiled, 8, *half)
     assert out.dtype == jnp.bfloat16
     worst = np.abs(np.asarray(out, np.float32) - np.asarray(exact)).max()
     assert worst <= 2 * 2**-8 * np.abs(np.asarray(exact)).max()
@@ -121,5 +121,8 @@ def test_each_choice_has_one_place_among_its_expert_s(chosen, sizes):
     assert np.array_equal(layout.source[place[known]], np.flatnonzero(known))
     assert np.all(layout.expert[place[known] // tile] == flat[known])
     assert (layout.source < flat.size).sum() == known.sum()
-    assert np.all(layout.sizes % tile == 0) and layout.sizes.sum() == layout.tiles * tile
     assert np.all(place[known] < layout.tiles * tile)
+    assert set(layout.expert) == set(range(experts)), "each has a tile, if only of padding"
+    held = np.bincount(flat[known], minlength=experts)
+    assert layout.tiles == (-(-held // tile)).sum()
+    assert np.array_equal(layout.expert[: layout.tiles], np.sort(layout.expert[: layout.tiles]))

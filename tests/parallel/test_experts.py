@@ -97,7 +97,7 @@ def test_replayed_routes_give_the_same_and_other_routes_another_result(params):
 @pytest.mark.parametrize(("objective", "rows"), [(sft, packed()), (DPO, preferences()), (GRPO, packed())])
 def test_a_step_of_each_objective_on_expert_parallel_devices(params, objective, rows):
     """Expert 4 × fsdp 2: the parameters after a step are those of one device, and the load-balance loss is in them."""
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_fraction=0.0), 4)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_fraction=0.0, eps=1e-3), 4)
 
     def stepped(mesh, config=tiny.MOE):
         model = ModelSpec.build(config, tiny.VOCAB, mesh)
@@ -113,8 +113,9 @@ def test_a_step_of_each_objective_on_expert_parallel_devices(params, objective, 
         np.abs(a - b).max() for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(params), strict=True)
     )
     apart = max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True))
-    # Adam's first step is the gradient's sign where eps is small: compare against how far a step goes.
-    assert apart <= 0.02 * moved
+    # Compared with how far a step goes. A smaller eps would make Adam's first step the gradient's sign, whatever the
+    # gradient's size, and so its rounding.
+    assert apart <= 1e-3 * moved
     if objective is not sft:
         return
     unbalanced = dataclasses.replace(tiny.MOE, moe=dataclasses.replace(tiny.MOE.moe, balance_coef=0.0))

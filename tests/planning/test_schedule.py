@@ -3,6 +3,8 @@
 A chip of 1 GHz, 1 TFLOP/s and links of 1 GB/s: a fusion of 1,000,000 cycles takes 1 ms, and so does a permute of 1 MB.
 """
 
+import dataclasses
+
 import pytest
 
 from mirothinker_jax.planning.chips import Chip
@@ -113,26 +115,19 @@ def test_a_program_without_a_schedule_is_refused():
         read(PROGRAM.replace("is_scheduled=true", ""), CHIP, 1, 1)
 
 
-def test_grouped_products_are_weighed_by_their_shapes():
-    """XLA's own says nothing of its flops: 2 · 1,000 · 600 · 500, at 0.6 of 1 TFLOP/s, are 1 ms. It is no attention."""
-    product = (
-        "  %ragged-dot-none.1 = f32[1000,500]{1,0} custom-call(%a), "
-        'custom_call_target="tpu_custom_call", '
-        "operand_layout_constraints={s32[1]{0}, s32[9]{0}, bf16[1000,600]{1,0}, bf16[8,600,500]{2,1,0}}"
-    )
-    tables = (
-        '  %ragged-dot-metadata = (s32[9]{0}, s32[1]{0}) custom-call(%a), custom_call_target="tpu_custom_call", '
-        "operand_layout_constraints={s32[8]{0}}"
-    )
+def test_experts_products_have_a_share_of_their_own():
+    """2 · 1,000 · 600 · 500 flops, at 0.6 of 1 TFLOP/s, are 1 ms; at 0.5, 1.2 ms. They are no attention."""
+    said = 'custom_call_target="tpu_custom_call", backend_config={"cost_estimate":{"flops":"600000000"}}'
     program = "\n".join(
         (
             "HloModule jit_step, is_scheduled=true\n",
             "ENTRY %main (a: s32[8]) -> f32[1000,500] {",
             "  %a = s32[8]{0} parameter(0)",
-            tables,
-            product,
+            f"  %grouped_inner.1 = f32[1000,500]{{1,0}} custom-call(%a), {said}",
+            f"  %grouped_outer.1 = f32[1000,500]{{1,0}} custom-call(%a), {said}",
             "}\n",
         )
     )
-    found = read(program, CHIP, chunks=1, micro_batches=1)
-    assert found.seconds == pytest.approx(1e-3) and found.kernels == 0
+    chip = dataclasses.replace(CHIP, inner=0.6, outer=0.5)
+    found = read(program, chip, chunks=1, micro_batches=1)
+    assert found.seconds == pytest.approx(2.2e-3) and found.kernels == 0
