@@ -1,4 +1,4 @@
-"""Which keys a query sees, as the TPU kernels are told: per query, and per block of queries in strips of keys.
+"""Which keys a query sees, as the kernels are told: per query, and per block of queries in strips of keys.
 
 A mask is causal or full without any table, since visibility then follows from the grid's own indices, or it is given
 by spans: four numbers per query, of which a few per block are made, so that strips without a visible key are neither
@@ -46,6 +46,30 @@ class Mask:
         blind = jnp.asarray([0, 0, 1, 0], jnp.int32)[None, :, None]
         more = jnp.broadcast_to(blind, (*self.rows.shape[:2], queries))
         return dataclasses.replace(self, rows=jnp.concatenate([self.rows, more], axis=2))
+
+    def as_spans(self, batch: int, queries: int, keys: int) -> Mask:
+        """The same mask with a table, which several segments of keys, or padding, need."""
+        if self.kind == "spans":
+            return self
+        zeros = jnp.zeros((batch, queries), jnp.int32)
+        trunk = zeros + (keys if self.kind == "full" else 0)
+        own = zeros + (queries if self.kind == "full" else 0)  # beyond every place
+        return Mask.of_spans((zeros, trunk, own), jnp.arange(queries, dtype=jnp.int32))
+
+    def of_padded(self, batch: int, queries: int, keys: int, block: int, segment: int) -> Mask:
+        """The mask of arrays padded to whole blocks of queries and segments of keys: padding sees nothing and is not
+        seen."""
+        if self.kind == "causal":
+            assert queries == keys, (queries, keys)
+            if queries + -queries % block <= keys + -keys % segment:
+                # Padding comes after all that is there, and the last block of queries ends among the keys.
+                return self
+        if self.kind == "full" and keys % segment == 0:
+            return self
+        mask = self.as_spans(batch, queries, keys)
+        end = mask.key_start + keys
+        rows = mask.rows.at[:, TRUNK_HI].min(end).at[:, INDEX].min(end - 1)
+        return dataclasses.replace(mask, rows=rows).padded(-queries % block)
 
 
 def strip_table(mask: Mask, keys: int, block: int, strip: int) -> jax.Array:

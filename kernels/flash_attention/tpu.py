@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from ..pallas import VMEM_BYTES
 from . import backward as backward_kernel
 from . import forward as forward_kernel
-from . import mask as m
 from . import tiling
 from .strips import Blocks
 
@@ -32,7 +31,7 @@ def forward(q, k, v, mask, carry=None, *, largest: Blocks | None = None, interpr
     blocks = tiling.fitted(
         largest or tiling.largest("forward"), length, keys, q.dtype.itemsize, exact=mask.kind == "full"
     )
-    mask = _padded(mask, q.shape[0], length, keys, blocks)
+    mask = mask.of_padded(q.shape[0], length, keys, blocks.queries, blocks.segment)
     if carry is not None:
         out, lse = (_pad(x, blocks.queries) for x in carry)
         carry = _flat(out), _lanes(lse)
@@ -56,10 +55,10 @@ def backward(
     lse, delta = (_lanes(_pad(x, blocks.queries)) for x in (lse, delta))
     queries, d_out = (_flat(_pad(x, blocks.queries)) for x in (q, d_out))
     k_flat, v_flat = (_flat(_pad(x, blocks.segment)) for x in (k, v))
-    mask = _padded(mask, q.shape[0], length, keys, blocks)
+    mask = mask.of_padded(q.shape[0], length, keys, blocks.queries, blocks.segment)
     segments = k_flat.shape[1] // blocks.segment
     if segments > 1:
-        mask = _as_spans(mask, q.shape[0], queries.shape[1], keys)
+        mask = mask.as_spans(q.shape[0], queries.shape[1], keys)
 
     def step(number, state):
         dq, made = state
@@ -84,31 +83,6 @@ def backward(
         state = jax.lax.fori_loop(1, segments, step, state)
     dq, (dk, dv) = state
     return _unflat(dq, q), _unflat(dk, k), _unflat(dv, k)
-
-
-def _padded(mask: m.Mask, batch: int, queries: int, keys: int, blocks: Blocks) -> m.Mask:
-    """The mask of padded arrays: padding sees nothing and is not seen."""
-    if mask.kind == "causal":
-        assert queries == keys, (queries, keys)
-        if queries + -queries % blocks.queries <= keys + -keys % blocks.segment:
-            # Padding comes after all that is there, and the last block of queries ends among the keys.
-            return mask
-    if mask.kind == "full" and keys % blocks.segment == 0:
-        return mask
-    mask = _as_spans(mask, batch, queries, keys)
-    end = mask.key_start + keys
-    rows = mask.rows.at[:, m.TRUNK_HI].min(end).at[:, m.INDEX].min(end - 1)
-    return dataclasses.replace(mask, rows=rows).padded(-queries % blocks.queries)
-
-
-def _as_spans(mask: m.Mask, batch: int, queries: int, keys: int) -> m.Mask:
-    """The same mask with the table that several segments, or padding, need."""
-    if mask.kind == "spans":
-        return mask
-    zeros = jnp.zeros((batch, queries), jnp.int32)
-    trunk = zeros + (keys if mask.kind == "full" else 0)
-    own = zeros + (queries if mask.kind == "full" else 0)  # beyond every place
-    return m.Mask.of_spans((zeros, trunk, own), jnp.arange(queries, dtype=jnp.int32))
 
 
 def _pad(x: jax.Array, multiple: int) -> jax.Array:

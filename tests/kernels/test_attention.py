@@ -1,6 +1,7 @@
-"""Attention of one device, by our TPU kernels (interpreted) and by plain XLA, against dense float32: output,
+"""Attention of one device, by our TPU and GPU kernels (interpreted) and by plain XLA, against dense float32: output,
 log-sum-exp and all gradients, for every kind of mask; tolerances are those of attention_cases.py."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 from attention_cases import LENGTH, ROWS, assert_close, case, graded, on_one_device, spans
-from mirothinker_kernels.flash_attention import blockwise, tpu
+from mirothinker_kernels.flash_attention import blockwise, gpu, gpu_visits, tpu
 from mirothinker_kernels.flash_attention import mask as m
 from mirothinker_kernels.flash_attention.reference import visible
 from mirothinker_kernels.flash_attention.strips import Blocks
@@ -27,6 +28,17 @@ def kernels(module, **options):
 # Fine: several segments, stretches of several strips, more pieces ahead than a tile has. Coarse: one of each.
 FINE = kernels(tpu, largest=Blocks(128, 64, 16, 32, stretch=64, segment=128, ahead=3), interpret=True)
 COARSE = kernels(tpu, largest=Blocks(256, 256, 64, 128, stretch=128, segment=256, ahead=1), interpret=True)
+# Of queries and keys, blocks that are as many, or twice as many of either.
+GPU_FINE, GPU_WIDE = (
+    Kernels(
+        functools.partial(gpu.forward, tile=tile, interpret=True),
+        functools.partial(
+            gpu.backward, tiles=(tile, dataclasses.replace(tile, queries=keys, keys=queries)), interpret=True
+        ),
+    )
+    for queries, keys in ((32, 64), (128, 32))
+    for tile in [gpu_visits.Tile(queries, keys, warps=4, stages=2)]
+)
 CHUNKS, ONE_CHUNK, LOOPS = (
     kernels(blockwise, chunk=n) for n in (64, 256, 3)
 )  # a chunk of 3: bands of 3 chunks
@@ -45,6 +57,13 @@ CHUNKS, ONE_CHUNK, LOOPS = (
             pytest.param(*sizes, COARSE, id="tpu-{}-{}-coarse".format(*sizes))
             for sizes in ((4, 64), (1, 128))
         ],
+        *[
+            pytest.param(groups, size, GPU_FINE, id=f"gpu-{groups}-{size}")
+            for groups in (1, 4, 8)
+            for size in (64, 128)
+        ],
+        pytest.param(4, 64, GPU_WIDE, id="gpu-4-64-wide"),
+        pytest.param(1, 80, GPU_FINE, id="gpu-1-80"),
         *[
             pytest.param(groups, size, CHUNKS, id=f"xla-{groups}-{size}")
             for groups in (1, 4, 8)
@@ -151,8 +170,9 @@ def test_every_key_seen(length):
 def test_a_causal_block_of_queries_never_runs_past_the_keys():
     """Queries are padded to whole blocks and keys to whole segments, which may be fewer: then there is a table."""
     blocks = Blocks(256, 64, 32, 64, stretch=64, segment=512, ahead=2)
-    assert tpu._padded(m.Mask("causal"), 1, 300, 300, fitted(blocks, 300, 300)).kind == "spans"
-    assert tpu._padded(m.Mask("causal"), 1, 512, 512, fitted(blocks, 512, 512)).kind == "causal"
+    for length, kind in ((300, "spans"), (512, "causal")):
+        b = fitted(blocks, length, length)
+        assert m.Mask("causal").of_padded(1, length, length, b.queries, b.segment).kind == kind
 
 
 def test_what_a_query_may_see_is_what_the_samples_say():

@@ -1,0 +1,90 @@
+"""Attention over two-span masks by our GPU kernels: padding and block sizes around gpu_kernels.py.
+
+Left out: float32 operands on the tensor cores (they are multiplied exactly, without), and gradients of the mask. Heads
+whose size is no power of two are padded to one. Block sizes were chosen for heads of 64 and 128; larger ones take
+smaller blocks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from . import gpu_kernels
+from .gpu_visits import Tile
+
+LEAST = 16  # tokens of a block and numbers of a head: what a tensor core takes
+FORWARD = Tile(queries=128, keys=64, warps=8, stages=3)
+BY_QUERIES = Tile(queries=128, keys=64, warps=8, stages=2)
+BY_KEYS = Tile(queries=64, keys=128, warps=8, stages=2)
+
+
+def forward(q, k, v, mask, carry=None, *, tile: Tile = FORWARD, interpret: bool = False):
+    """(output [B, H, T, E], log-sum-exp float32 [B, H, T]); see `Kernels.forward` of ring_attention.
+
+    tile: the largest blocks. interpret: run on any backend, slowly, for tests.
+    """
+    length, size = q.shape[2:]
+    tile = _fitted(tile, q, k)
+    block = max(tile.queries, tile.keys)
+    mask = mask.of_padded(q.shape[0], length, k.shape[2], block, block)
+    if carry is not None:
+        carry = _pad(carry[0], block), _pad_tokens(carry[1], block)
+    out, lse = gpu_kernels.forward(
+        *(_pad(x, block) for x in (q, k, v)), mask, tile, size**-0.5, carry, interpret
+    )
+    return out[:, :, :length, :size], lse[:, :, :length]
+
+
+def backward(
+    q,
+    k,
+    v,
+    mask,
+    lse,
+    delta,
+    d_out,
+    dq_before,
+    *,
+    tiles: tuple[Tile, Tile] = (BY_QUERIES, BY_KEYS),
+    interpret: bool = False,
+):
+    """(dq [B, H, T, E], dk and dv [B, K, S, E], float32); see `Kernels.backward` of ring_attention.
+
+    tiles: the largest blocks of the kernel that makes dq, and of the one that makes dk and dv.
+    """
+    length, size, keys = *q.shape[2:], k.shape[2]
+    by_queries, by_keys = (_fitted(tile, q, k) for tile in tiles)
+    block = max(by_queries.queries, by_queries.keys, by_keys.queries, by_keys.keys)
+    mask = mask.of_padded(q.shape[0], length, keys, block, block)
+    q, k, v, d_out = (_pad(x, block) for x in (q, k, v, d_out))
+    lse, delta = (_pad_tokens(x, block) for x in (lse, delta))
+    given = (q, k, v, mask, lse, delta, d_out)
+    dq = None if dq_before is None else _pad(dq_before, block)
+    dq = gpu_kernels.backward_by_queries(*given, dq, by_queries, size**-0.5, interpret)
+    dk, dv = gpu_kernels.backward_by_keys(*given, by_keys, size**-0.5, interpret)
+    return dq[:, :, :length, :size], dk[:, :, :keys, :size], dv[:, :, :keys, :size]
+
+
+def _fitted(tile: Tile, q: jax.Array, k: jax.Array) -> Tile:
+    """This tile, smaller where there are fewer tokens, heads are larger than 128, or operands are float32."""
+    share = max(1, _power(q.shape[3]) // 128) * (2 if q.dtype == jnp.float32 else 1)
+    part = lambda largest, tokens: min(max(LEAST, largest // share), _power(tokens))  # noqa: E731
+    return dataclasses.replace(tile, queries=part(tile.queries, q.shape[2]), keys=part(tile.keys, k.shape[2]))
+
+
+def _power(number: int) -> int:
+    """The smallest power of two that holds it, and the least size of a block."""
+    return max(LEAST, 1 << (number - 1).bit_length())
+
+
+def _pad(x: jax.Array, block: int) -> jax.Array:
+    """[B, H, T, E] with zeros, to whole blocks of tokens and a power of two of numbers."""
+    return jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % block), (0, _power(x.shape[3]) - x.shape[3])))
+
+
+def _pad_tokens(x: jax.Array, block: int) -> jax.Array:
+    """[B, H, T] with zeros, to whole blocks of tokens."""
+    return jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % block)))
