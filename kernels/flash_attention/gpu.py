@@ -69,8 +69,9 @@ def backward(
 
 
 def _fitted(tile: Tile, q: jax.Array, k: jax.Array) -> Tile:
-    """This tile, smaller where there are fewer tokens, heads are larger than 128, or operands are float32."""
-    share = max(1, _power(q.shape[3]) // 128) * (2 if q.dtype == jnp.float32 else 1)
+    """This tile, smaller where there are fewer tokens, and a quarter of it for float32 operands, which need registers
+    instead of tensor cores, and for heads of 256, which would fill fast memory."""
+    share = max(1, _power(q.shape[3]) // 128) ** 2 * (4 if q.dtype == jnp.float32 else 1)
     part = lambda largest, tokens: min(max(LEAST, largest // share), _power(tokens))  # noqa: E731
     return dataclasses.replace(tile, queries=part(tile.queries, q.shape[2]), keys=part(tile.keys, k.shape[2]))
 

@@ -164,9 +164,10 @@ def backward_by_keys(q, k, v, mask: m.Mask, lse, delta, d_out, tile: Tile, scale
         rows_ref, table_ref, refs = (*refs[:2], refs[2:]) if kind == "spans" else (None, None, refs)
         dk_ref, dv_ref = refs
         block, keys, values = pl.program_id(0), k_ref[...], v_ref[...]
-        whole, edges = visits.ranges_of_queries(kind, tile, block, count, table_ref)
 
         def member(head, sums):
+            whole, edges = visits.ranges_of_queries(kind, tile, block, count, table_ref)
+
             def visit(at, sums, masked=False):
                 dk, dv = sums
                 here = pl.ds(at * tile.queries, tile.queries)

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import mirothinker_kernels.flash_attention.blockwise as xla  # pyright: ignore[reportMissingImports]
+import mirothinker_kernels.flash_attention.gpu as gpu  # pyright: ignore[reportMissingImports]
 import mirothinker_kernels.flash_attention.tpu as tpu  # pyright: ignore[reportMissingImports]
 from mirothinker_kernels.flash_attention.mask import Mask  # pyright: ignore[reportMissingImports]
 from mirothinker_kernels.ring_attention import ring, strategies  # pyright: ignore[reportMissingImports]
@@ -32,9 +33,10 @@ CACHE_AXES = ("batch", "kv_heads", None, None)
 
 
 def _by_platform(name: str) -> Callable:
-    """Our TPU kernels on a TPU, plain XLA elsewhere; by what is compiled for, whatever machine compiles."""
+    """Our kernels on a TPU and on a CUDA GPU, plain XLA elsewhere (CPUs, ROCm GPUs); by what is compiled for, whatever
+    machine compiles."""
     choose: Callable = jax.lax.platform_dependent
-    return partial(choose, tpu=getattr(tpu, name), default=getattr(xla, name))
+    return partial(choose, tpu=getattr(tpu, name), cuda=getattr(gpu, name), default=getattr(xla, name))
 
 
 KERNELS = ring.Kernels(_by_platform("forward"), _by_platform("backward"))

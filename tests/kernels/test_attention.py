@@ -1,7 +1,6 @@
 """Attention of one device, by our TPU and GPU kernels (interpreted) and by plain XLA, against dense float32: output,
 log-sum-exp and all gradients, for every kind of mask; tolerances are those of attention_cases.py."""
 
-import dataclasses
 import functools
 import itertools
 
@@ -28,17 +27,18 @@ def kernels(module, **options):
 # Fine: several segments, stretches of several strips, more pieces ahead than a tile has. Coarse: one of each.
 FINE = kernels(tpu, largest=Blocks(128, 64, 16, 32, stretch=64, segment=128, ahead=3), interpret=True)
 COARSE = kernels(tpu, largest=Blocks(256, 256, 64, 128, stretch=128, segment=256, ahead=1), interpret=True)
-# Of queries and keys, blocks that are as many, or twice as many of either.
-GPU_FINE, GPU_WIDE = (
-    Kernels(
-        functools.partial(gpu.forward, tile=tile, interpret=True),
-        functools.partial(
-            gpu.backward, tiles=(tile, dataclasses.replace(tile, queries=keys, keys=queries)), interpret=True
-        ),
+
+
+def gpu_kernels(queries, keys):
+    """With blocks of so many queries and keys; of the kernel that goes by keys, the other way round."""
+    first, second = (gpu_visits.Tile(*n, warps=4, stages=2) for n in ((queries, keys), (keys, queries)))
+    return Kernels(
+        functools.partial(gpu.forward, tile=first, interpret=True),
+        functools.partial(gpu.backward, tiles=(first, second), interpret=True),
     )
-    for queries, keys in ((32, 64), (128, 32))
-    for tile in [gpu_visits.Tile(queries, keys, warps=4, stages=2)]
-)
+
+
+GPU, GPU_WIDE = gpu_kernels(32, 64), gpu_kernels(128, 32)
 CHUNKS, ONE_CHUNK, LOOPS = (
     kernels(blockwise, chunk=n) for n in (64, 256, 3)
 )  # a chunk of 3: bands of 3 chunks
@@ -57,13 +57,11 @@ CHUNKS, ONE_CHUNK, LOOPS = (
             pytest.param(*sizes, COARSE, id="tpu-{}-{}-coarse".format(*sizes))
             for sizes in ((4, 64), (1, 128))
         ],
+        *[pytest.param(*sizes, GPU, id="gpu-{}-{}".format(*sizes)) for sizes in ((1, 64), (8, 128))],
         *[
-            pytest.param(groups, size, GPU_FINE, id=f"gpu-{groups}-{size}")
-            for groups in (1, 4, 8)
-            for size in (64, 128)
+            pytest.param(*sizes, GPU_WIDE, id="gpu-{}-{}-wide".format(*sizes), marks=pytest.mark.slow)
+            for sizes in ((1, 128), (4, 64), (4, 128), (8, 64), (1, 80))
         ],
-        pytest.param(4, 64, GPU_WIDE, id="gpu-4-64-wide"),
-        pytest.param(1, 80, GPU_FINE, id="gpu-1-80"),
         *[
             pytest.param(groups, size, CHUNKS, id=f"xla-{groups}-{size}")
             for groups in (1, 4, 8)
@@ -100,7 +98,7 @@ def test_stretches_without_a_mask(dtype):
     assert_close(got, exact, rounded, dtype)
 
 
-@pytest.mark.parametrize("run", [FINE, COARSE], ids=["fine", "coarse"])
+@pytest.mark.parametrize("run", [FINE, COARSE, GPU], ids=["fine", "coarse", "gpu"])
 def test_a_causal_mask_needs_no_table(run):
     """And gives what the same mask by spans does, bit by bit where one segment holds all keys."""
     arrays, weights, _, _ = case(4, 64, jnp.float32)
@@ -110,7 +108,7 @@ def test_a_causal_mask_needs_no_table(run):
     tiny.assert_close(by(m.Mask("causal")), by(table), 1e-6)
 
 
-@pytest.mark.parametrize("run", [FINE, CHUNKS], ids=["tpu", "xla"])
+@pytest.mark.parametrize("run", [FINE, GPU_WIDE, CHUNKS], ids=["tpu", "gpu", "xla"])
 def test_keys_in_parts_add_up(run):
     """What `carry` and the given dq are for: a ring's hops. The parts overlap no query's spans in the same way."""
     (q, k, v), (weight, _), exact, _ = case(4, 64, jnp.float32)
@@ -146,8 +144,12 @@ def test_keys_in_parts_add_up(run):
     tiny.assert_close(tuple(x.swapaxes(1, 2) for x in backward(q, k, v)), expected, 1e-5)
 
 
-@pytest.mark.parametrize("length", [203, 256], ids=["padded", "whole segments"])
-def test_every_key_seen(length):
+@pytest.mark.parametrize(
+    ("length", "run"),
+    [(203, FINE), (256, FINE), (256, GPU)],
+    ids=["tpu-padded", "tpu-whole segments", "gpu-whole blocks"],
+)
+def test_every_key_seen(length, run):
     """A full mask: the softmax over all keys, and its gradients."""
     rng = np.random.default_rng(5)
     draw = lambda heads: jnp.asarray(rng.normal(size=(2, length, heads, 64)), jnp.float32)  # noqa: E731
@@ -162,9 +164,9 @@ def test_every_key_seen(length):
         return jax.jit(jax.value_and_grad(lambda a: (attend(*a) * weight).sum()))(arrays)
 
     tiny.assert_close(
-        graded_by(lambda *a: on_one_device(FINE, m.Mask("full"))(*a)[0])[1], graded_by(plain)[1], 1e-5
+        graded_by(lambda *a: on_one_device(run, m.Mask("full"))(*a)[0])[1], graded_by(plain)[1], 1e-5
     )
-    tiny.assert_close(jax.jit(on_one_device(FINE, m.Mask("full")))(*arrays)[0], plain(*arrays), 1e-5)
+    tiny.assert_close(jax.jit(on_one_device(run, m.Mask("full")))(*arrays)[0], plain(*arrays), 1e-5)
 
 
 def test_a_causal_block_of_queries_never_runs_past_the_keys():
