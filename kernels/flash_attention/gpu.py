@@ -32,9 +32,8 @@ def forward(q, k, v, mask, carry=None, *, tile: Tile = FORWARD, interpret: bool 
     mask = mask.of_padded(q.shape[0], length, k.shape[2], block, block)
     if carry is not None:
         carry = _pad(carry[0], block), _pad_tokens(carry[1], block)
-    out, lse = gpu_kernels.forward(
-        *(_pad(x, block) for x in (q, k, v)), mask, tile, size**-0.5, carry, interpret
-    )
+    q, k, v = (_pad(x, block) for x in (q, k, v))
+    out, lse = gpu_kernels.forward(q, k, v, mask, tile, size**-0.5, carry, interpret)
     return out[:, :, :length, :size], lse[:, :, :length]
 
 

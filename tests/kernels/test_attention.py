@@ -57,10 +57,17 @@ CHUNKS, ONE_CHUNK, LOOPS = (
             pytest.param(*sizes, COARSE, id="tpu-{}-{}-coarse".format(*sizes))
             for sizes in ((4, 64), (1, 128))
         ],
-        *[pytest.param(*sizes, GPU, id="gpu-{}-{}".format(*sizes)) for sizes in ((1, 64), (8, 128))],
+        pytest.param(1, 128, GPU, id="gpu-1-128"),
+        pytest.param(8, 64, GPU_WIDE, id="gpu-8-64"),
         *[
-            pytest.param(*sizes, GPU_WIDE, id="gpu-{}-{}-wide".format(*sizes), marks=pytest.mark.slow)
-            for sizes in ((1, 128), (4, 64), (4, 128), (8, 64), (1, 80))
+            pytest.param(*sizes, run, id="gpu-{}-{}".format(*sizes), marks=pytest.mark.slow)
+            for *sizes, run in (
+                (1, 64, GPU),
+                (1, 80, GPU),
+                (4, 64, GPU_WIDE),
+                (4, 128, GPU),
+                (8, 128, GPU_WIDE),
+            )
         ],
         *[
             pytest.param(groups, size, CHUNKS, id=f"xla-{groups}-{size}")
@@ -108,13 +115,17 @@ def test_a_causal_mask_needs_no_table(run):
     tiny.assert_close(by(m.Mask("causal")), by(table), 1e-6)
 
 
-@pytest.mark.parametrize("run", [FINE, GPU_WIDE, CHUNKS], ids=["tpu", "gpu", "xla"])
-def test_keys_in_parts_add_up(run):
+@pytest.mark.parametrize(
+    ("run", "cuts"),
+    [(FINE, (0, 64, 130, LENGTH)), (GPU_WIDE, (0, 107, LENGTH)), (CHUNKS, (0, 64, 130, LENGTH))],
+    ids=["tpu", "gpu", "xla"],
+)
+def test_keys_in_parts_add_up(run, cuts):
     """What `carry` and the given dq are for: a ring's hops. The parts overlap no query's spans in the same way."""
     (q, k, v), (weight, _), exact, _ = case(4, 64, jnp.float32)
     q, k, v, weight = (x.swapaxes(1, 2) for x in (q, k, v, weight))
     index = jnp.arange(LENGTH, dtype=jnp.int32)
-    parts = [(lo, hi, m.Mask.of_spans(spans(), index, lo)) for lo, hi in ((0, 64), (64, 130), (130, LENGTH))]
+    parts = [(lo, hi, m.Mask.of_spans(spans(), index, lo)) for lo, hi in itertools.pairwise(cuts)]
 
     @jax.jit
     def forward(q, k, v):
@@ -146,7 +157,7 @@ def test_keys_in_parts_add_up(run):
 
 @pytest.mark.parametrize(
     ("length", "run"),
-    [(203, FINE), (256, FINE), (256, GPU)],
+    [(203, FINE), (256, FINE), pytest.param(256, GPU, marks=pytest.mark.slow)],
     ids=["tpu-padded", "tpu-whole segments", "gpu-whole blocks"],
 )
 def test_every_key_seen(length, run):
