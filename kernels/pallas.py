@@ -1,4 +1,4 @@
-"""What our Pallas kernels for TPUs share: products, results in a shard_map, and the fast memory they reserve."""
+"""What our Pallas kernels share: products, results in a shard_map, and the fast memory they reserve on TPUs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLUMNS_BY_COLUMNS = (((0,), (0,)), ((), ()))  # aᵀ b
 
 
 def product(a: Any, b: Any, dimensions: Any) -> jax.Array:
-    """In float32; of float32 operands exactly so, where the matrix units would round them."""
+    """In float32; of float32 operands exactly so, where matrix units and tensor cores would round them."""
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     return jax.lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
 

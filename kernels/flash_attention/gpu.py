@@ -1,8 +1,8 @@
-"""Attention over two-span masks by our GPU kernels: padding and block sizes around gpu_kernels.py.
+"""Attention over two-span masks by our GPU kernels: padding and block sizes around gpu_forward.py and gpu_backward.py.
 
-Left out: float32 operands on the tensor cores (they are multiplied exactly, without), and gradients of the mask. Heads
-whose size is no power of two are padded to one. Block sizes were chosen for heads of 64 and 128; larger ones take
-smaller blocks.
+Left out: float32 operands on tensor cores (they are multiplied exactly, without), and gradients of the mask. Heads
+whose size is no power of two are padded to one. The block sizes were chosen for heads of 64 and 128, from what the
+compiler says of registers; nothing was timed. They need 97.5 KB of shared memory: GPUs before Ampere have less.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from . import gpu_kernels
+from . import gpu_backward, gpu_forward
 from .gpu_visits import Tile
 
 LEAST = 16  # tokens of a block and numbers of a head: what a tensor core takes
@@ -33,7 +33,7 @@ def forward(q, k, v, mask, carry=None, *, tile: Tile = FORWARD, interpret: bool 
     if carry is not None:
         carry = _pad(carry[0], block), _pad_tokens(carry[1], block)
     q, k, v = (_pad(x, block) for x in (q, k, v))
-    out, lse = gpu_kernels.forward(q, k, v, mask, tile, size**-0.5, carry, interpret)
+    out, lse = gpu_forward.forward(q, k, v, mask, tile, size**-0.5, carry, interpret)
     return out[:, :, :length, :size], lse[:, :, :length]
 
 
@@ -62,8 +62,8 @@ def backward(
     lse, delta = (_pad_tokens(x, block) for x in (lse, delta))
     given = (q, k, v, mask, lse, delta, d_out)
     dq = None if dq_before is None else _pad(dq_before, block)
-    dq = gpu_kernels.backward_by_queries(*given, dq, by_queries, size**-0.5, interpret)
-    dk, dv = gpu_kernels.backward_by_keys(*given, by_keys, size**-0.5, interpret)
+    dq = gpu_backward.dq_by_queries(*given, dq, by_queries, size**-0.5, interpret)
+    dk, dv = gpu_backward.dk_dv_by_keys(*given, by_keys, size**-0.5, interpret)
     return dq[:, :, :length, :size], dk[:, :, :keys, :size], dv[:, :, :keys, :size]
 
 

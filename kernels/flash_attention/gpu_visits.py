@@ -57,7 +57,8 @@ def table_of_keys(mask: m.Mask, keys: int, tile: Tile) -> jax.Array:
     place = jnp.arange(keys // tile.keys, dtype=jnp.int32)[None, None]
     block = jnp.arange(table.shape[1], dtype=jnp.int32)[None, :, None]
 
-    def holds(start, end):  # bool [B, blocks of queries, blocks of keys], of which XLA makes no array
+    # Bool [B, blocks of queries, blocks of keys], of which XLA makes no array.
+    def holds(start, end):
         return (table[..., start, None] <= place) & (place < table[..., end, None])
 
     seen, whole = holds(0, 3) | holds(4, 7), holds(1, 2) | holds(5, 6)
@@ -73,6 +74,24 @@ def table_of_keys(mask: m.Mask, keys: int, tile: Tile) -> jax.Array:
         start = first(condition, start)
         stops.append(start)
     return jnp.stack([*stops, end], axis=-1)
+
+
+def inputs(mask: m.Mask, table: jax.Array, block: Callable[[Any], Any]) -> tuple[list, list]:
+    """A row's spans [4, T] and the table's row of a program, as a kernel's inputs, and their specs.
+
+    block: which row of the table the i-th program has.
+    """
+    specs = [
+        pl.BlockSpec((None, *mask.rows.shape[1:]), lambda i, h, b: (b, 0, 0)),
+        pl.BlockSpec((None, None, table.shape[2]), lambda i, h, b: (b, block(i), 0)),
+    ]
+    return [mask.rows - mask.key_start, table], specs
+
+
+def split(kind: str, refs: Sequence[Any]) -> tuple[Any, Any, Sequence[Any]]:
+    """(spans, the table's row, what else there is) of a kernel's refs from those of `inputs` on; None where the mask is
+    not by spans."""
+    return (refs[0], refs[1], refs[2:]) if kind == "spans" else (None, None, refs)
 
 
 def ranges_of_keys(kind: str, tile: Tile, block: Any, count: int, table: Any) -> tuple[Ranges, Ranges]:
@@ -123,6 +142,11 @@ def spans_of(kind: str, tile: Tile, block: Any, rows: Any) -> tuple[jax.Array, .
     if kind == "causal":
         return (start + jnp.arange(tile.queries, dtype=jnp.int32),)
     return tuple(rows[i, pl.ds(start, tile.queries)] for i in range(4))
+
+
+def places(block: Any, tile: Tile) -> jax.Array:
+    """int32 [keys]: where the keys of a block are."""
+    return block * tile.keys + jnp.arange(tile.keys, dtype=jnp.int32)
 
 
 def visible(spans: Sequence[jax.Array], keys: jax.Array) -> jax.Array:
