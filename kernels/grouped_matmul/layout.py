@@ -47,6 +47,7 @@ def make_layout(chosen: jax.Array, experts: int, tile: int) -> Layout:
     """The layout of choices int32 [N, k] among experts 0 … experts − 1; others (−1) have no place."""
     flat = chosen.reshape(-1)
     count, arange = flat.size, functools.partial(jnp.arange, dtype=jnp.int32)
+    assert count + experts * tile < 1 << 24, f"{count} choices on a device: float32 counts them no more"
     # Counted, not sorted: earlier choices of the same expert, in a block by a product and before it by a sum.
     block = min(BLOCK, count)
     blocks = jnp.append(flat, jnp.full(-count % block, -1, jnp.int32)).reshape(-1, block)

@@ -115,6 +115,11 @@ def test_a_program_without_a_schedule_is_refused():
         read(PROGRAM.replace("is_scheduled=true", ""), CHIP, 1, 1)
 
 
+def test_a_kernel_that_nobody_looked_at_is_refused():
+    with pytest.raises(ValueError, match="paged_attention"):
+        read(PROGRAM.replace("flash_forward", "paged_attention"), CHIP, chunks=2, micro_batches=1)
+
+
 def test_experts_products_have_a_share_of_their_own():
     """2 · 1,000 · 600 · 500 flops, at 0.6 of 1 TFLOP/s, are 1 ms; at 0.5, 1.2 ms. They are no attention."""
     said = 'custom_call_target="tpu_custom_call", backend_config={"cost_estimate":{"flops":"600000000"}}'
