@@ -104,6 +104,7 @@ class OptimizerConfig:
     b2: float = 0.95  # decay of the squared gradient's average
     eps: float = 1e-8  # added to the root in AdamW's denominator
     clip_norm: float = 1.0  # largest global norm of a gradient
+    offload: bool = False  # AdamW's averages wait in the host's memory from one update to the next
 
     def __post_init__(self):
         check(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be > 0")

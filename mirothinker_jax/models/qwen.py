@@ -27,6 +27,7 @@ from mirothinker_jax.parallel.experts import ROUTES
 from mirothinker_jax.parallel.sharding import constrain
 
 Params = dict[str, Any]
+STACKED = "blocks"  # the part of them whose leading dim is the layer
 
 REMAT = {
     "full": jax.checkpoint_policies.save_only_these_names(ROUTES),

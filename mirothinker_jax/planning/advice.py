@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from mirothinker_jax.config import REMAT, Config, ConfigError
 from mirothinker_jax.planning import arithmetic, chips
@@ -49,7 +50,7 @@ def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable
     def model(**fields: str) -> Callable[[], Config]:
         return lambda: dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))
 
-    def trained(**fields: int) -> Callable[[], Config]:
+    def trained(**fields: Any) -> Callable[[], Config]:
         return lambda: _trained(config, stage, **fields)
 
     for remat in REMAT[REMAT.index(config.model.remat) + 1 :]:
@@ -59,6 +60,10 @@ def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable
             else "more is computed again"
         )
         yield f"--config.model.remat={remat}", cost, model(remat=remat), here
+    if not training.optimizer.offload:
+        offload = dataclasses.replace(training.optimizer, offload=True)
+        cost = "the optimizer's averages wait in the host's memory"
+        yield f"--config.{stage}.training.optimizer.offload=true", cost, trained(optimizer=offload), here
     if training.micro_rows > parts:
         setting = f"--config.{stage}.training.micro_rows={parts}"
         yield setting, "more micro-batches of a step", trained(micro_rows=parts), here
@@ -82,7 +87,7 @@ def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable
     yield setting, "longer samples do not fit", trained(row_tokens=half), here
 
 
-def _trained(config: Config, stage: str, **fields: int) -> Config:
+def _trained(config: Config, stage: str, **fields: Any) -> Config:
     """With other settings of a stage's training."""
     owner = getattr(config, stage)
     changed = dataclasses.replace(owner, training=dataclasses.replace(owner.training, **fields))

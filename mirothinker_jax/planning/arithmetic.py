@@ -112,7 +112,8 @@ def memory(config: Config, stage: str, mesh: dict[str, int]) -> Memory:
     accumulated = 4 * trained if training.rows > training.micro_rows else 0
     return Memory(
         count * stored + (trained * stored_trained if m.lora.rank else 0),
-        trained * 2 * ITEM["float32"],
+        # Averages that wait in the host's memory come a layer at a time.
+        trained * 2 * ITEM["float32"] / (m.layers if training.optimizer.offload else 1),
         trained * stored_trained + accumulated,
         m.layers * tokens * kept,
         working,

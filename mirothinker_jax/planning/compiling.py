@@ -27,7 +27,7 @@ from mirothinker_jax.types import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """peak and host: bytes of a device's memory, and of its host's. parameters, optimizer: bytes of a device's part.
+    """peak, host: bytes of a device's memory and of its host's. parameters, optimizer: of them in a device's memory.
 
     fits: whether the compiler found room; if not, peak is what it asked for and `text`, the scheduled program, empty.
     seconds: of lowering and compiling.
@@ -76,7 +76,8 @@ def compile_step(config: Config, stage: str, topology: Topology) -> Compiled:
     memory = compiled.memory_analysis()
     return Compiled(
         True,
-        memory.peak_memory_in_bytes,
+        # The compiler counts arguments in the host's memory among the device's; it does not when it looks for room.
+        memory.peak_memory_in_bytes - memory.host_argument_size_in_bytes,
         memory.host_temp_size_in_bytes + memory.host_argument_size_in_bytes,
         *parts,
         compiled.as_text(),
@@ -96,8 +97,9 @@ def asked_for(said: str, held: int) -> int:
 
 
 def _bytes(tree: Any) -> int:
-    """Of one device's part of arrays that know their sharding."""
+    """Of one device's part of arrays that know their sharding, without those in the host's memory."""
     return sum(
         jnp.dtype(leaf.dtype).itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(tree)
+        if leaf.sharding.memory_kind != "pinned_host"
     )

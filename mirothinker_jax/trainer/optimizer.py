@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -10,6 +10,20 @@ import optax
 from mirothinker_jax.config import OptimizerConfig
 
 NOT_DECAYED = ("weight", "bias")  # RMSNorm weights and projection biases
+
+
+class Optimizer(NamedTuple):
+    """An optax.GradientTransformation that works on each number alone, what clips all gradients before it (and has no
+    state), and whether the state waits in the host's memory."""
+
+    init: optax.TransformInitFn
+    update: optax.TransformUpdateFn
+    clip: optax.GradientTransformation
+    offload: bool
+
+    @property
+    def space(self) -> Any:
+        return jax.memory.Space.Host if self.offload else jax.memory.Space.Device
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -29,15 +43,13 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([start, after], [warmup])
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, steps: int) -> Optimizer:
     c = config
 
     def decayed(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)
 
-    return optax.chain(
-        optax.clip_by_global_norm(c.clip_norm),
-        optax.adamw(
-            make_schedule(c, steps), b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay, mask=decayed
-        ),
+    adamw = optax.adamw(
+        make_schedule(c, steps), b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay, mask=decayed
     )
+    return Optimizer(*adamw, clip=optax.clip_by_global_norm(c.clip_norm), offload=c.offload)

@@ -16,6 +16,7 @@ import optax
 from mirothinker_jax.models.qwen import Params, split
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.sharding import placed, replicated
+from mirothinker_jax.trainer.optimizer import Optimizer
 from mirothinker_jax.trainer.rounding import exact
 
 
@@ -28,19 +29,20 @@ class TrainState:
     opt_state: Any
 
 
-def _moments(model: ModelSpec, optimizer: optax.GradientTransformation) -> Any:
+def _moments(model: ModelSpec, optimizer: Optimizer) -> Any:
     """Shapes of the optimizer's state, which is float32 whatever the parameters are."""
     return jax.eval_shape(
         lambda params: optimizer.init(exact(params)), split(model.config, model.abstract)[0]
     )
 
 
-def state_shardings(model: ModelSpec, optimizer: optax.GradientTransformation) -> TrainState:
-    """The sharding of every leaf: optimizer moments, of trained parameters only, lie where their parameter lies."""
+def state_shardings(model: ModelSpec, optimizer: Optimizer) -> TrainState:
+    """The sharding of every leaf: optimizer moments, of trained parameters only, are split as their parameter is, and
+    wait in the host's memory where the optimizer says so."""
     whole = replicated(model.mesh)
     moments = optax.tree_utils.tree_map_params(
         optimizer,
-        lambda _, sharding: sharding,
+        lambda _, sharding: sharding.with_memory_kind("pinned_host") if optimizer.offload else sharding,
         _moments(model, optimizer),
         split(model.config, model.shardings)[0],
         transform_non_params=lambda _: whole,
@@ -48,14 +50,14 @@ def state_shardings(model: ModelSpec, optimizer: optax.GradientTransformation) -
     return TrainState(step=whole, skipped=whole, params=model.shardings, opt_state=moments)
 
 
-def abstract_state(model: ModelSpec, optimizer: optax.GradientTransformation) -> TrainState:
+def abstract_state(model: ModelSpec, optimizer: Optimizer) -> TrainState:
     """Shape, dtype and sharding of every leaf: what a checkpoint is restored into."""
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
     state = TrainState(scalar, scalar, model.abstract, _moments(model, optimizer))
     return placed(state, state_shardings(model, optimizer))
 
 
-def init_state(model: ModelSpec, optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+def init_state(model: ModelSpec, optimizer: Optimizer, params: Params) -> TrainState:
     """A state at step 0 around these parameters (which it takes over: they are donated)."""
 
     def make(params):

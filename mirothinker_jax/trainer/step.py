@@ -15,8 +15,9 @@ from mirothinker_jax.models.qwen import Params, combine, merge, split
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.attend import make_attend
 from mirothinker_jax.parallel.sharding import batch_sharding, replicated
-from mirothinker_jax.trainer.rounding import exact, rounded
+from mirothinker_jax.trainer.optimizer import Optimizer
 from mirothinker_jax.trainer.state import TrainState, state_shardings
+from mirothinker_jax.trainer.update import update
 from mirothinker_jax.types import Array, Batch, LossOutput, Objective
 
 ROUNDING_SEED = 0x0B16
@@ -81,15 +82,13 @@ def balanced(out: LossOutput, routing: Routing, coef: float) -> LossOutput:
     return LossOutput(out.total + coef * balance * weight, out.weight, metrics)
 
 
-def make_step(model: ModelSpec, objective: Objective, optimizer: optax.GradientTransformation) -> Step:
+def make_step(model: ModelSpec, objective: Objective, optimizer: Optimizer) -> Step:
     """The jitted step: (state, batch [M, B, T], count) → (state, figures). The state is donated.
 
     The sums of loss and gradient are divided once by the step's whole weight, so packing, micro-batches
     and shards cannot change the update. Where the loss or the gradient is not finite, and where there is no
     gradient at all (every group of a GRPO step earned equal rewards), the parameters and the optimizer stay as
     they were, and `skipped` counts it: momentum and weight decay alone are no training.
-
-    The optimizer works in float32; bfloat16 parameters take its result with stochastic rounding.
     """
     gradient = make_gradient(model, objective)
 
@@ -100,17 +99,14 @@ def make_step(model: ModelSpec, objective: Objective, optimizer: optax.GradientT
         gradients = jax.tree.map(lambda g: g.astype(jnp.float32) * share, gradients)
         loss, norm = total * share, optax.tree.norm(gradients)
         usable = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm > 0)
-        whole = exact(trained)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, whole)
         # Its own stream of noise for each step, the same after a restart.
         key = jax.random.fold_in(jax.random.key(ROUNDING_SEED), state.step)
-        updated = rounded(optax.apply_updates(whole, updates), trained, key)
-        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(usable, a, b), new, old)  # noqa: E731
+        updated, opt_state = update(optimizer, gradients, state.opt_state, trained, usable, key)
         new = TrainState(
             step=state.step + 1,
             skipped=state.skipped + (~usable).astype(jnp.int32),
-            params=combine(keep(updated, trained), frozen),
-            opt_state=keep(opt_state, state.opt_state),
+            params=combine(updated, frozen),
+            opt_state=opt_state,
         )
         figures = {name: s / jnp.where(w > 0, w, 1.0) for name, (s, w) in metrics.items()}
         figures |= {"loss": loss, "grad_norm": norm, "weight": weight, "skipped": new.skipped}

@@ -136,3 +136,27 @@ def test_experts_products_have_a_share_of_their_own():
     chip = dataclasses.replace(CHIP, inner=0.6, outer=0.5)
     found = read(program, chip, chunks=1, micro_batches=1)
     assert found.seconds == pytest.approx(2.2e-3) and found.kernels == 0
+
+
+def test_copies_to_the_host_wait_for_each_other():
+    """16 MB take 1 ms. Two go there, 0.5 ms of work beside them, and one comes from there meanwhile."""
+    there, here = "bf16[8000000]{0:T(256)S(5)}", "bf16[8000000]{0:T(256)}"
+    program = "\n".join(
+        (
+            "HloModule jit_step, is_scheduled=true\n",
+            "ENTRY %main (a: bf16[8000000]) -> bf16[8000000] {",
+            f"  %a = {here} parameter(0)",
+            f"  %h = {there} parameter(1)",
+            f"  %copy-start.1 = ({there}, {here}, u32[]) copy-start(%a)",
+            f"  %copy-start.2 = ({there}, {here}, u32[]) copy-start(%a)",
+            f"  %copy-start.3 = ({here}, {there}, u32[]) copy-start(%h)",
+            '  %work = f32[] fusion(%a), kind=kLoop, backend_config={"estimated_cycles":"500000"}',
+            f"  %copy-done.1 = {there} copy-done(%copy-start.1)",
+            f"  %copy-done.2 = {there} copy-done(%copy-start.2)",
+            f"  %copy-done.3 = {here} copy-done(%copy-start.3)",
+            "}\n",
+        )
+    )
+    found = read(program, CHIP, chunks=1, micro_batches=1)
+    assert [t.exposed for t, _ in found.transfers] == pytest.approx([0.5e-3, 1e-3, 0])
+    assert found.seconds == pytest.approx(2e-3)

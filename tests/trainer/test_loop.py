@@ -1,5 +1,6 @@
 """The training loop across kills, restarts, bad batches and other meshes."""
 
+import dataclasses
 import json
 import re
 
@@ -57,6 +58,16 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(job, whole, kill_at):
     assert int(state.step) == STEPS
     assert [r["step"] for r in lines(second)] == list(range(STEPS))
     assert without_clock(lines(second)) == without_clock(lines(undisturbed))
+
+
+def test_averages_go_back_to_the_hosts_memory_when_a_run_goes_on(job, whole):
+    settings = {"optimizer": dataclasses.replace(TRAINING.optimizer, offload=True)}
+    with pytest.raises(Killed):
+        loop.run(first := job(Numbered(kill_at=5), training=settings))
+    first.log.close()
+    state = loop.run(job(Numbered(), training=settings))
+    assert {x.sharding.memory_kind for x in jax.tree.leaves(state.opt_state) if x.ndim} == {"pinned_host"}
+    tiny.assert_equal(host(state), whole[1])
 
 
 def test_a_run_that_is_done_stays_as_it_is(job, whole):

@@ -9,6 +9,7 @@ import tiny
 
 from mirothinker_jax.config import OptimizerConfig
 from mirothinker_jax.trainer.optimizer import make_optimizer, make_schedule
+from mirothinker_jax.trainer.update import update
 
 pytestmark = pytest.mark.usefixtures("relaxed_promotion")  # optax mixes dtypes
 
@@ -37,14 +38,17 @@ def test_without_warm_up_the_peak_comes_first():
 
 @pytest.mark.parametrize(("clip_norm", "factor"), [(2.0, 0.2), (1e9, 1.0)])
 def test_the_global_norm_is_clipped(clip_norm, factor):
-    """Two tensors of norms 6 and 8 have the global norm 10; AdamW's first average shows what it was given."""
+    """Layers of norms 6 and 0 and a table of 8: 10 in all; AdamW's first average shows what it was given."""
     optimizer = make_optimizer(OptimizerConfig(clip_norm=clip_norm, b1=0.9), 10)
-    params = {"kernel": jnp.zeros(4, jnp.float32), "embedding": jnp.zeros((2, 2), jnp.float32)}
-    gradients = {"kernel": jnp.full(4, 3.0, jnp.float32), "embedding": jnp.full((2, 2), 4.0, jnp.float32)}
-    _, state = optimizer.update(gradients, optimizer.init(params), params)
+    layers, table = jnp.asarray([[3.0] * 4, [0.0] * 4], jnp.float32), jnp.full((2, 2), 4.0, jnp.float32)
+    gradients = {"blocks": {"kernel": layers}, "embedding": table}
+    params = jax.tree.map(jnp.zeros_like, gradients)
+    key = jax.random.key(0)
+    _, state = update(optimizer, gradients, optimizer.init(params), params, jnp.asarray(True), key)
     (adam,) = [s for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu")]
-    np.testing.assert_allclose(adam.mu["kernel"], 0.1 * factor * 3.0, rtol=1e-6)
-    np.testing.assert_allclose(adam.mu["embedding"], 0.1 * factor * 4.0, rtol=1e-6)
+    assert int(adam.count) == 1
+    np.testing.assert_allclose(adam.mu["blocks"]["kernel"], 0.1 * factor * layers, rtol=1e-6)
+    np.testing.assert_allclose(adam.mu["embedding"], 0.1 * factor * table, rtol=1e-6)
 
 
 @pytest.mark.parametrize("config", [tiny.QWEN3, tiny.QWEN2], ids=["qwen3", "qwen2.5"])

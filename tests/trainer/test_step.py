@@ -143,3 +143,15 @@ def test_reference_log_probs_are_filled_in(model, rows, shared):
         expected = np.asarray(make_logprobs(model)(params, batch_of(2)))[:rows]
     assert filled.ref_logprobs.shape == batch.shape
     np.testing.assert_allclose(filled.ref_logprobs, expected, rtol=1e-6)
+
+
+def test_averages_that_wait_in_the_hosts_memory_change_nothing(model):
+    settings = dataclasses.replace(TRAINING.optimizer, offload=True)
+    offloaded = Stepper(model, optimizer=make_optimizer(settings, TRAINING.steps))
+    here = Stepper(model)
+    for number in range(3):
+        assert offloaded(batch_of(number)) == here(batch_of(number))
+    tiny.assert_equal(host(offloaded.state), host(here.state))
+    kinds = lambda state: {x.sharding.memory_kind for x in jax.tree.leaves(state) if x.ndim}  # noqa: E731
+    assert kinds(offloaded.state.opt_state) == {"pinned_host"}
+    assert kinds(offloaded.state.params) == kinds(here.state.opt_state) == {"device"}
