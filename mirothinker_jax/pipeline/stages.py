@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mirothinker_jax.config import TrainingConfig
@@ -88,9 +87,7 @@ def grpo_stage(shop: Workshop, before: Params) -> Stage:
     c, m = shop.config.grpo, shop.model.config
     reference = None
     if c.kl_coef > 0:
-        # A copy: the stage's own parameters are donated from the first step on.
-        frozen = jax.tree.map(jnp.copy, before)
-        reference = make_reference(shop.model, frozen, c.training.micro_rows, shared=False)
+        reference = make_reference(shop.model, before, c.training.micro_rows, shared=False, offload=True)
     tasks = [task(q) for q in shop.questions("grpo")]
     source = GRPOSource(
         c,

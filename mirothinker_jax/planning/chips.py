@@ -17,12 +17,13 @@ from mirothinker_jax.config_tree import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """flops: bfloat16 per second. memory_gib: of a device. dims: of the torus; 1: any number of them.
+    """flops (bfloat16 per second) and memory_gib: of a device; a chip has `devices`. dims: of the torus; 1: any
+    number of them.
 
     Of TPUs only: link, bytes per second, one way, to a neighbour; hertz, of the clock that cycles are of; forward and
     backward, our attention kernels' share of the peak: of a causal row of 32K, and of a full one of 4K, which is what
     a call backward takes at once (docs/kernels.md); inner and outer, that of experts' products and of their weights'
-    gradients (docs/qwen.md). v4 and v5e have not been looked at, and are taken for a v5p.
+    gradients (docs/qwen.md). v4 and v5e have not been looked at, and are taken for a v5p; so is tpu7x, for a v6e.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Chip:
     backward: float = 0.0
     inner: float = 0.0
     outer: float = 0.0
+    devices: int = 1
 
 
 TPUS = {
@@ -45,6 +47,8 @@ TPUS = {
         Chip("v5e", 197e12, 15.75, 2, 45e9, 1.5e9, "v5litepod-4", 0.91, 0.96, 0.83, 0.71),
         Chip("v5p", 459e12, 95.73, 3, 90e9, 1.75e9, "v5p-8", 0.91, 0.96, 0.83, 0.71),
         Chip("v6e", 918e12, 31.24, 2, 90e9, 1.75e9, "v6e-4", 0.38, 0.51, 0.41, 0.29),
+        # Its two cores are two devices, which share the chip's links. The clock is what its peak implies.
+        Chip("tpu7x", 1153.5e12, 94.75, 3, 50e9, 2.2e9, "tpu7x-8", 0.38, 0.51, 0.41, 0.29, devices=2),
     )
 }
 # Only arithmetic: no compiler of these is at hand.
@@ -66,7 +70,7 @@ class Topology:
 
     @property
     def devices(self) -> int:
-        return math.prod(self.shape)
+        return math.prod(self.shape) * self.chip.devices
 
     @property
     def compiles(self) -> bool:

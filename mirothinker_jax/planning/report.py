@@ -47,7 +47,7 @@ def text(plan: Plan, changes: list[Change]) -> str:
             f"a step, ESTIMATED: {s.seconds:.2f} s ({s.kernels:.2f} s in attention kernels, {s.exposed:.2f} s of "
             "transfers with nothing to hide behind)",
             f"  {plan.tokens / s.seconds:,.0f} tokens/s, {100 * plan.mfu:.1f}% MFU = useful flops / (seconds × "
-            f"{topology.devices} chips × {topology.chip.flops / 1e12:.0f} TFLOP/s)",
+            f"{topology.devices} devices × {topology.chip.flops / 1e12:.0f} TFLOP/s)",
             *_transfers(plan),
         ]
     if changes:

@@ -18,13 +18,21 @@ from mirothinker_jax.types import Batch
 
 
 def make_reference(
-    model: ModelSpec, params: Params, micro_rows: int, shared: bool
+    model: ModelSpec, params: Params, micro_rows: int, shared: bool, offload: bool = False
 ) -> Callable[[Batch], Batch]:
     """A function that fills in `ref_logprobs` of numpy rows [R, T], micro_rows at a time.
 
+    With `offload` it keeps a copy of the parameters, in the host's memory: nothing of the device's is taken while the
+    trained model takes its steps, and those may donate `params`.
+
     With `shared` every process passes the same rows and gets them all back; without, each passes its own.
     """
-    logprobs = make_logprobs(model)
+    memory = "device"
+    if offload:
+        memory = "pinned_host"
+        waiting = jax.tree.map(lambda s: s.with_memory_kind(memory), model.shardings)
+        params = jax.jit(lambda params: params, out_shardings=waiting)(params)
+    logprobs = make_logprobs(model, memory)
     index, count = data_shard(model.mesh)
     block = micro_rows // count
 

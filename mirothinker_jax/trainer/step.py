@@ -115,14 +115,16 @@ def make_step(model: ModelSpec, objective: Objective, optimizer: Optimizer) -> S
     return _jit(model, step, state_shardings(model, optimizer), 1, donate_argnums=0)
 
 
-def make_logprobs(model: ModelSpec) -> Callable[[Params, Batch], Array]:
-    """Jitted (params, batch [B, T]) → log-probs of the targets [B, T]: for reference models."""
+def make_logprobs(model: ModelSpec, memory: str = "device") -> Callable[[Params, Batch], Array]:
+    """Jitted (params, batch [B, T]) → log-probs of the targets [B, T]: for reference models. `memory` is the kind that
+    the parameters wait in."""
 
     def logprobs(params: Params, batch: Batch) -> Array:
-        return forward(model, params, batch)[0]
+        return forward(model, jax.device_put(params, jax.memory.Space.Device), batch)[0]
 
     rows = batch_sharding(model.mesh)
-    return jax.jit(logprobs, in_shardings=(model.shardings, rows), out_shardings=rows)
+    waiting = jax.tree.map(lambda s: s.with_memory_kind(memory), model.shardings)
+    return jax.jit(logprobs, in_shardings=(waiting, rows), out_shardings=rows)
 
 
 def _jit(model: ModelSpec, step: Any, state: TrainState, leading: int, **options: Any) -> Any:

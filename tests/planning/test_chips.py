@@ -8,7 +8,8 @@ from mirothinker_jax.planning.chips import GPUS, TPUS, parse, slices
 
 
 @pytest.mark.parametrize(
-    ("name", "devices"), [("v5p:4x4x4", 64), ("v6e:4x8", 32), ("v4:2x2x1", 4), ("h100:8", 8)]
+    ("name", "devices"),
+    [("v5p:4x4x4", 64), ("v6e:4x8", 32), ("v4:2x2x1", 4), ("tpu7x:2x2x2", 16), ("h100:8", 8)],
 )
 def test_a_slice(name, devices):
     assert parse(name).devices == devices
@@ -27,7 +28,7 @@ def test_slices_grow(chip):
         ("v5p:3x3x3", "v5p comes as v5p:2x2x1, v5p:2x2x2, v5p:2x2x4, v5p:2x4x4, v5p:4x4x4"),
         ("v5p", "v5p comes as v5p:2x2x1"),
         ("v6:4x4", "did you mean v6e"),
-        ("abacus:8", "chips: v4, v5e, v5p, v6e, h100"),
+        ("abacus:8", "chips: v4, v5e, v5p, v6e, tpu7x, h100"),
         ("h100:7", "h100 comes as h100:1, h100:2, h100:4, h100:8"),
     ],
 )

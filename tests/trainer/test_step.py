@@ -145,6 +145,14 @@ def test_reference_log_probs_are_filled_in(model, rows, shared):
     np.testing.assert_allclose(filled.ref_logprobs, expected, rtol=1e-6)
 
 
+def test_a_reference_in_the_hosts_memory_outlives_the_parameters_it_was_made_from(model):
+    stepper = Stepper(model)
+    expected = make_reference(model, stepper.state.params, 2, False)(batch_of(2)).ref_logprobs
+    reference = make_reference(model, stepper.state.params, 2, False, offload=True)
+    stepper(batch_of(0))  # donates them
+    np.testing.assert_array_equal(reference(batch_of(2)).ref_logprobs, expected)
+
+
 def test_averages_that_wait_in_the_hosts_memory_change_nothing(model):
     settings = dataclasses.replace(TRAINING.optimizer, offload=True)
     offloaded = Stepper(model, optimizer=make_optimizer(settings, TRAINING.steps))
