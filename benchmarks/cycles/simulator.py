@@ -28,7 +28,7 @@ class Case:
 
     chip: str
     way: str  # forward, backward; inner, turned, outer
-    mask: str  # full, causal
+    mask: str  # full, causal, or spans: full too, but by a table
     length: int
     heads: int  # of queries; or experts
     system: str = "ours"

@@ -37,22 +37,27 @@ def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) ->
     from mirothinker_kernels.pallas import VMEM_BYTES  # pyright: ignore[reportMissingImports]
 
     blocks = strips.Blocks(**{**vars(tiling.largest(way)), **sizes})
-    # One segment: what a call of the kernel takes. The mask needs no table.
+    # One segment: what a call of the kernel takes.
     blocks = strips.Blocks(**{**vars(blocks), "segment": max(length, blocks.strip)})
-    blocks = tiling.fitted(blocks, length, length, exact=mask == "full")
-    kind = masks.Mask(mask)
+    blocks = tiling.fitted(blocks, length, length, exact=mask != "causal")
+    # Tables read as zeros: all queries see all strips of keys.
+    spans = [((1, 4, length), jnp.int32), ((), jnp.int32)] if mask == "spans" else []
     half, single = jnp.bfloat16, jnp.float32
     rows, keys = ((n, length, SIZE) for n in (heads, KV_HEADS))
     turned, lanes = (KV_HEADS, SIZE, length), (heads, 1, length)
     if way == "forward":
         return (
-            lambda *a: forward.forward(*_in_hbm(a), kind, blocks, vmem_bytes=VMEM_BYTES),
-            [(rows, half), (keys, half), (turned, half)],
+            lambda *a: forward.forward(
+                *_in_hbm(a[:3]), masks.Mask(mask, *a[3:]), blocks, vmem_bytes=VMEM_BYTES
+            ),
+            [(rows, half), (keys, half), (turned, half), *spans],
         )
     shapes = [(rows, half), (rows, half), (lanes, single), (lanes, single), (keys, half), (turned, half)]
     return (
-        lambda *a: backward.backward(*_in_hbm(a), None, 0, kind, blocks, vmem_bytes=VMEM_BYTES),
-        [*shapes, (keys, half), (rows, single)],
+        lambda *a: backward.backward(
+            *_in_hbm(a[:8]), None, 0, masks.Mask(mask, *a[8:]), blocks, vmem_bytes=VMEM_BYTES
+        ),
+        [*shapes, (keys, half), (rows, single), *spans],
     )
 
 

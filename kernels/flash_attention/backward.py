@@ -17,7 +17,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ..pallas import PLAIN, ROWS_BY_ROWS, product, shaped
 from . import mask as m
-from .forward import LOG2_E, row_of, table_row
+from .forward import LOG2_E, table_row
 from .strips import Blocks, Place, for_strips, visible
 
 
@@ -62,7 +62,8 @@ def backward(
         dq_ref, dk_ref, dv_ref, dq_sum, next_scores, next_dp = refs
         member, block = pl.program_id(1), pl.program_id(2)
         head = pl.program_id(0) * group + member
-        column = row_of(table, kind, table_row(head, block, heads, mask, per_head))
+        row = table_row(head, block, heads, mask, per_head)
+        column = m.reader(table, row, blocks.strips) if spans else None
         place = Place(kind, blocks, block, 0 if spans else None, column)
 
         @pl.when((member == 0) & (block == 0))
@@ -130,7 +131,7 @@ def backward(
     kept = len(inputs) - 7
     if spans:
         # The last number of the table is not of a block: it is the segment.
-        table = m.strip_table(mask, keys, blocks.queries, blocks.strip)
+        table = m.stored(m.strip_table(mask, keys, blocks.queries, blocks.strip), blocks.strips)
         prefetch = [jnp.append(table, jnp.asarray(segment, jnp.int32))]
         batch = mask.rows.shape[0]
         per_row = heads // batch

@@ -26,11 +26,6 @@ LOG2_E = 1.4426950408889634
 SUBLANES = 8
 
 
-def row_of(table: Any, kind: str, block: Any) -> Any:
-    """A reader of a block's columns of the strip table; None where there is no table."""
-    return (lambda column: table[block * 8 + column]) if kind == "spans" else None
-
-
 def forward(
     q: jax.Array,
     k: jax.Array,
@@ -54,6 +49,7 @@ def forward(
     grid = (heads, length // blocks.queries, keys // blocks.segment)
     group = heads // kv_heads
     kind, spans = mask.kind, mask.kind == "spans"
+    strips = keys // blocks.strip
     scale2 = size**-0.5 * LOG2_E  # exponentials are of base 2, which is what the hardware has
 
     def kernel(*refs):
@@ -63,7 +59,8 @@ def forward(
         before, refs = (refs[:2], refs[2:]) if carry is not None else (None, refs)
         o_ref, lse_ref, top_ref, sum_ref, acc_ref, next_ref = refs
         block, step = pl.program_id(1), pl.program_id(2)
-        column = row_of(table, kind, table_row(pl.program_id(0), block, heads, mask, grid[1]))
+        row = table_row(pl.program_id(0), block, heads, mask, grid[1])
+        column = m.reader(table, row, strips) if spans else None
         segment = segment_of(kind, blocks, block, step, column)
         first = segment * blocks.strips if spans or grid[2] > 1 else None
         place = Place(kind, blocks, block, first, column)
@@ -135,7 +132,7 @@ def forward(
             lse_ref[0] = jnp.where(seen, natural, NEVER)
 
     def segment(h, i, s, *table):
-        column = row_of(table[0] if table else None, kind, table_row(h, i, heads, mask, grid[1]))
+        column = m.reader(table[0], table_row(h, i, heads, mask, grid[1]), strips) if spans else None
         return segment_of(kind, blocks, i, s, column)
 
     in_specs = [
@@ -146,7 +143,7 @@ def forward(
     inputs = [q, k, vt]
     prefetch = []
     if spans:
-        prefetch = [m.strip_table(mask, keys, blocks.queries, blocks.strip)]
+        prefetch = [m.stored(m.strip_table(mask, keys, blocks.queries, blocks.strip), strips)]
         per_row = heads // mask.rows.shape[0]
         in_specs.append(pl.BlockSpec((1, 4, blocks.queries), lambda h, i, s, *_: (h // per_row, 0, i)))
         inputs.append(mask.rows - mask.key_start)

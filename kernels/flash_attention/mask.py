@@ -8,6 +8,7 @@ loaded nor computed, and where a whole stretch of strips is seen by every query,
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 TRUNK_LO, TRUNK_HI, OWN_LO, INDEX = range(4)  # rows of Mask.rows
 # Columns of `strip_table`: strips with a visible key, and those that every query of the block sees whole.
 TRUNK, TRUNK_END, OWN, OWN_END, TRUNK_ALL, TRUNK_ALL_END, OWN_ALL, OWN_ALL_END = range(8)
+FROM_THE_START = (TRUNK, TRUNK_ALL)
 
 
 @jax.tree_util.register_dataclass
@@ -98,3 +100,16 @@ def strip_table(mask: Mask, keys: int, block: int, strip: int) -> jax.Array:
     own_end = jnp.maximum(own, own_end)
     columns = (trunk, trunk_end, own, own_end, trunk_all, trunk_all_end, own_all, own_all_end)
     return jnp.stack(columns, axis=-1).astype(jnp.int32).reshape(-1)
+
+
+def stored(table: jax.Array, count: int) -> jax.Array:
+    """A table of `count` strips as the TPU kernels get it: most columns count from the end, so that zeros say that all
+    queries see all strips. The compiler's cycle simulator reads zeros, and then simulates just that."""
+    from_the_start = jnp.isin(jnp.arange(table.size) % 8, jnp.asarray(FROM_THE_START))
+    return jnp.where(from_the_start, table, count - table)
+
+
+def reader(table: Any, block: Any, count: int) -> Callable[[int], Any]:
+    """Reads a column of a block's row of a table that is `stored`."""
+    at = lambda column: table[block * 8 + column]  # noqa: E731
+    return lambda column: at(column) if column in FROM_THE_START else count - at(column)

@@ -89,7 +89,7 @@ class Place:
     table: Any = None  # reads a column of this block's row of the strip table; with spans
 
 
-def segment_of(kind: str, blocks: Blocks, block: Any, step: Any, column: Callable[[int], Any]) -> Any:
+def segment_of(kind: str, blocks: Blocks, block: Any, step: Any, column: Any) -> Any:
     """The segment that step `step` of a block works on: the visible ones in order, then the last of them again, which
     is there already and has nothing left to do."""
     if kind == "full":
@@ -102,7 +102,7 @@ def segment_of(kind: str, blocks: Blocks, block: Any, step: Any, column: Callabl
     return jnp.maximum(jnp.minimum(step + shift, last), 0)
 
 
-def idle(kind: str, blocks: Blocks, block: Any, step: Any, column: Callable[[int], Any]) -> Any:
+def idle(kind: str, blocks: Blocks, block: Any, step: Any, column: Any) -> Any:
     """Whether step `step` only repeats a segment."""
     if kind == "full":
         return False
@@ -112,7 +112,7 @@ def idle(kind: str, blocks: Blocks, block: Any, step: Any, column: Callable[[int
     return step >= trunk_end - trunk + own_end - own
 
 
-def _segments(blocks: Blocks, column: Callable[[int], Any]) -> tuple[Any, Any, Any, Any]:
+def _segments(blocks: Blocks, column: Any) -> tuple[Any, Any, Any, Any]:
     """The table's ranges in segments; they do not overlap either."""
     strips = blocks.strips
     trunk, trunk_end = column(m.TRUNK) // strips, -(-column(m.TRUNK_END) // strips)
