@@ -8,7 +8,9 @@ final program. Each kernel is compiled ahead of time for one chip, and the simul
 that it dumps. Utilisation is useful flops / (cycles · peak of the whole chip): 4·S²·E per head forward and 10·S²·E
 backward, half of it where the mask is causal; recomputed scores do not count. bfloat16, heads of 128, eight query heads
 on two key/value heads, as Qwen3-8B groups them. A causal row of 32K is a·S² + b·S, from 8K and 16K, of two heads: it
-takes 30 µs a cycle.
+takes 30 µs a cycle. spans_over_full is what a visible block of keys costs where a table says what is seen, as for
+packed rows, over what it costs without: the growth of cycles from 4K to 8K, all of it seen (the simulator reads tables
+as zeros, which in ours say so).
 
 The peers get the best of a few block sizes, with a full mask only: the tables by which they skip blocks read as zeros
 here. A peer that is not installed, or whose program the simulator does not take, is left out, and said so.
@@ -16,7 +18,7 @@ here. A peer that is not installed, or whose program the simulator does not take
 Experts' products (kernels/grouped_matmul) have the sizes of Qwen3-30B-A3B and tiles of 128 tokens: of tokens with
 weights, of two such with weights turned round, added up, and of the weights' gradients.
 
-What it is not: a measurement. HBM's contention and the tables of packed rows are not in it.
+What it is not: a measurement. HBM's contention and the masked edges of packed rows are not in it.
 
 `--sweep` looks for better block sizes than kernels/flash_attention/blocks.json has, one size at a time from those that
 are there, and writes what it found into it.
@@ -79,6 +81,14 @@ def ours(chip: str) -> dict[str, tuple[float, int]]:
     line = (half - square * 8192**2) / 8192
     long = Case(chip, "forward", "causal", 32768, heads=2)
     keep(f"{chip}_fwd_causal_32k", long, square * 32768**2 + line * 32768)
+    more = {
+        mask: [cycles_of(Case(chip, "forward", mask, n, heads=2)) for n in (4096, 8192)]
+        for mask in ("full", "spans")
+    }
+    grown = {mask: after - before for mask, (before, after) in more.items()}
+    name = f"{chip}_fwd_spans_over_full"
+    found[name] = grown["spans"] / grown["full"], more["spans"][1]
+    say(name, *found[name])
     return found
 
 
