@@ -71,6 +71,20 @@ def test_a_million_tokens_fit(tmp_path):
     assert figures["peak_gib_per_device"] <= 24
 
 
+def test_averages_in_the_hosts_memory_come_a_layer_at_a_time(tmp_path):
+    """On the device there are parameters, their gradients, and less than the averages would take (2 of them) beside."""
+    figures = plan(
+        tmp_path,
+        *("--config", "configs/qwen/sft.py:qwen3-0.6b", "--topology", "v5p:2x2x1"),
+        *("--config.sft.training.rows=4", "--config.sft.training.micro_rows=4"),
+        *("--config.sft.training.row_tokens=512", "--config.sft.training.optimizer.offload=true"),
+    )
+    kinds = figures["gib_by_kind"]
+    assert kinds["optimizer"] < 0.001
+    assert figures["host_gib_per_device"] == pytest.approx(2 * kinds["parameters"], rel=0.01)
+    assert figures["peak_gib_per_device"] < 3.5 * kinds["parameters"]
+
+
 SLICES = {
     "8b": ("v5p:4x4x4", ()),
     "30b": ("v5p:4x4x4", ()),
