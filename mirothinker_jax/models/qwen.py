@@ -24,7 +24,7 @@ from mirothinker_jax.models.moe import MoE, Routing
 from mirothinker_jax.models.rope import rotation
 from mirothinker_jax.parallel.attend import SAVED, Attend
 from mirothinker_jax.parallel.experts import ROUTES
-from mirothinker_jax.parallel.sharding import constrain
+from mirothinker_jax.parallel.sharding import HOST, constrain
 
 Params = dict[str, Any]
 STACKED = "blocks"  # the part of them whose leading dim is the layer
@@ -36,7 +36,7 @@ REMAT = {
         names_which_can_be_saved=[ROUTES],
         names_which_can_be_offloaded=[SAVED],
         offload_src="device",
-        offload_dst="pinned_host",
+        offload_dst=HOST,
     ),
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

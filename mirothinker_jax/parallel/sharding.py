@@ -12,6 +12,8 @@ from mirothinker_jax.parallel.mesh import BATCH_AXES
 # Over which a parameter's hidden dim is split: whoever shares a row's tokens shares the parameters too.
 SPLIT_AXES = ("fsdp", "context")
 
+HOST = "pinned_host"  # the kind of memory that is the host's
+
 TABLE: dict[str, str | tuple[str, ...] | None] = {
     # activations
     "batch": BATCH_AXES,
@@ -46,6 +48,11 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 def shardings(mesh: Mesh, axes: Any) -> Any:
     """A tree of NamedSharding from a tree of logical axes (tuples at the leaves)."""
     return jax.tree.map(lambda a: NamedSharding(mesh, spec(*a)), axes, is_leaf=lambda a: isinstance(a, tuple))
+
+
+def on_host(shardings: Any) -> Any:
+    """The same shardings, of arrays that wait in the host's memory."""
+    return jax.tree.map(lambda sharding: sharding.with_memory_kind(HOST), shardings)
 
 
 def placed(abstract: Any, shardings: Any) -> Any:

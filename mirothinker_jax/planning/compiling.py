@@ -17,7 +17,7 @@ from mirothinker_jax.config import Config
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.objectives.of_stage import objective_of
 from mirothinker_jax.parallel.mesh import make_mesh
-from mirothinker_jax.parallel.sharding import batch_sharding, replicated
+from mirothinker_jax.parallel.sharding import HOST, batch_sharding, replicated
 from mirothinker_jax.planning.chips import GIB, Topology
 from mirothinker_jax.trainer.optimizer import make_optimizer
 from mirothinker_jax.trainer.state import abstract_state
@@ -101,5 +101,5 @@ def _bytes(tree: Any) -> int:
     return sum(
         jnp.dtype(leaf.dtype).itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(tree)
-        if leaf.sharding.memory_kind != "pinned_host"
+        if leaf.sharding.memory_kind != HOST
     )

@@ -17,7 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from mirothinker_jax.config import ConfigError, ModelConfig
-from mirothinker_jax.models.qwen import Params, combine, split
+from mirothinker_jax.models.qwen import STACKED, Params, combine, split
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.placement import gather_state
 from mirothinker_jax.parallel.sharding import placed
@@ -94,7 +94,7 @@ def _chunked(state: TrainState) -> Any:
     by layer, need not hold all of them."""
 
     def leaf(path: Any, _: Any) -> ocp.SaveArgs:
-        stacked = any(getattr(key, "key", None) == "blocks" for key in path)
+        stacked = any(getattr(key, "key", None) == STACKED for key in path)
         return ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if stacked else ())
 
     return jax.tree_util.tree_map_with_path(leaf, state)

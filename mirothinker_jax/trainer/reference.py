@@ -13,6 +13,7 @@ from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.context import zigzag
 from mirothinker_jax.parallel.placement import data_shard, to_global
+from mirothinker_jax.parallel.sharding import on_host
 from mirothinker_jax.trainer.step import make_logprobs
 from mirothinker_jax.types import Batch
 
@@ -22,17 +23,14 @@ def make_reference(
 ) -> Callable[[Batch], Batch]:
     """A function that fills in `ref_logprobs` of numpy rows [R, T], micro_rows at a time.
 
-    With `offload` it keeps a copy of the parameters, in the host's memory: nothing of the device's is taken while the
+    With `shared` every process passes the same rows and gets them all back; without, each passes its own. With
+    `offload` it keeps a copy of the parameters, in the host's memory: nothing of the device's is taken while the
     trained model takes its steps, and those may donate `params`.
-
-    With `shared` every process passes the same rows and gets them all back; without, each passes its own.
     """
-    memory = "device"
+    where = on_host(model.shardings) if offload else model.shardings
     if offload:
-        memory = "pinned_host"
-        waiting = jax.tree.map(lambda s: s.with_memory_kind(memory), model.shardings)
-        params = jax.jit(lambda params: params, out_shardings=waiting)(params)
-    logprobs = make_logprobs(model, memory)
+        params = jax.jit(lambda params: params, out_shardings=where)(params)
+    logprobs = make_logprobs(model, where)
     index, count = data_shard(model.mesh)
     block = micro_rows // count
 

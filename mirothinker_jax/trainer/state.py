@@ -15,7 +15,7 @@ import optax
 
 from mirothinker_jax.models.qwen import Params, split
 from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.parallel.sharding import placed, replicated
+from mirothinker_jax.parallel.sharding import on_host, placed, replicated
 from mirothinker_jax.trainer.optimizer import Optimizer
 from mirothinker_jax.trainer.rounding import exact
 
@@ -42,7 +42,7 @@ def state_shardings(model: ModelSpec, optimizer: Optimizer) -> TrainState:
     whole = replicated(model.mesh)
     moments = optax.tree_utils.tree_map_params(
         optimizer,
-        lambda _, sharding: sharding.with_memory_kind("pinned_host") if optimizer.offload else sharding,
+        lambda _, sharding: on_host(sharding) if optimizer.offload else sharding,
         _moments(model, optimizer),
         split(model.config, model.shardings)[0],
         transform_non_params=lambda _: whole,

@@ -115,16 +115,15 @@ def make_step(model: ModelSpec, objective: Objective, optimizer: Optimizer) -> S
     return _jit(model, step, state_shardings(model, optimizer), 1, donate_argnums=0)
 
 
-def make_logprobs(model: ModelSpec, memory: str = "device") -> Callable[[Params, Batch], Array]:
-    """Jitted (params, batch [B, T]) → log-probs of the targets [B, T]: for reference models. `memory` is the kind that
-    the parameters wait in."""
+def make_logprobs(model: ModelSpec, where: Params | None = None) -> Callable[[Params, Batch], Array]:
+    """Jitted (params, batch [B, T]) → log-probs of the targets [B, T]: for reference models. `where`: the parameters'
+    shardings, if not the model's."""
 
     def logprobs(params: Params, batch: Batch) -> Array:
         return forward(model, jax.device_put(params, jax.memory.Space.Device), batch)[0]
 
     rows = batch_sharding(model.mesh)
-    waiting = jax.tree.map(lambda s: s.with_memory_kind(memory), model.shardings)
-    return jax.jit(logprobs, in_shardings=(waiting, rows), out_shardings=rows)
+    return jax.jit(logprobs, in_shardings=(where or model.shardings, rows), out_shardings=rows)
 
 
 def _jit(model: ModelSpec, step: Any, state: TrainState, leading: int, **options: Any) -> Any:

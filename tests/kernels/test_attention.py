@@ -235,6 +235,15 @@ def test_strips_are_skipped_and_masked_where_they_must_be():
     assert [[*range(*r[0:2]), *range(*r[2:4])] for r in shifted] == [[], [], [0, 1], [2, 3]]
 
 
+def test_a_stored_table_of_zeros_says_that_all_is_seen():
+    """Which is what the cycle simulator runs; and a stored table reads as it was."""
+    column = m.reader([0] * 16, 1, 5)
+    assert [column(i) for i in range(8)] == [0, 5, 5, 5, 0, 5, 5, 5]
+    table = jnp.asarray([1, 3, 3, 4, 2, 3, 4, 4] * 2, jnp.int32)
+    column = m.reader(m.stored(table, 5), 1, 5)
+    assert [int(column(i)) for i in range(8)] == table[8:].tolist()
+
+
 @pytest.mark.parametrize(
     ("queries", "keys"), [(1, 1), (128, 128), (700, 700), (3000, 3000), (300, 9000), (5000, 262_144)]
 )
