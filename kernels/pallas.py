@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
 
 # A kernel that reserves more leaves the compiler no room for the arrays that it wants to keep in fast memory.
 VMEM_BYTES = 32 << 20
 ROWS_BY_ROWS = (((1,), (1,)), ((), ()))  # a bᵀ
 PLAIN = (((1,), (0,)), ((), ()))  # a b
 COLUMNS_BY_COLUMNS = (((0,), (0,)), ((), ()))  # aᵀ b
+
+
+def wide_units() -> bool:
+    """Whether what is compiled for is a TPU whose matrix units are 256 wide (v6e, tpu7x), not 128."""
+    try:
+        return pltpu.get_tpu_info().mxu_column_size == 256
+    except ValueError:  # not a TPU: traced for its own sake, or interpreted
+        return False
 
 
 def product(a: Any, b: Any, dimensions: Any) -> jax.Array:
@@ -23,3 +33,9 @@ def product(a: Any, b: Any, dimensions: Any) -> jax.Array:
 def shaped(shape: Any, dtype: Any, like: jax.Array) -> jax.ShapeDtypeStruct:
     """A result that varies over the mesh axes that `like` varies over (inside a shard_map)."""
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(like).manual_axis_type)
+
+
+def in_hbm(arrays: Sequence[jax.Array], interpret: bool) -> list[jax.Array]:
+    """Operands of a TPU kernel that streams them itself. Left to choose, the compiler brings some into fast memory
+    before, one here and another there: they are read twice, and the kernel is compiled anew for each such choice."""
+    return [x if interpret else pltpu.with_memory_space_constraint(x, pltpu.HBM) for x in arrays]

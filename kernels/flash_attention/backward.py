@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ..pallas import PLAIN, ROWS_BY_ROWS, product, shaped
+from ..pallas import PLAIN, ROWS_BY_ROWS, in_hbm, product, shaped
 from . import mask as m
 from .forward import LOG2_E, table_row
 from .strips import Blocks, Place, for_strips, visible
@@ -30,7 +30,7 @@ def backward(
     kt: jax.Array,
     v: jax.Array,
     dq: jax.Array,
-    made: tuple[jax.Array, jax.Array] | None,
+    made: tuple[jax.Array, jax.Array],
     segment: Any,
     mask: m.Mask,
     blocks: Blocks,
@@ -42,8 +42,8 @@ def backward(
 
     Args:
       q, do: [B·H, T, E]. lse, delta: float32 [B·H, 1, T]; delta is Σ o·do − dlse. k, v: [B·K, S, E], kt: [B·K, E, S].
-      dq: float32 [B·H, T, E]. made: dk and dv, float32 [B·K, S, E], of other segments; None: of none yet, and what is
-        not of this segment comes out as it happens to be. Their memory is used.
+      dq: float32 [B·H, T, E]. made: dk and dv, float32 [B·K, S, E], of other segments, which stay as they are; before
+        the first they may be anything. Their memory is used.
       segment: int32, which stretch of blocks.segment keys; 0 where the mask is not by spans.
       mask: its key_start is the place of the segment's first key.
     """
@@ -56,8 +56,7 @@ def backward(
 
     def kernel(*refs):
         table, refs = (refs[0], refs[1:]) if spans else (None, refs)
-        q_ref, do_ref, lse_ref, delta_ref, k_ref, kt_ref, v_ref, before_ref, *refs = refs
-        refs = refs[2:] if made else refs
+        q_ref, do_ref, lse_ref, delta_ref, k_ref, kt_ref, v_ref, before_ref, _, _, *refs = refs
         rows_ref, refs = (refs[0], refs[1:]) if spans else (None, refs)
         dq_ref, dk_ref, dv_ref, dq_sum, next_scores, next_dp = refs
         member, block = pl.program_id(1), pl.program_id(2)
@@ -125,10 +124,9 @@ def backward(
     of_head = pl.BlockSpec((1, keys, size), lambda h, g, i, *t: (h, part(*t), 0))
     # One buffer: it changes once per key/value head, and a second would be more than fast memory holds.
     turned = pl.BlockSpec((1, size, keys), lambda h, g, i, *t: (h, 0, part(*t)), pipeline_mode=pl.Buffered(1))
-    inputs, prefetch = [q, do, lse, delta, k, kt, v, dq, *(made or ())], []
+    inputs, prefetch = [q, do, lse, delta, k, kt, v, dq, *made], []
     in_specs = [rows, rows, lanes, lanes, of_head, turned, of_head, rows]
-    in_specs += [pl.BlockSpec(memory_space=pl.ANY)] * len(made or ())
-    kept = len(inputs) - 7
+    in_specs += [pl.BlockSpec(memory_space=pl.ANY)] * 2
     if spans:
         # The last number of the table is not of a block: it is the segment.
         table = m.stored(m.strip_table(mask, keys, blocks.queries, blocks.strip), blocks.strips)
@@ -156,7 +154,7 @@ def backward(
             shaped(k.shape, jnp.float32, q),
             shaped(v.shape, jnp.float32, q),
         ],
-        input_output_aliases={len(prefetch) + 7 + i: i for i in range(kept)},
+        input_output_aliases={len(prefetch) + 7 + i: i for i in range(3)},
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=vmem_bytes
         ),
@@ -166,4 +164,4 @@ def backward(
             transcendentals=heads * length * keys // (1 if kind == "full" else 2),
         ),
         interpret=interpret,
-    )(*prefetch, *inputs)
+    )(*prefetch, *in_hbm(inputs, interpret))

@@ -6,8 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from jax.experimental.pallas import tpu as pltpu
-
+from ..pallas import wide_units
 from .strips import Blocks
 
 LANES = 128
@@ -20,11 +19,7 @@ TABLE = {
 def largest(way: str) -> Blocks:
     """The largest sizes for "forward" or "backward", on the chip that is compiled for: a v6e's where the matrix units
     are 256 wide, a v5p's on all others."""
-    try:
-        wide = pltpu.get_tpu_info().mxu_column_size == 256
-    except ValueError:  # not a TPU: traced for its own sake, or interpreted
-        wide = False
-    return TABLE["v6e" if wide else "v5p"][way]
+    return TABLE["v6e" if wide_units() else "v5p"][way]
 
 
 def fitted(blocks: Blocks, queries: int, keys: int, item_bytes: int = 2, exact: bool = False) -> Blocks:

@@ -75,12 +75,14 @@ def backward(
     k_turned = k_flat.swapaxes(1, 2)
     if dq_before is None:
         dq_before = jnp.zeros(q.shape, jnp.float32)
-    state = step(0, (_flat(_pad(dq_before, blocks.queries)), None))
+    # What no segment has written yet may be anything. One kind of call, which is compiled once.
+    made = tuple(jax.lax.empty(x.shape, jnp.float32) for x in (k_flat, v_flat))
+    state = _flat(_pad(dq_before, blocks.queries)), made
     if segments <= UNROLLED:
-        for number in range(1, segments):
+        for number in range(segments):
             state = step(number, state)
     else:
-        state = jax.lax.fori_loop(1, segments, step, state)
+        state = jax.lax.fori_loop(0, segments, step, state)
     dq, (dk, dv) = state
     return _unflat(dq, q), _unflat(dk, k), _unflat(dv, k)
 

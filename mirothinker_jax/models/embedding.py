@@ -25,8 +25,8 @@ def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
         index = jnp.clip(wanted, 0, table.shape[0] - 1) - jax.lax.axis_index("tensor") * part.shape[0]
         here = (index >= 0) & (index < part.shape[0])
         rows = jnp.where(here[..., None], _rows(part, index), 0).astype(dtype)
-        whole = jax.lax.all_to_all(rows, SPLIT_AXES, split_axis=0, concat_axis=3, tiled=True)[0]
-        return jax.lax.psum(whole, "tensor")
+        parts = jax.lax.all_to_all(rows, SPLIT_AXES, split_axis=0, concat_axis=0, tiled=True)
+        return jax.lax.psum(jnp.moveaxis(parts, 0, 2).reshape(*tokens.shape, -1), "tensor")
 
     # Whoever has the same rows of a batch asks for the same: nothing for the replication checker to track.
     exchange = jax.shard_map(

@@ -98,7 +98,10 @@ class Qwen(nnx.Module):
         """
         dtype = self.config.compute_dtype
         x = look_up(self.embedding[...], tokens, dtype)
-        angles = rotation(positions, self.config.head_dim, self.config.rope_theta, self.config.yarn)
+        # Behind a barrier, or a compiler makes them again in every layer backward.
+        angles = jax.lax.optimization_barrier(
+            rotation(positions, self.config.head_dim, self.config.rope_theta, self.config.yarn)
+        )
         graph, layers = nnx.split(self.blocks)
         if routes is not None:
             routes = jnp.moveaxis(routes, 2, 0).astype(jnp.int32)

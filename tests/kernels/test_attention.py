@@ -105,6 +105,18 @@ def test_stretches_without_a_mask(dtype):
     assert_close(got, exact, rounded, dtype)
 
 
+def test_gradients_begin_with_whatever_the_memory_holds(monkeypatch):
+    """dk and dv have a place before they have a value. Nine segments: more than are calls one after the other."""
+    arrays, weights, exact, rounded = case(2, 64, jnp.float32, LONG)
+    small = Blocks(128, 64, 16, 32, stretch=64, segment=64, ahead=3)
+    assert fitted(small, LONG, LONG, 4).segment * tpu.UNROLLED < LONG
+    monkeypatch.setattr(jax.lax, "empty", lambda shape, dtype: jnp.full(shape, jnp.nan, dtype))
+    mask = m.Mask.of_spans(spans(LONG), jnp.arange(LONG, dtype=jnp.int32))
+    run = kernels(tpu, largest=small, interpret=True)
+    got = jax.jit(lambda arrays: graded(on_one_device(run, mask), arrays, weights))(arrays)
+    assert_close(got, exact, rounded, jnp.float32)
+
+
 @pytest.mark.parametrize("run", [FINE, COARSE, GPU], ids=["fine", "coarse", "gpu"])
 def test_a_causal_mask_needs_no_table(run):
     """And gives what the same mask by spans does, bit by bit where one segment holds all keys."""
