@@ -64,7 +64,8 @@ def make_layout(chosen: jax.Array, experts: int, tile: int) -> Layout:
     place = place.reshape(-1)[:count].astype(jnp.int32)
     place = jnp.where((flat >= 0) & (flat < experts), place, total * tile)
     source = jnp.full(total * tile, count, jnp.int32)
-    source = source.at[place].set(arange(count), mode="drop", unique_indices=True)
+    unique = jnp.where(place < total * tile, place, total * tile + arange(count))
+    source = source.at[unique].set(arange(count), mode="drop", unique_indices=True)
     expert = _experts_of(arange(total), used, ends)
     return Layout(place.reshape(chosen.shape), source, expert, total - ends[-1])
 

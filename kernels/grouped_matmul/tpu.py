@@ -10,10 +10,16 @@ import functools
 
 import jax
 
+from ..pallas import wide_units
 from .inner import products
 from .layout import Layout
 from .outer import outer_sums
 from .places import from_places, to_places
+
+
+def largest_tile() -> int:
+    """Tokens of one expert that fill the matrix units of the chip that is compiled for; 128 where that is no TPU."""
+    return 256 if wide_units() else 128
 
 
 def grouped(x, weights, gate, up, down, layout: Layout, *, interpret: bool = False):

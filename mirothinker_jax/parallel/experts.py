@@ -15,13 +15,16 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 from mirothinker_kernels.grouped_matmul.layout import make_layout  # pyright: ignore[reportMissingImports]
 from mirothinker_kernels.grouped_matmul.tiles import tiled  # pyright: ignore[reportMissingImports]
-from mirothinker_kernels.grouped_matmul.tpu import grouped  # pyright: ignore[reportMissingImports]
+from mirothinker_kernels.grouped_matmul.tpu import (  # pyright: ignore[reportMissingImports]
+    grouped,
+    largest_tile,
+)
 
 from mirothinker_jax.parallel.mesh import BATCH_AXES
 from mirothinker_jax.parallel.sharding import spec
 
 ROUTES = "routes"  # the name, for rematerialisation policies, of which tokens go where: few bytes, and dear to find
-TILES = (8, 128)  # the fewest and the most tokens of one expert that are multiplied at a time
+LEAST_TILE = 8  # the fewest tokens of one expert that are multiplied at a time
 
 
 def routed(
@@ -73,8 +76,7 @@ def named(routes: Any) -> Any:
 
 def _tile(choices: int, experts: int) -> int:
     """The power of two next to an expert's mean share, which is padded to a multiple of it: few when decoding."""
-    least, most = TILES
-    return max(least, min(most, 1 << max(0, choices // experts - 1).bit_length()))
+    return max(LEAST_TILE, min(largest_tile(), 1 << max(0, choices // experts - 1).bit_length()))
 
 
 def _platform(*operands) -> jax.Array:

@@ -23,7 +23,7 @@ class Chip:
     Of TPUs only: link, bytes per second, one way, to a neighbour; hertz, of the clock that cycles are of; forward and
     backward, our attention kernels' share of the peak: of a causal row of 32K, and of a full one of 4K, which is what
     a call backward takes at once (docs/kernels.md); inner and outer, that of experts' products and of their weights'
-    gradients (docs/qwen.md). v4 and v5e have not been looked at, and are taken for a v5p; so is tpu7x, for a v6e.
+    gradients (docs/qwen.md). v4 and v5e have not been looked at, and are taken for a v5p.
     """
 
     name: str
@@ -46,9 +46,9 @@ TPUS = {
         Chip("v4", 275e12, 31.25, 3, 45e9, 1.05e9, "v4-8", 0.91, 0.96, 0.83, 0.71),
         Chip("v5e", 197e12, 15.75, 2, 45e9, 1.5e9, "v5litepod-4", 0.91, 0.96, 0.83, 0.71),
         Chip("v5p", 459e12, 95.73, 3, 90e9, 1.75e9, "v5p-8", 0.91, 0.96, 0.83, 0.71),
-        Chip("v6e", 918e12, 31.24, 2, 90e9, 1.75e9, "v6e-4", 0.38, 0.51, 0.41, 0.29),
+        Chip("v6e", 918e12, 31.24, 2, 90e9, 1.75e9, "v6e-4", 0.38, 0.51, 0.66, 0.52),
         # Its two cores are two devices, which share the chip's links. The clock is what its peak implies.
-        Chip("tpu7x", 1153.5e12, 94.75, 3, 50e9, 2.2e9, "tpu7x-8", 0.38, 0.51, 0.41, 0.29, devices=2),
+        Chip("tpu7x", 1153.5e12, 94.75, 3, 50e9, 2.2e9, "tpu7x-8", 0.38, 0.51, 0.69, 0.53, devices=2),
     )
 }
 # Only arithmetic: no compiler of these is at hand.
