@@ -5,41 +5,48 @@
 
 A TPU is a statically scheduled machine, and its compiler (libtpu, an ordinary wheel) carries a cycle simulator of the
 final program. Each kernel is compiled ahead of time for one chip, and the simulator's figure is read from the profile
-that it dumps. Utilisation is useful flops / (cycles · peak of the whole chip): 4·S²·E per head forward and 10·S²·E
-backward, half of it where the mask is causal; recomputed scores do not count. bfloat16, heads of 128, eight query heads
-on two key/value heads, as Qwen3-8B groups them. A causal row of 32K is a·S² + b·S, from 8K and 16K, of two heads: it
-takes 30 µs a cycle. spans_over_full is what a visible block of keys costs where a table says what is seen, as for
-packed rows, over what it costs without: the growth of cycles from 4K to 8K, all of it seen (the simulator reads tables
-as zeros, which in ours say so).
+that it dumps. Utilisation is useful flops / (cycles · peak of a device, which is a chip, or half a tpu7x): 4·S²·E per
+head forward and 10·S²·E backward, half of it where the mask is causal; recomputed scores do not count. bfloat16, heads
+of 128, eight query heads on two key/value heads, as Qwen3-8B groups them. A causal row of 32K is a·S² + b·S, from 8K
+and 16K, of two heads: it takes 30 µs a cycle. spans_over_full is what a visible block of keys costs where a table says
+what is seen, as for packed rows, over what it costs without: the growth of cycles from 4K to 8K, all of it seen (the
+simulator reads tables as zeros, which in ours say so).
 
 The peers get the best of a few block sizes, with a full mask only: the tables by which they skip blocks read as zeros
-here. A peer that is not installed, or whose program the simulator does not take, is left out, and said so.
+here. What is not installed, or whose program the simulator does not take, is left out, and said so. Not tried: peers on
+a tpu7x.
 
-Experts' products (kernels/grouped_matmul) have the sizes of Qwen3-30B-A3B and tiles of 128 tokens: of tokens with
-weights, of two such with weights turned round, added up, and of the weights' gradients.
+Experts' products (kernels/grouped_matmul) have the sizes of Qwen3-30B-A3B and tiles of 128 tokens, or of 256 where
+matrix units are so deep: of tokens with weights, of two such with weights turned round, added up, and of the weights'
+gradients.
 
 What it is not: a measurement. HBM's contention and the masked edges of packed rows are not in it.
 
-`--sweep` looks for better block sizes than kernels/flash_attention/blocks.json has, one size at a time from those that
-are there, and writes what it found into it.
+`--only NAME` makes the figures anew whose names contain it, and keeps the others of the results' file, which must be of
+the same versions. `--sweep` looks for better block sizes than kernels/flash_attention/blocks.json has, one size at a
+time from those that are there, and writes what it found into it.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import importlib.metadata
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cycles.simulator import CHIPS, Case, DidNotCompile, cycles_of
 from measuring import Options
-from results import device, finish
+from results import FOLDER, device, finish
 
 from mirothinker_jax.data.atomic import replacing
 
 BLOCKS = Path(__file__).parents[1] / "kernels" / "flash_attention" / "blocks.json"
 HEADS = 8
+Figures = dict[str, Callable[[], tuple[float, int]]]  # by name, what finds (utilisation, cycles)
 SHORT = {"forward": "fwd", "backward": "bwd"}
 # Block sizes (queries, keys, keys of a product) of which a peer gets the best.
 PEERS = {
@@ -58,56 +65,58 @@ CHOICES = {
 }
 
 
-def say(name: str, share: float, cycles: int) -> None:
-    print(f"{name:32} {share:.3f}  {cycles:,} cycles", flush=True)
+def ours(chip: str) -> Figures:
+    def share(case: Case, count: Callable[[Case], float] = cycles_of) -> tuple[float, int]:
+        cycles = count(case)
+        return case.utilisation(cycles), round(cycles)
 
+    def spans() -> tuple[float, int]:
+        after, before = growth(chip, "spans"), growth(chip, "full")
+        return after / before, after
 
-def ours(chip: str) -> dict[str, tuple[float, int]]:
-    """(utilisation, cycles) by figure."""
-    found = {}
-
-    def keep(name: str, case: Case, count: float) -> None:
-        found[name] = case.utilisation(count), round(count)
-        say(name, *found[name])
-
-    for way in SHORT:
-        case = Case(chip, way, "full", 4096, HEADS)
-        keep(f"{chip}_{SHORT[way]}_full_4k", case, cycles_of(case))
+    make = functools.partial
+    figures: Figures = {
+        f"{chip}_{SHORT[way]}_full_4k": make(share, Case(chip, way, "full", 4096, HEADS)) for way in SHORT
+    }
     for way in ("inner", "turned", "outer"):
         case = Case(chip, way, "full", 4096, heads=8, system="experts")
-        keep(f"{chip}_experts_{way}", case, cycles_of(case))
-    half, one = (cycles_of(Case(chip, "forward", "causal", n, heads=2)) for n in (8192, 16384))
+        figures[f"{chip}_experts_{way}"] = make(share, case)
+    long = Case(chip, "forward", "causal", 32768, heads=2)
+    figures[f"{chip}_fwd_causal_32k"] = make(share, long, fitted)
+    if chip != "tpu7x":  # on whose program the simulator aborts
+        figures[f"{chip}_fwd_spans_over_full"] = spans
+    return figures
+
+
+def fitted(case: Case) -> float:
+    """Cycles of a causal row from two that are shorter, as a·S² + b·S."""
+    half, one = (cycles_of(dataclasses.replace(case, length=n)) for n in (8192, 16384))
     square = (one - 2 * half) / (16384**2 - 2 * 8192**2)
     line = (half - square * 8192**2) / 8192
-    long = Case(chip, "forward", "causal", 32768, heads=2)
-    keep(f"{chip}_fwd_causal_32k", long, square * 32768**2 + line * 32768)
-    more = {
-        mask: [cycles_of(Case(chip, "forward", mask, n, heads=2)) for n in (4096, 8192)]
-        for mask in ("full", "spans")
-    }
-    grown = {mask: after - before for mask, (before, after) in more.items()}
-    name = f"{chip}_fwd_spans_over_full"
-    found[name] = grown["spans"] / grown["full"], more["spans"][1]
-    say(name, *found[name])
-    return found
+    return square * case.length**2 + line * case.length
 
 
-def peer(system: str, chip: str) -> dict[str, tuple[float, int]]:
-    found = {}
-    for way in (way for there, way in PEER_PASSES if there == chip):
-        name, counts = f"{chip}_{SHORT[way]}_full_4k", {}
+def growth(chip: str, mask: str) -> int:
+    """Cycles that a row of 8K of two heads takes more than one of 4K."""
+    before, after = (cycles_of(Case(chip, "forward", mask, n, heads=2)) for n in (4096, 8192))
+    return after - before
+
+
+def peer(system: str, chip: str) -> Figures:
+    def best(way: str) -> tuple[float, int]:
+        counts = []
         for sizes in PEERS[system]:
             named = tuple(zip(("queries", "keys", "compute"), sizes, strict=True))
-            case = Case(chip, way, "full", 4096, HEADS, system, named)
             try:
-                counts[sizes] = cycles_of(case)
+                counts.append(cycles_of(Case(chip, way, "full", 4096, HEADS, system, named)))
             except DidNotCompile as error:
-                print(f"{system} {name} {sizes}: {str(error)[-120:]}", flush=True)
-        if counts:
-            count = min(counts.values())
-            found[name] = Case(chip, way, "full", 4096, HEADS).utilisation(count), count
-            say(f"{system} {name}", *found[name])
-    return found
+                print(f"{system} {sizes}: {str(error)[-120:]}", flush=True)
+        if not counts:
+            raise DidNotCompile("with none of these sizes")
+        return Case(chip, way, "full", 4096, HEADS).utilisation(min(counts)), min(counts)
+
+    ways = [way for there, way in PEER_PASSES if there == chip]
+    return {f"{chip}_{SHORT[way]}_full_4k": functools.partial(best, way) for way in ways}
 
 
 def sweep(chip: str, way: str) -> None:
@@ -151,33 +160,62 @@ def main() -> None:
     if unknown := set(chips) - CHIPS.keys():
         raise SystemExit(f"--chips: {', '.join(sorted(unknown))} is not one of {', '.join(CHIPS)}")
     if options.sweep:
+        table = json.loads(BLOCKS.read_text())
         for chip in chips:
+            if chip not in table:
+                print(f"{chip} has another chip's block sizes: left out", flush=True)
+                continue
             for way in SHORT:
                 sweep(chip, way)
         return
-    try:
-        found = {name: figure for chip in chips for name, figure in ours(chip).items()}
-    except DidNotCompile as error:
-        raise SystemExit(str(error)) from None
-    figures: dict[str, Any] = {name: share for name, (share, _) in found.items()}
-    cycles: dict[str, Any] = {name: count for name, (_, count) in found.items()}
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
+    wanted = {"": {name: make for chip in chips for name, make in ours(chip).items()}}
     for system in PEERS:
-        if system == "tokamax":
+        wanted[system] = {name: make for chip in chips for name, make in peer(system, chip).items()}
+    try:
+        versions["tokamax"] = importlib.metadata.version("tokamax")
+    except importlib.metadata.PackageNotFoundError:
+        print("tokamax is not installed and is left out: pip install tokamax", flush=True)
+        del wanted["tokamax"]
+    kept: dict[str, Any] = {"cycles": {}}
+    if options.only:
+        kept = json.loads((FOLDER / "kernel_cycles.json").read_text())
+        if kept["versions"] != versions:
+            raise SystemExit(f"--only: the results kept are of {kept['versions']}, and here are {versions}")
+    found, failed = measure(wanted, options.only, kept)
+    if not found:
+        raise SystemExit(
+            f"nothing is kept; failed: {', '.join(failed) or 'none, since none has such a name'}"
+        )
+    finish("kernel_cycles", kept | {"device": device(), "versions": versions})
+    if failed:
+        raise SystemExit(f"left out: {', '.join(failed)}")
+
+
+def measure(wanted: dict[str, Figures], only: str, kept: dict[str, Any]) -> tuple[int, list[str]]:
+    """Puts the figures into what is kept, and takes out those that fail; how many were found, and who failed."""
+    found, failed = 0, []
+    for system, figures in wanted.items():
+        shares, cycles = kept, kept["cycles"]
+        if system:
+            shares, cycles = shares.setdefault(system, {}), cycles.setdefault(system, {})
+        for name in [name for name in figures if only in name]:
             try:
-                versions[system] = importlib.metadata.version(system)
-            except importlib.metadata.PackageNotFoundError:
-                print("tokamax is not installed and is left out: pip install tokamax", flush=True)
-                continue
-        there = {name: figure for chip in chips for name, figure in peer(system, chip).items()}
-        figures[system] = {name: share for name, (share, _) in there.items()}
-        cycles[system] = {name: count for name, (_, count) in there.items()}
-    finish("kernel_cycles", figures | {"cycles": cycles, "device": device(), "versions": versions})
+                shares[name], cycles[name] = figures[name]()
+                print(f"{system:8} {name:24} {shares[name]:.3f}  {cycles[name]:,} cycles", flush=True)
+                found += 1
+            except DidNotCompile as error:
+                print(f"{system:8} {name:24} left out: {str(error)[-120:]}", flush=True)
+                failed.append(f"{system} {name}".strip())
+                shares.pop(name, None)
+                cycles.pop(name, None)
+    return found, failed
 
 
 def arguments() -> argparse.Namespace:
     options = Options(__doc__)
-    options.add("chips", "v5p,v6e", "of v5p, v6e, with commas")
+    options.add("chips", ",".join(CHIPS), "with commas")
+    options.add("only", "", "of figures' names: others are kept as they are")
     options.add_argument("--sweep", action="store_true", help="look for better block sizes instead")
     return options.parse_args()
 

@@ -12,8 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-# bfloat16 flops per cycle of a whole chip, and what to compile for.
-CHIPS = {"v5p": (262_144, "v5p:2x2x1", "v5p-8"), "v6e": (524_288, "v6e:2x2", "v6e-8")}
+# bfloat16 flops per cycle of a device (a chip; of a tpu7x half of one), and what to compile for.
+CHIPS = {
+    "v5p": (262_144, "v5p:2x2x1", "v5p-8"),
+    "v6e": (524_288, "v6e:2x2", "v6e-8"),
+    "tpu7x": (524_288, "tpu7x:2x2x1", "tpu7x-8"),
+}
 SIZE = 128
 EXPERT = 2048, 768  # of Qwen3-30B-A3B: size of the residual stream, and inner size
 # Of fast memory, for kernels that do not say: room for the peers' largest blocks, and none for the operands of so small
@@ -43,7 +47,7 @@ class Case:
         return whole / 2 if self.mask == "causal" else whole
 
     def utilisation(self, cycles: float) -> float:
-        """Of the whole chip's peak."""
+        """Of the device's peak."""
         return self.useful_flops / cycles / CHIPS[self.chip][0]
 
 
@@ -62,12 +66,20 @@ def cycles_of(case: Case) -> int:
 
 
 def _cycles(case: Case, name: str) -> int:
+    failed = DidNotCompile(f"{case}: the compiler dumped no profile of {name}")
     with tempfile.TemporaryDirectory() as folder:
-        _child(case, f"--xla_jf_dump_static_llo_profile_to={folder} --xla_jf_dump_only_matching_hlo={name}")
+        try:
+            _child(
+                case, f"--xla_jf_dump_static_llo_profile_to={folder} --xla_jf_dump_only_matching_hlo={name}"
+            )
+        except DidNotCompile as error:
+            if case.chip != "tpu7x":  # for which the compiler always aborts, once the profile is written
+                raise
+            failed = error
         profiles = [path.read_text() for path in Path(folder).glob("*_static_llo_profile.textproto")]
     found = [int(n) for text in profiles for n in re.findall(r"estimated_cycles: (\d+)", text)]
     if not found:
-        raise DidNotCompile(f"{case}: the compiler dumped no profile of {name}")
+        raise failed
     return found[0]
 
 

@@ -53,12 +53,14 @@ def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) ->
             [(rows, half), (keys, half), (turned, half), *spans],
         )
     shapes = [(rows, half), (rows, half), (lanes, single), (lanes, single), (keys, half), (turned, half)]
-    return (
-        lambda *a: backward.backward(
-            *_in_hbm(a[:8]), None, 0, masks.Mask(mask, *a[8:]), blocks, vmem_bytes=VMEM_BYTES
-        ),
-        [*shapes, (keys, half), (rows, single), *spans],
-    )
+    shapes += [(keys, half), (rows, single), (keys, single), (keys, single)]
+
+    def run(*arrays):
+        *given, dk, dv = arrays[:10]  # which it pins to HBM itself
+        of_row = masks.Mask(mask, *arrays[10:])
+        return backward.backward(*given, (dk, dv), 0, of_row, blocks, vmem_bytes=VMEM_BYTES)
+
+    return run, [*shapes, *spans]
 
 
 def splash(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) -> tuple[Any, list]:
@@ -119,8 +121,10 @@ def _of_peer(attention: Any, way: str, length: int, heads: int) -> tuple[Any, li
 
 
 def experts(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) -> tuple[Any, list]:
-    """length: places, in tiles of 128. The table of who has which tile reads as zeros: all are of one expert."""
+    """length: places, in tiles as large as the chip wants them. The table of who has which tile reads as zeros: all are
+    of one expert."""
     from mirothinker_kernels.grouped_matmul import inner, layout, outer  # pyright: ignore[reportMissingImports]
+    from mirothinker_kernels.grouped_matmul.tpu import largest_tile  # pyright: ignore[reportMissingImports]
 
     assert mask == "full" and not sizes, (mask, sizes)
     (wide, narrow), half = EXPERT, jnp.bfloat16
@@ -136,7 +140,7 @@ def experts(way: str, mask: str, length: int, heads: int, sizes: dict[str, int])
         return inner.products(pairs, places, turned=way == "turned")
 
     shapes = {"inner": [rows, weights], "turned": [thin, weights] * 2, "outer": [rows, thin]}[way]
-    tables = [((length // 128,), jnp.int32), ((), jnp.int32)]
+    tables = [((length // largest_tile(),), jnp.int32), ((), jnp.int32)]
     return run, [*tables, *((shape, half) for shape in shapes)]
 
 

@@ -1,0 +1,163 @@
+"""The smallest slice of each generation of TPUs that takes a stage's training step, by `mirothinker_jax.plan --sweep`.
+
+    pip install -e '.[tpu]'        (no TPU needed)
+    python benchmarks/plans.py --chips v5p,v6e --jobs 2
+
+{8B, 30B-A3B, 72B, 235B-A22B} × {SFT, DPO, GRPO} × {32K, 256K tokens} of configs/mirothinker_v1_*: each slice that the
+rule of thumb does not exclude is compiled for, smallest first, with the mesh that takes least by that rule, until
+the compiler finds room. A plan takes minutes; each is kept in benchmarks/results/plans.json when it is done, and those
+that are there, of the same versions of jax and libtpu, are not made again, so that it can be stopped at any time. At
+the end they are printed as a table, which docs/plans.md has. DPO's rows hold a pair, and are twice as long. A step at
+32K has as many rows as v0.1's had, 128, for SFT. Sampling for DPO and GRPO is not in it (`plan` says what it takes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import importlib.metadata
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from measuring import Options
+from results import FOLDER
+
+from mirothinker_jax.config import STAGES
+from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.plan import DOES_NOT_FIT
+from mirothinker_jax.planning.chips import TPUS
+
+ROOT = Path(__file__).parents[1]
+KEPT = FOLDER / "plans.json"
+MODELS = {
+    "8B": ("8b", ""),
+    "30B-A3B": ("30b", ""),
+    "72B": ("72b", ""),
+    "235B-A22B": ("30b", ":qwen3-235b-a22b-thinking-2507"),
+}
+LENGTHS = {"32K": 32_768, "256K": 262_144}
+FIGURES = (
+    *("topology", "mesh", "fits", "peak_gib_per_device", "hbm_gib_per_device", "host_gib_per_device"),
+    *("compile_s", "step_s_estimate", "mfu_estimate"),
+)
+
+
+class Cell(NamedTuple):
+    model: str
+    stage: str
+    tokens: str
+    chip: str
+
+    @property
+    def name(self) -> str:
+        return " ".join(self)
+
+    def command(self, figures: Path) -> list[str]:
+        config, argument = MODELS[self.model]
+        tokens = LENGTHS[self.tokens]
+        settings = {
+            "agent.context_tokens": tokens,
+            f"{self.stage}.training.row_tokens": tokens * (2 if self.stage == "dpo" else 1),
+        }
+        if self.tokens == "32K" and self.stage == "sft":
+            settings["sft.training.rows"] = 128
+        file = f"configs/mirothinker_v1_{config}/{self.stage}.py{argument}"
+        return [
+            *(sys.executable, "-m", "mirothinker_jax.plan", "--sweep", "--topology", self.chip),
+            *("--config", file, "--json", str(figures)),
+            *(f"--config.{key}={value}" for key, value in settings.items()),
+        ]
+
+
+def plan(cell: Cell) -> dict[str, Any]:
+    """The figures of the last slice tried; of none where `plan` says that none comes near.
+
+    Raises RuntimeError with what `plan` says where it breaks.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "plan.json"
+        done = subprocess.run(cell.command(figures), cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode in (0, DOES_NOT_FIT):
+            found = json.loads(figures.read_text())
+            return {key: found[key] for key in FIGURES}
+    if "comes near to what" not in done.stderr:
+        raise RuntimeError(f"exit status {done.returncode}: {done.stderr[-500:]}")
+    return {"fits": False}
+
+
+def table(kept: dict[str, Any], chips: list[str]) -> str:
+    """Markdown: a row for each model, stage and length, a column for each generation."""
+    lines = [f"| model | stage | tokens | {' | '.join(chips)} |", "| --- " * (3 + len(chips)) + "|"]
+    for row in itertools.product(MODELS, STAGES, LENGTHS):
+        cells = [text(kept.get(Cell(*row, chip).name)) for chip in chips]
+        if any(cells):
+            lines.append(f"| {' | '.join((row[0], row[1].upper(), row[2], *cells))} |")
+    return "\n".join(lines)
+
+
+def text(figures: dict[str, Any] | None) -> str:
+    if figures is None:
+        return ""
+    if not figures["fits"]:
+        return "none"
+    size = figures["topology"].partition(":")[2]
+    mesh = ", ".join(f"{axis} {n}" for axis, n in figures["mesh"].items() if n > 1)
+    return (
+        f"{size}: {mesh}; {figures['peak_gib_per_device']:.1f} GiB, "
+        f"{figures['step_s_estimate']:,.0f} s, {figures['mfu_estimate']:.0%}"
+    )
+
+
+def main() -> None:
+    options = arguments()
+    chips, models = options.chips.split(","), options.models.split(",")
+    for name, given, known in (("chips", chips, TPUS), ("models", models, MODELS)):
+        if unknown := set(given) - set(known):
+            raise SystemExit(f"--{name}: {', '.join(sorted(unknown))} is not one of {', '.join(known)}")
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    cells = [Cell(*c) for c in itertools.product(models, STAGES, LENGTHS, chips)]
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+    kept = {name: figures for name, figures in kept.items() if figures["versions"] == versions}
+    left = [cell for cell in cells if cell.name not in kept]
+    lock, begun, done, failed = threading.Lock(), time.monotonic(), 0, []
+
+    def work(cell: Cell) -> None:
+        nonlocal done
+        try:
+            figures = plan(cell)
+        except RuntimeError as error:
+            print(f"{cell.name}: {error}", flush=True)
+            failed.append(cell.name)
+            return
+        with lock:
+            kept[cell.name] = figures | {"versions": versions}
+            with replacing(KEPT) as scratch:
+                scratch.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+            done += 1
+            rest = (time.monotonic() - begun) / done * (len(left) - done) / 60
+            print(f"{done}/{len(left)} {cell.name}: {text(figures)}; {rest:.0f} min left", flush=True)
+
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(work, left))
+    print(table(kept, chips))
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def arguments() -> argparse.Namespace:
+    options = Options(__doc__)
+    options.add("chips", "v5p,v6e", f"of {', '.join(TPUS)}, with commas")
+    options.add("models", ",".join(MODELS), "with commas")
+    options.add("jobs", 1, "plans at a time; each takes two cores and 5 GB")
+    return options.parse_args()
+
+
+if __name__ == "__main__":
+    main()
