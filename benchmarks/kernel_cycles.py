@@ -159,6 +159,8 @@ def main() -> None:
     chips = options.chips.split(",")
     if unknown := set(chips) - CHIPS.keys():
         raise SystemExit(f"--chips: {', '.join(sorted(unknown))} is not one of {', '.join(CHIPS)}")
+    if options.sweep and options.only:
+        raise SystemExit("--only is for figures, --sweep for block sizes: give one of them")
     if options.sweep:
         table = json.loads(BLOCKS.read_text())
         for chip in chips:

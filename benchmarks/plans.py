@@ -121,9 +121,14 @@ def main() -> None:
     for name, given, known in (("chips", chips, TPUS), ("models", models, MODELS)):
         if unknown := set(given) - set(known):
             raise SystemExit(f"--{name}: {', '.join(sorted(unknown))} is not one of {', '.join(known)}")
+    if options.jobs < 1:
+        raise SystemExit(f"--jobs {options.jobs}: at least 1")
+    try:
+        versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+    except importlib.metadata.PackageNotFoundError:
+        raise SystemExit("libtpu is not installed: pip install -e '.[tpu]' (no TPU needed)") from None
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     cells = [Cell(*c) for c in itertools.product(models, STAGES, LENGTHS, chips)]
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     kept = {name: figures for name, figures in kept.items() if figures["versions"] == versions}
     left = [cell for cell in cells if cell.name not in kept]
     lock, begun, done, failed = threading.Lock(), time.monotonic(), 0, []

@@ -3,6 +3,9 @@ and our products of experts.
 
 Attention gets bfloat16 [heads, tokens, 128]. The peers' kernels under a full mask are built without tables, which they
 take for "run every block, mask none"; their tables for other masks read as zeros in the simulator.
+
+Operands are in HBM, where a training step's are: the compiler would keep those of so small a program in fast memory.
+From the peers' only their large reservation keeps it (simulator.VMEM_KIB): what is pinned cannot be differentiated.
 """
 
 from __future__ import annotations
@@ -11,16 +14,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas import tpu
 from simulator import EXPERT, SIZE
 
 KV_HEADS = 2  # keys and values of so many heads
-
-
-def _in_hbm(arrays: Any) -> list[jax.Array]:
-    """Where a training step's are: the compiler would keep the operands of so small a program in fast memory. From the
-    peers' only their large reservation keeps it (simulator.VMEM_KIB): they cannot be differentiated through this."""
-    return [tpu.with_memory_space_constraint(x, tpu.HBM) for x in arrays]
 
 
 def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) -> tuple[Any, list]:
@@ -34,7 +30,7 @@ def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) ->
     from mirothinker_kernels.flash_attention import (  # pyright: ignore[reportMissingImports]
         mask as masks,
     )
-    from mirothinker_kernels.pallas import VMEM_BYTES  # pyright: ignore[reportMissingImports]
+    from mirothinker_kernels.pallas import VMEM_BYTES, in_hbm  # pyright: ignore[reportMissingImports]
 
     blocks = strips.Blocks(**{**vars(tiling.largest(way)), **sizes})
     # One segment: what a call of the kernel takes.
@@ -48,7 +44,7 @@ def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) ->
     if way == "forward":
         return (
             lambda *a: forward.forward(
-                *_in_hbm(a[:3]), masks.Mask(mask, *a[3:]), blocks, vmem_bytes=VMEM_BYTES
+                *in_hbm(a[:3], False), masks.Mask(mask, *a[3:]), blocks, vmem_bytes=VMEM_BYTES
             ),
             [(rows, half), (keys, half), (turned, half), *spans],
         )
@@ -125,6 +121,7 @@ def experts(way: str, mask: str, length: int, heads: int, sizes: dict[str, int])
     of one expert."""
     from mirothinker_kernels.grouped_matmul import inner, layout, outer  # pyright: ignore[reportMissingImports]
     from mirothinker_kernels.grouped_matmul.tpu import largest_tile  # pyright: ignore[reportMissingImports]
+    from mirothinker_kernels.pallas import in_hbm  # pyright: ignore[reportMissingImports]
 
     assert mask == "full" and not sizes, (mask, sizes)
     (wide, narrow), half = EXPERT, jnp.bfloat16
@@ -133,7 +130,7 @@ def experts(way: str, mask: str, length: int, heads: int, sizes: dict[str, int])
     def run(expert, padding, *arrays):
         none = jnp.zeros((1, 1), jnp.int32)  # the kernels look at the table of tiles alone
         places = layout.Layout(none, none[0], expert, padding)
-        arrays = _in_hbm(arrays)
+        arrays = in_hbm(arrays, False)
         if way == "outer":
             return outer.outer_sums(*arrays, places, heads)
         pairs = list(zip(arrays[::2], arrays[1::2], strict=True))

@@ -106,7 +106,7 @@ def test_stretches_without_a_mask(dtype):
 
 
 def test_gradients_begin_with_whatever_the_memory_holds(monkeypatch):
-    """dk and dv have a place before they have a value. Nine segments: more than are calls one after the other."""
+    """dk and dv have a place before they have a value. Sixteen segments: a loop of calls."""
     arrays, weights, exact, rounded = case(2, 64, jnp.float32, LONG)
     small = Blocks(128, 64, 16, 32, stretch=64, segment=64, ahead=3)
     assert fitted(small, LONG, LONG, 4).segment * tpu.UNROLLED < LONG
