@@ -119,17 +119,24 @@ def _gather(hidden, weight, targets, wanted, sharded) -> _Wanted:
     return _Wanted(index, place, rows, local, chunk, (counted[-1] + chunk - 1) // chunk)
 
 
-def _over_parts(vocab: int, body: Callable, carry: Any) -> Any:
-    """`body(first token, token ids [S], which of them are new [S], carry)` for each part of the vocabulary. The last
-    part begins earlier where the size does not divide; what it shares with the one before is not new."""
+def _over_parts(weight: jax.Array, dtype: Any, sharded: bool, body: Callable, carry: Any) -> Any:
+    """`body(piece, first token, token ids [S], which of them are new [S], carry)` for each part of the vocabulary.
+
+    piece: [S, D] of the weight, whole, gathered while the part before is worked on. The last part begins earlier where
+    the size does not divide; what it shares with the one before is not new.
+    """
+    vocab = weight.shape[0]
     size = min(TOKENS, vocab)
+    begin = lambda j: jnp.minimum(j * size, vocab - size)  # noqa: E731
+    fetch = lambda j: _piece(weight, begin(j), size, dtype, sharded)  # noqa: E731
 
-    def part(j, carry):
-        first = jnp.minimum(j * size, vocab - size)
-        ids = first + jnp.arange(size, dtype=jnp.int32)
-        return body(first, ids, ids >= j * size, carry)
+    def part(j, state):
+        piece, carry = state
+        following = fetch(j + 1)
+        ids = begin(j) + jnp.arange(size, dtype=jnp.int32)
+        return following, body(piece, begin(j), ids, ids >= j * size, carry)
 
-    return jax.lax.fori_loop(0, math.ceil(vocab / size), part, carry)
+    return jax.lax.fori_loop(0, math.ceil(vocab / size), part, (fetch(0), carry))[1]
 
 
 def _slice(x: jax.Array, first: Any, size: int) -> jax.Array:
@@ -155,9 +162,7 @@ def _logits(rows, piece, new):
 def _forward_shard(hidden, weight, targets, wanted, *, sharded):
     w = _gather(hidden, weight, targets, wanted, sharded)
 
-    def part(first, ids, new, carry):
-        piece = _piece(weight, first, ids.size, hidden.dtype, sharded)
-
+    def part(piece, first, ids, new, carry):
         def chunk(i, carry):
             at = i * w.chunk
             top, norm, mean, logit = (_slice(x, at, w.chunk) for x in carry)
@@ -176,7 +181,9 @@ def _forward_shard(hidden, weight, targets, wanted, *, sharded):
 
     # Of each position: the largest logit, Σ exp(z − largest), Σ exp(z − largest) · (z − largest), the target's logit.
     zeros = jnp.zeros(w.index.size, jnp.float32)
-    top, norm, mean, logit = _over_parts(weight.shape[0], part, (zeros + NEVER, zeros, zeros, zeros))
+    top, norm, mean, logit = _over_parts(
+        weight, hidden.dtype, sharded, part, (zeros + NEVER, zeros, zeros, zeros)
+    )
     if sharded:
         highest = jax.lax.pmax(top, "tensor")
         faded = jnp.exp(top - highest)
@@ -195,9 +202,7 @@ def _backward_shard(hidden, weight, targets, wanted, *of_positions, sharded):
         x.reshape(-1).at[w.index].get(mode="fill", fill_value=0) for x in of_positions
     )
 
-    def part(first, ids, new, carry):
-        piece = _piece(weight, first, ids.size, hidden.dtype, sharded)
-
+    def part(piece, first, ids, new, carry):
         def chunk(i, carry):
             d_rows, d_piece = carry
             at = i * w.chunk
@@ -224,7 +229,7 @@ def _backward_shard(hidden, weight, targets, wanted, *of_positions, sharded):
         return d_rows, _update(d_weight, d_piece, first)
 
     start = (jnp.zeros(w.rows.shape, jnp.float32), jnp.zeros(weight.shape, jnp.float32))
-    d_rows, d_weight = _over_parts(weight.shape[0], part, start)
+    d_rows, d_weight = _over_parts(weight, hidden.dtype, sharded, part, start)
     if sharded:
         d_rows = jax.lax.psum(d_rows, "tensor")
     d_hidden = w.put_back(d_rows.astype(hidden.dtype)).reshape(hidden.shape)

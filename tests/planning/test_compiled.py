@@ -3,7 +3,6 @@
 import importlib.util
 import itertools
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from mirothinker_jax.config import STAGES
-from mirothinker_jax.models.head import TOKENS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,8 +29,7 @@ def plan(tmp_path, *arguments):
 
 
 def test_8b_at_256k_fits_and_hides_its_transfers(tmp_path):
-    """Four rows on 64 v5p chips: every hop beside a kernel, and no layer's gather or scatter alone. The head's, one for
-    each part of the vocabulary, are: with all else that is, at most 1% of the step."""
+    """Four rows on 64 v5p chips: every hop beside a kernel, no gather or scatter of a layer or of the head alone."""
     figures = plan(
         tmp_path,
         *("--config", "configs/mirothinker_v1_8b/sft.py", "--topology", "v5p:4x4x4"),
@@ -48,19 +45,13 @@ def test_8b_at_256k_fits_and_hides_its_transfers(tmp_path):
     assert (
         sum((t["seconds"] - t["hidden"]) * t["times"] for t in permutes) <= 0.001 * figures["step_s_estimate"]
     )
-    of_head = math.ceil(151_936 / TOKENS)
-    assert not layers - 1 <= of_head <= layers, "or the two are taken for each other"
-    of_layers = [
-        t
-        for t in figures["transfers"]
-        if layers - 1 <= t["times"] < hops * (layers - 1) and t["times"] != of_head
-    ]
+    of_parts = [t for t in figures["transfers"] if layers - 1 <= t["times"] < hops * (layers - 1)]
     large = [
         t
-        for t in of_layers
+        for t in of_parts
         if t["kind"] in ("all-gather", "reduce-scatter", "all-reduce") and t["seconds"] > 1e-4
     ]
-    assert len(large) >= 14, "seven matrices of a layer, forward and backward"
+    assert len(large) >= 14 + 3, "seven matrices of a layer and parts of the head, forward and backward"
     assert [t["name"] for t in large if t["hidden"] == 0] == []
     assert figures["exposed_s_estimate"] <= 0.01 * figures["step_s_estimate"]
 
