@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mirothinker_jax.config_tree import check, one_of
 
-REMAT = ("none", "dots", "attention", "offload", "full")  # from the fastest to the leanest
+REMAT = ("none", "dots", "attention", "full", "offload")  # from what keeps most on a device to the leanest
 CONTEXT_KEYS = ("auto", "ring", "all-gather")
 LORA_TARGETS = ("q", "k", "v", "out", "gate", "up", "down")
 
@@ -115,8 +115,9 @@ class ModelConfig:
     init_from: str = ""  # run folder, or stage folder, whose newest checkpoint holds the first parameters
     param_dtype: str = "float32"  # of the stored parameters: float32, or bfloat16 with stochastic rounding
     compute_dtype: str = "float32"  # of matrix products and activations: float32 or bfloat16
-    # Recomputed in the backward pass: nothing (none), everything (full), all but attention's results (attention; with
-    # offload they wait in the host's memory), or all but matrix products and attention (dots). Routes always stay.
+    # Recomputed in the backward pass: nothing (none), all but matrix products and attention (dots), all but attention's
+    # results (attention; with offload they and the blocks' inputs wait in the host's memory), or everything but the
+    # blocks' inputs (full). Routes always stay.
     remat: str = "full"
 
     def __post_init__(self):

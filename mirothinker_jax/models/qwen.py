@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from mirothinker_jax.config import ModelConfig
 from mirothinker_jax.models.attention import Attention
@@ -28,13 +29,14 @@ from mirothinker_jax.parallel.sharding import HOST, constrain
 
 Params = dict[str, Any]
 STACKED = "blocks"  # the part of them whose leading dim is the layer
+STREAM = "residual_stream"  # name of a block's input, for rematerialisation policies
 
 REMAT = {
     "full": jax.checkpoint_policies.save_only_these_names(ROUTES),
     "attention": jax.checkpoint_policies.save_only_these_names(SAVED, ROUTES),
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[ROUTES],
-        names_which_can_be_offloaded=[SAVED],
+        names_which_can_be_offloaded=[SAVED, STREAM],
         offload_src="device",
         offload_dst=HOST,
     ),
@@ -119,6 +121,7 @@ class Qwen(nnx.Module):
 
         def block(x, layer):
             layer, route = layer
+            x = checkpoint_name(x, STREAM)
             x, _, routing = nnx.merge(graph, layer)(x, angles, attend, None, counts, route)
             return x, routing
 

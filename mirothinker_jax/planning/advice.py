@@ -12,11 +12,18 @@ from mirothinker_jax.planning.chips import GIB, Chip, Topology
 from mirothinker_jax.planning.plan import Plan, checked, make_plan
 
 ROOM = 0.97  # of a device's memory: what the rule of thumb may promise
+REMAT_COST = {
+    "dots": "more is computed again",
+    "attention": "all but attention is computed again",
+    "full": "everything is computed again",
+    "offload": "attention's results and the blocks' inputs wait in the host's memory",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A change of settings or slice, the GiB of a device that it would take by the rule of thumb, and if that fits."""
+    """A change of settings or slice, the GiB of a device that it would take by the rule of thumb, and if that fits, in
+    the device's memory and in the host's."""
 
     what: str
     cost: str
@@ -35,8 +42,10 @@ def advise(config: Config, plan: Plan) -> list[Change]:
             mesh = checked(changed, plan.stage, topology)
         except ConfigError:  # training would refuse it
             continue
-        gib = scale * arithmetic.memory(changed, plan.stage, mesh).total / GIB
-        found.append(Change(what, cost, gib, gib <= ROOM * topology.chip.memory_gib))
+        rough = arithmetic.memory(changed, plan.stage, mesh)
+        gib, chip = scale * rough.total / GIB, topology.chip
+        fits = gib <= ROOM * chip.memory_gib and rough.host / GIB <= chip.host_room_gib
+        found.append(Change(what, cost, gib, fits))
     rest = sorted((c for c in found if not c.fits and c.gib < plan.peak_gib), key=lambda c: c.gib)
     return ([c for c in found if c.fits] + rest)[:3]
 
@@ -53,17 +62,17 @@ def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable
     def trained(**fields: Any) -> Callable[[], Config]:
         return lambda: _trained(config, stage, **fields)
 
-    for remat in REMAT[REMAT.index(config.model.remat) + 1 :]:
-        cost = (
-            "attention's results wait in the host's memory"
-            if remat == "offload"
-            else "more is computed again"
-        )
-        yield f"--config.model.remat={remat}", cost, model(remat=remat), here
-    if not training.optimizer.offload:
-        offload = dataclasses.replace(training.optimizer, offload=True)
-        cost = "the optimizer's averages wait in the host's memory"
-        yield f"--config.{stage}.training.optimizer.offload=true", cost, trained(optimizer=offload), here
+    host_is_full = plan.host_gib > here.chip.host_room_gib
+    # Full computes more again than offload, and keeps more on a device: only where the host's memory is short.
+    policies = ("attention", "full") if host_is_full else ("dots", "attention", "offload")
+    for remat in policies:
+        if host_is_full or REMAT.index(remat) > REMAT.index(config.model.remat):
+            yield f"--config.model.remat={remat}", REMAT_COST[remat], model(remat=remat), here
+    if training.optimizer.offload == host_is_full:
+        offload = dataclasses.replace(training.optimizer, offload=not host_is_full)
+        setting = f"--config.{stage}.training.optimizer.offload={str(offload.offload).lower()}"
+        cost = f"the optimizer's averages wait in the {'device' if host_is_full else 'host'}'s memory"
+        yield setting, cost, trained(optimizer=offload), here
     if training.micro_rows > parts:
         setting = f"--config.{stage}.training.micro_rows={parts}"
         yield setting, "more micro-batches of a step", trained(micro_rows=parts), here

@@ -69,25 +69,35 @@ def balance(row_tokens: int, devices: int) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of a device, by kind. A rule of thumb: within a quarter of what the compiler takes, for dense models."""
+    """Bytes of a device, by kind, and of its host's. A rule of thumb: within a quarter of what the compiler takes, for
+    dense models."""
 
     parameters: float
     optimizer: float
     gradients: float
     saved: float  # activations that wait for the backward pass
     working: float  # of the layer that is computed
+    host: float  # what waits in the host's memory
+
+    @property
+    def on_device(self) -> dict[str, float]:
+        return {kind: size for kind, size in dataclasses.asdict(self).items() if kind != "host"}
 
     @property
     def total(self) -> float:
-        return sum(dataclasses.astuple(self))
+        return sum(self.on_device.values())
+
+
+def _split(m: ModelConfig, mesh: dict[str, int]) -> int:
+    """Devices that share one copy of the parameters."""
+    return mesh["fsdp"] * mesh["context"] * mesh["tensor"] * (mesh["expert"] if m.moe.experts else 1)
 
 
 def memory(config: Config, stage: str, mesh: dict[str, int]) -> Memory:
     """On a mesh of these sizes."""
     m, training = config.model, getattr(config, stage).training
     compute, stored = ITEM[m.compute_dtype], ITEM[m.param_dtype]
-    split = mesh["fsdp"] * mesh["context"] * mesh["tensor"] * (mesh["expert"] if m.moe.experts else 1)
-    count, trained = (n / split for n in (parameters(m).total, parameters(m).trained))
+    count, trained = (n / _split(m, mesh) for n in (parameters(m).total, parameters(m).trained))
     stored_trained = ITEM["float32"] if m.lora.rank else stored
     rows = training.micro_rows / math.prod(mesh[axis] for axis in ("data", "fsdp", "expert"))
     tokens = rows * training.row_tokens / mesh["context"]
@@ -95,7 +105,7 @@ def memory(config: Config, stage: str, mesh: dict[str, int]) -> Memory:
     attended = heads * (m.head_dim * compute + 4)
     qkv = (heads + 2 * kv) * m.head_dim * compute
     kept = m.hidden * compute  # a layer's input
-    if m.remat in ("attention", "dots", "none"):
+    if m.remat in ("offload", "attention", "dots", "none"):
         kept += attended
     if m.remat in ("dots", "none"):
         kept += qkv + m.hidden * compute + 2 * ffn * compute
@@ -110,14 +120,24 @@ def memory(config: Config, stage: str, mesh: dict[str, int]) -> Memory:
     )
     working = tokens * (max(attention, 5 * wide * compute) + 4 * m.hidden * compute) + 2 * layer * compute
     accumulated = 4 * trained if training.rows > training.micro_rows else 0
+    averages, saved = trained * 2 * ITEM["float32"], m.layers * tokens * kept
+    # What waits in the host's memory comes a layer at a time, while the layer before it is computed.
+    waiting = averages * training.optimizer.offload + saved * (m.remat == "offload")
     return Memory(
         count * stored + (trained * stored_trained if m.lora.rank else 0),
-        # Averages that wait in the host's memory come a layer at a time.
-        trained * 2 * ITEM["float32"] / (m.layers if training.optimizer.offload else 1),
+        averages / (m.layers if training.optimizer.offload else 1),
         trained * stored_trained + accumulated,
-        m.layers * tokens * kept,
+        saved * min(1, 2 / m.layers) if m.remat == "offload" else saved,
         working,
+        waiting + reference(config, stage, mesh),
     )
+
+
+def reference(config: Config, stage: str, mesh: dict[str, int]) -> float:
+    """Bytes of the host's memory, for each device, that the reference model of GRPO takes; another program reads it."""
+    if stage != "grpo" or not config.grpo.kl_coef:
+        return 0.0
+    return parameters(config.model).total * ITEM[config.model.param_dtype] / _split(config.model, mesh)
 
 
 def sampler(config: Config, mesh: dict[str, int]) -> float:

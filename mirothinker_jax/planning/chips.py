@@ -1,7 +1,8 @@
 """What a plan knows of chips, and which slices of them there are.
 
 Peaks and bandwidths are the vendors' and those of "How to Scale Your Model" (jax-ml.github.io/scaling-book, part 2);
-memory is what the compiler lets a program use, where it said so, and what is on the label elsewhere.
+memory is what the compiler lets a program use, where it said so, and what is on the label elsewhere. The hosts are
+Google Cloud's machine types with four chips (docs.cloud.google.com/tpu/docs).
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from mirothinker_jax.config_tree import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """flops (bfloat16 per second) and memory_gib: of a device; a chip has `devices`. dims: of the torus; 1: any
-    number of them.
+    """flops (bfloat16 per second) and memory_gib: of a device; a chip has `devices`. host_gib: its share of its host's
+    memory; 0: not known. dims: of the torus; 1: any number of them.
 
     Of TPUs only: link, bytes per second, one way, to a neighbour; hertz, of the clock that cycles are of; forward and
     backward, our attention kernels' share of the peak: of a causal row of 32K, and of a full one of 4K, which is what
@@ -29,6 +30,7 @@ class Chip:
     name: str
     flops: float
     memory_gib: float
+    host_gib: float = 0.0
     dims: int = 1
     link: float = 0.0
     hertz: float = 0.0
@@ -39,16 +41,21 @@ class Chip:
     outer: float = 0.0
     devices: int = 1
 
+    @property
+    def host_room_gib(self) -> float:
+        """Of host_gib, what a step may fill; the rest is for the host's own programs, and the rows it packs."""
+        return 0.9 * self.host_gib or math.inf
+
 
 TPUS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 275e12, 31.25, 3, 45e9, 1.05e9, "v4-8", 0.91, 0.96, 0.83, 0.71),
-        Chip("v5e", 197e12, 15.75, 2, 45e9, 1.5e9, "v5litepod-4", 0.91, 0.96, 0.83, 0.71),
-        Chip("v5p", 459e12, 95.73, 3, 90e9, 1.75e9, "v5p-8", 0.91, 0.96, 0.83, 0.71),
-        Chip("v6e", 918e12, 31.24, 2, 90e9, 1.75e9, "v6e-4", 0.38, 0.51, 0.66, 0.52),
+        Chip("v4", 275e12, 31.25, 94.8, 3, 45e9, 1.05e9, "v4-8", 0.91, 0.96, 0.83, 0.71),
+        Chip("v5e", 197e12, 15.75, 44.7, 2, 45e9, 1.5e9, "v5litepod-4", 0.91, 0.96, 0.83, 0.71),
+        Chip("v5p", 459e12, 95.73, 104.3, 3, 90e9, 1.75e9, "v5p-8", 0.91, 0.96, 0.83, 0.71),
+        Chip("v6e", 918e12, 31.24, 167.6, 2, 90e9, 1.75e9, "v6e-4", 0.38, 0.51, 0.66, 0.52),
         # Its two cores are two devices, which share the chip's links. The clock is what its peak implies.
-        Chip("tpu7x", 1153.5e12, 94.75, 3, 50e9, 2.2e9, "tpu7x-8", 0.38, 0.51, 0.69, 0.53, devices=2),
+        Chip("tpu7x", 1153.5e12, 94.75, 111.8, 3, 50e9, 2.2e9, "tpu7x-8", 0.38, 0.51, 0.69, 0.53, devices=2),
     )
 }
 # Only arithmetic: no compiler of these is at hand.

@@ -76,13 +76,26 @@ def compile_step(config: Config, stage: str, topology: Topology) -> Compiled:
     memory = compiled.memory_analysis()
     return Compiled(
         True,
-        # The compiler counts arguments in the host's memory among the device's; it does not when it looks for room.
-        memory.peak_memory_in_bytes - memory.host_argument_size_in_bytes,
+        peak(memory),
         memory.host_temp_size_in_bytes + memory.host_argument_size_in_bytes,
         *parts,
         compiled.as_text(),
         time.monotonic() - begun,
     )
+
+
+def peak(memory: Any) -> int:
+    """Bytes of a device, from the compiler's `memory_analysis`.
+
+    Its peak is of the arguments, those in the host's memory among them (it does not count these when it looks for
+    room), and of what else is held at once by the device or by the host, whichever holds more. Where that is the host,
+    what a device holds is not said; it is neither more than that nor than the device's buffers laid out, which are
+    about a quarter larger than their peak.
+    """
+    of_larger = memory.peak_memory_in_bytes - memory.host_argument_size_in_bytes
+    own = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    laid_out = memory.argument_size_in_bytes + own + memory.temp_size_in_bytes
+    return min(of_larger, laid_out)
 
 
 def asked_for(said: str, held: int) -> int:

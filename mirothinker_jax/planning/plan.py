@@ -16,8 +16,8 @@ from mirothinker_jax.planning.chips import GIB, Topology
 class Plan:
     """What is known of a stage on a slice; None: what only a compiler can say, where there is none or it found no room.
 
-    Of the training step alone: what sampling takes beside it is `sampler_gib`. Sizes in GiB of a device; seconds of a
-    step, an estimate. kinds: bytes by kind, exact for parameters and optimizer where it was compiled. settings: those
+    Of the training step alone: what sampling takes beside it is `sampler_gib`. Sizes in GiB of a device, and host_gib of
+    its share of its host's memory; seconds of a step, an estimate. kinds: bytes by kind, exact for parameters and optimizer where it was compiled. settings: those
     that say rows and mesh, as the command line takes them.
     """
 
@@ -102,7 +102,7 @@ def make_plan(config: Config, stage: str, topology: Topology) -> Plan:
     training = getattr(config, stage).training
     mesh = checked(config, stage, topology)
     rough = arithmetic.memory(config, stage, mesh)
-    kinds = dataclasses.asdict(rough)
+    kinds = rough.on_device
     flops = arithmetic.useful_flops(config.model, training.row_tokens, training.rows)
     balance = arithmetic.balance(training.row_tokens, mesh["context"])
     limit = topology.chip.memory_gib * GIB
@@ -113,9 +113,10 @@ def make_plan(config: Config, stage: str, topology: Topology) -> Plan:
     sampler = 0.0 if stage == "sft" else arithmetic.sampler(config, mesh) / GIB
     tokens = training.rows * training.row_tokens
     if not topology.compiles:
-        fits, peak = rough.total <= limit, rough.total / GIB
+        peak, host = rough.total / GIB, rough.host / GIB
+        fits = rough.total <= limit and host <= topology.chip.host_room_gib
         return Plan(
-            *(topology, stage, mesh, fits, peak, 0.0, sampler, kinds, settings, flops, tokens, balance),
+            *(topology, stage, mesh, fits, peak, host, sampler, kinds, settings, flops, tokens, balance),
             *(None, time.monotonic() - begun, None),
         )
     from mirothinker_jax.models.head import POSITIONS
@@ -125,6 +126,8 @@ def make_plan(config: Config, stage: str, topology: Topology) -> Plan:
     local = training.micro_rows * training.row_tokens / (mesh["data"] * mesh["fsdp"] * mesh["expert"])
     chunks = -(-local // (mesh["context"] * POSITIONS))
     program = None
+    host = (made.host + arithmetic.reference(config, stage, mesh)) / GIB
+    fits = made.fits and host <= topology.chip.host_room_gib
     if made.fits:
         micro_batches = training.rows // training.micro_rows
         program = schedule.read(made.text, topology.chip, int(chunks), micro_batches)
@@ -137,6 +140,6 @@ def make_plan(config: Config, stage: str, topology: Topology) -> Plan:
         "temporaries": max(0.0, rest - saved),
     }
     return Plan(
-        *(topology, stage, mesh, made.fits, made.peak / GIB, made.host / GIB, sampler, kinds, settings),
+        *(topology, stage, mesh, fits, made.peak / GIB, host, sampler, kinds, settings),
         *(flops, tokens, balance, made.seconds, time.monotonic() - begun, program),
     )

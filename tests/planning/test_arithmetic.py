@@ -63,8 +63,10 @@ def test_memory_by_kind():
     assert full.parameters == pytest.approx(8.19e9 * 4 / 64, rel=0.01)
     assert full.optimizer == 2 * full.parameters
     assert full.saved == 36 * 16_384 * 4096 * 2
-    assert kinds["offload"].saved == full.saved
-    assert kinds["attention"].saved == full.saved + 36 * 16_384 * 32 * (128 * 2 + 4)
+    attended = 36 * 16_384 * 32 * (128 * 2 + 4)
+    assert kinds["attention"].saved == full.saved + attended
+    assert kinds["offload"].host == full.saved + attended and full.host == kinds["attention"].host == 0
+    assert kinds["offload"].saved == kinds["offload"].host / 18, "two layers at a time"
     assert kinds["none"].saved > kinds["attention"].saved
     several = memory(planned("full", rows=8, context=16), "sft", mesh)
     assert several.gradients == 2 * full.gradients, (

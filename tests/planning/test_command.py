@@ -1,10 +1,12 @@
 """The command, where no compiler is needed: GPUs by arithmetic, advice, and mistakes in one line."""
 
+import dataclasses
 import json
 
 import pytest
 
 from mirothinker_jax.plan import main
+from mirothinker_jax.planning.chips import GPUS
 
 QWEN = ("--config", "configs/qwen/sft.py:qwen3-8b")
 
@@ -35,6 +37,21 @@ def test_what_does_not_fit_is_answered_with_changes_that_do(capsys, tmp_path):
         words = change["what"].split()
         topology = [] if "--topology" in words else ["--topology", "h100:4"]
         assert main([*QWEN, *topology, *words]) == 0, change
+
+
+def test_what_the_host_has_no_room_for_is_answered_with_what_it_has(capsys, tmp_path, monkeypatch):
+    """Eight devices with 15 GiB each of their host's memory, for 19 of attention's results and blocks' inputs."""
+    monkeypatch.setitem(GPUS, "h100", dataclasses.replace(GPUS["h100"], host_gib=15.0))
+    offload = (*QWEN, "--config.model.remat=offload", "--config.sft.training.micro_rows=8")
+    out = tmp_path / "plan.json"
+    assert main([*offload, "--topology", "h100:8", "--json", str(out)]) == 3
+    assert "GiB of the host's memory for each device" in capsys.readouterr().out
+    changes = json.loads(out.read_text())["changes"]
+    assert changes[0]["what"] == "--config.model.remat=attention" and changes[0]["fits"]
+    for change in (c for c in changes if c["fits"]):
+        words = change["what"].split()
+        topology = [] if "--topology" in words else ["--topology", "h100:8"]
+        assert main([*offload, *topology, *words]) == 0, change
 
 
 def test_a_sweep_ends_with_the_first_that_fits(capsys):

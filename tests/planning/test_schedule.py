@@ -4,11 +4,12 @@ A chip of 1 GHz, 1 TFLOP/s and links of 1 GB/s: a fusion of 1,000,000 cycles tak
 """
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
 from mirothinker_jax.planning.chips import Chip
-from mirothinker_jax.planning.compiling import asked_for
+from mirothinker_jax.planning.compiling import asked_for, peak
 from mirothinker_jax.planning.schedule import read
 
 CHIP = Chip("toy", 1e12, 1.0, dims=3, link=1e9, hertz=1e9, forward=0.5, backward=0.25)
@@ -103,6 +104,27 @@ def test_more_chunks_take_longer():
 )
 def test_what_a_step_would_have_taken(said, gib):
     assert asked_for(said, held=2 * 2**30) == pytest.approx(gib * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("of_larger", "host_argument", "temp", "device"),
+    [
+        (98, 0, 106, 98),  # the device holds more at once than the host
+        (105, 0, 50, 64),  # the host does: 14 of arguments, 91 in its memory
+        (105, 9, 51, 65),  # and arguments are there too
+        (98, 9, 106, 89),
+    ],
+)
+def test_a_devices_peak_is_told_from_its_hosts(of_larger, host_argument, temp, device):
+    memory = SimpleNamespace(
+        peak_memory_in_bytes=of_larger,
+        host_argument_size_in_bytes=host_argument,
+        argument_size_in_bytes=14,
+        output_size_in_bytes=14,
+        alias_size_in_bytes=14,
+        temp_size_in_bytes=temp,
+    )
+    assert peak(memory) == device
 
 
 def test_other_failures_are_passed_on():
