@@ -119,6 +119,9 @@ class ModelConfig:
     # results (attention; with offload they and the blocks' inputs wait in the host's memory), or everything but the
     # blocks' inputs (full). Routes always stay.
     remat: str = "full"
+    # Of a device's tokens, so many go through the feed-forward block at a time; 0: all. Saves memory where a device has
+    # more tokens than `hidden`. Of a block without experts or adapters.
+    ffn_tokens: int = 0
 
     def __post_init__(self):
         for key in ("hidden", "layers", "heads", "kv_heads", "head_dim", "ffn"):
@@ -132,3 +135,10 @@ class ModelConfig:
         one_of("model.param_dtype", self.param_dtype, ("float32", "bfloat16"))
         one_of("model.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         one_of("model.remat", self.remat, REMAT)
+        adapted = self.lora.rank > 0 and {"gate", "up", "down"} & set(self.lora.targets)
+        check(self.ffn_tokens >= 0, f"model.ffn_tokens is {self.ffn_tokens}; give 0 for all of a device's")
+        check(
+            not self.ffn_tokens or not (self.moe.experts or adapted),
+            f"model.ffn_tokens is {self.ffn_tokens}, which is for feed-forward blocks without experts "
+            "(model.moe.experts) and adapters (model.lora.targets); give 0",
+        )

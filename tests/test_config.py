@@ -244,6 +244,7 @@ def test_not_a_python_file(capsys, tmp_path):
         ("--verbose", "unknown argument --verbose"),
         ("--config.mesh.data=0", "config.mesh.data is 0; give ≥ 1"),
         ("--config.mesh.data=-1", "config.mesh.data and mesh.fsdp are all -1; only one axis"),
+        ("--config.model.ffn_tokens=-1", "config.model.ffn_tokens is -1; give 0 for all of a device's"),
         ("--config.model.heads=3", "config.model.heads (3) must be a multiple of model.kv_heads (2)"),
         (
             "--config.sft.training.micro_rows=3",
@@ -280,6 +281,14 @@ def test_wrong_arguments(capsys, good, argument, expected):
         (
             ("--config.stages=dpo", "--config.dpo.training.row_tokens=1000"),
             "config.dpo.training.row_tokens (1000) must hold two episodes: at least 2 · agent.context_tokens (4096)",
+        ),
+        (
+            ("--config.model.ffn_tokens=64", "--config.model.moe.experts=4"),
+            "config.model.ffn_tokens is 64, which is for feed-forward blocks without experts",
+        ),
+        (
+            ("--config.model.ffn_tokens=64", "--config.model.lora.rank=4", "--config.model.init_from=run"),
+            "and adapters (model.lora.targets); give 0",
         ),
         (
             ("--config.grpo.loss=clip", "--config.grpo.sampler_correction=tis"),

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from mirothinker_jax.config import LoRAConfig, ModelConfig
+from mirothinker_jax.parallel.chunks import in_chunks
 from mirothinker_jax.parallel.sharding import Axes, constrain
 
 ADAPTER_LEAVES = ("lora_a", "lora_b")  # names of what is trained where a model has adapters
@@ -135,10 +136,12 @@ class Projection(nnx.Module):
         self.bias = nnx.Param(zeros, axes=("layers", *outputs)) if bias else None
         self.adapter = Adapter.maybe(rngs, config, name, {"layers": layers}, inputs, outputs)
 
+    def weight(self, dtype) -> jax.Array:
+        """One layer's kernel, gathered over fsdp where it is used, in the compute dtype."""
+        return constrain(self.kernel[...].astype(dtype), *self.gathered)
+
     def __call__(self, x: jax.Array) -> jax.Array:
-        # One layer's weights are gathered over fsdp where they are used, in the compute dtype.
-        kernel = constrain(self.kernel[...].astype(x.dtype), *self.gathered)
-        out: jax.Array = contract(self.equation, x, kernel)  # pyright: ignore[reportAssignmentType]
+        out: jax.Array = contract(self.equation, x, self.weight(x.dtype))  # pyright: ignore[reportAssignmentType]
         if self.adapter is not None:
             out = out + self.adapter(self.equation, x)
         return out if self.bias is None else out + self.bias[...].astype(x.dtype)[None, None]
@@ -167,6 +170,16 @@ class SwiGLU(nnx.Module):
         self.gate = Projection(rngs, c, "gate", narrow, wide, "btd,df->btf")
         self.up = Projection(rngs, c, "up", narrow, wide, "btd,df->btf")
         self.down = Projection(rngs, c, "down", wide, narrow, "btf,fd->btd", residual=True)
+        self.tokens = c.ffn_tokens
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.tokens:
+            weights = (p.weight(x.dtype) for p in (self.gate, self.up, self.down))
+            return in_chunks(swiglu, self.tokens, x, *weights)
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+def swiglu(x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
+    """x [N, D]; gate, up [D, F]; down [F, D] → [N, D]."""
+    inner = jax.nn.silu(contract("nd,df->nf", x, gate)) * contract("nd,df->nf", x, up)
+    return contract("nf,fd->nd", inner, down)

@@ -21,7 +21,7 @@ from mirothinker_jax.models.hf_config import from_hf
 
 HF_FOLDER = "hf"  # of a converted run: config.json, tokenizer files
 # Of a run's model settings: not of the model.
-_OWN = ("init_from", "param_dtype", "compute_dtype", "remat", "context")
+_OWN = ("init_from", "param_dtype", "compute_dtype", "remat", "ffn_tokens", "context")
 
 
 def _qwen2(

@@ -12,6 +12,7 @@ from mirothinker_jax.planning.chips import GIB, Chip, Topology
 from mirothinker_jax.planning.plan import Plan, checked, make_plan
 
 ROOM = 0.97  # of a device's memory: what the rule of thumb may promise
+FFN_TOKENS = 8192  # of a device at a time, where it has many more
 REMAT_COST = {
     "dots": "more is computed again",
     "attention": "all but attention is computed again",
@@ -56,7 +57,7 @@ def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable
     training = getattr(config, stage).training
     parts = plan.mesh["data"] * plan.mesh["fsdp"] * plan.mesh["expert"]
 
-    def model(**fields: str) -> Callable[[], Config]:
+    def model(**fields: Any) -> Callable[[], Config]:
         return lambda: dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))
 
     def trained(**fields: Any) -> Callable[[], Config]:
@@ -73,6 +74,9 @@ def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable
         setting = f"--config.{stage}.training.optimizer.offload={str(offload.offload).lower()}"
         cost = f"the optimizer's averages wait in the {'device' if host_is_full else 'host'}'s memory"
         yield setting, cost, trained(optimizer=offload), here
+    if not config.model.ffn_tokens:
+        setting = f"--config.model.ffn_tokens={FFN_TOKENS}"
+        yield setting, "feed-forward blocks take so many tokens at a time", model(ffn_tokens=FFN_TOKENS), here
     if training.micro_rows > parts:
         setting = f"--config.{stage}.training.micro_rows={parts}"
         yield setting, "more micro-batches of a step", trained(micro_rows=parts), here

@@ -118,7 +118,10 @@ def memory(config: Config, stage: str, mesh: dict[str, int]) -> Memory:
     layer = (
         (parameters(m).total - ends) / m.layers / mesh["tensor"] / (mesh["expert"] if m.moe.experts else 1)
     )
-    working = tokens * (max(attention, 5 * wide * compute) + 4 * m.hidden * compute) + 2 * layer * compute
+    inner = 5 * wide * compute * tokens
+    if m.ffn_tokens:  # a chunk's, the weights in float32, and the sums of their gradients
+        inner = inner * min(1, m.ffn_tokens / tokens) + 2 * 3 * m.hidden * ffn * ITEM["float32"]
+    working = max(tokens * attention, inner) + tokens * 4 * m.hidden * compute + 2 * layer * compute
     accumulated = 4 * trained if training.rows > training.micro_rows else 0
     averages, saved = trained * 2 * ITEM["float32"], m.layers * tokens * kept
     # What waits in the host's memory comes a layer at a time, while the layer before it is computed.

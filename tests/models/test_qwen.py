@@ -1,5 +1,6 @@
 """The decoder: structure, two families, scan against unrolled layers with a cache, rematerialisation."""
 
+import collections
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -192,6 +193,26 @@ def test_remat_policies_give_the_same_loss_and_gradients():
     assert all(np.any(g) for g in jax.tree.leaves(plain[1])), "some parameter has no gradient"
     for remat in REMAT[1:]:
         tiny.assert_close(gradients(remat), plain, 2e-6)
+
+
+def test_what_waits_for_the_backward_pass_waits_in_the_hosts_memory():
+    """With offload no layer keeps anything of a token on a device; with attention it keeps its input and results."""
+    spans, positions = causal()
+    ids = tokens()
+    kept = {}
+    for remat in ("attention", "offload"):
+        graph, _, _ = Qwen.structure(dataclasses.replace(tiny.QWEN3, remat=remat), tiny.VOCAB)
+
+        def loss(params, graph=graph):
+            return jnp.square(merge(graph, params)(ids, positions, make_attend(spans))[0]).mean()
+
+        program = jax.make_jaxpr(jax.grad(loss))(tiny.params(tiny.QWEN3))
+        forward = next(e for e in program.eqns if e.primitive.name == "scan" and not e.params["reverse"])
+        stacked = forward.outvars[forward.params["num_carry"] :]
+        of_tokens = [v.aval for v in stacked if v.aval.size >= tiny.QWEN3.layers * ids.size]
+        kept[remat] = collections.Counter(str(a.memory_space) for a in of_tokens)
+    device, host = str(jax.memory.Space.Device), str(jax.memory.Space.Host)
+    assert kept == {"attention": {device: 3}, "offload": {host: 3}}, "input, attended values, log-sum-exps"
 
 
 def test_bfloat16_compute_stays_near_float32():

@@ -78,6 +78,17 @@ def test_so_does_every_way_to_meet_the_keys_of_others(one_device, params, contex
     tiny.assert_close(ways(params, packed()), one_device(params, packed()), RELATIVE)
 
 
+@pytest.mark.parametrize(
+    ("layout", "tokens"),
+    [({}, 7), ({"context": 8}, 3), ({"fsdp": 2, "context": 2, "tensor": 2}, 5), ({"data": 8}, 1000)],
+    ids=str,
+)
+def test_so_does_a_feed_forward_block_in_chunks(one_device, params, layout, tokens):
+    """Of numbers of tokens that do not divide a device's, and of more than it has."""
+    chunks = Gradient(tiny.mesh(**layout), dataclasses.replace(tiny.QWEN3, ffn_tokens=tokens))
+    tiny.assert_close(chunks(params, packed()), one_device(params, packed()), RELATIVE)
+
+
 @pytest.mark.parametrize(("objective", "rows"), [(DPO, preferences()), (GRPO, packed())], ids=["dpo", "grpo"])
 def test_sums_over_a_sequence_do_not_depend_on_where_its_tokens_lie(objective, rows):
     """DPO and GRPO add up over sequences, which a context axis cuts: the loss and its gradient."""
