@@ -283,7 +283,7 @@ def test_wrong_arguments(capsys, good, argument, expected):
             "config.dpo.training.row_tokens (1000) must hold two episodes: at least 2 · agent.context_tokens (4096)",
         ),
         (
-            ("--config.model.ffn_tokens=64", "--config.model.moe.experts=4"),
+            ("--config.model.ffn_tokens=64", "--config.model.moe.experts=8"),
             "config.model.ffn_tokens is 64, which is for feed-forward blocks without experts",
         ),
         (

@@ -26,13 +26,17 @@ def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, dtype: str, sc
     return nnx.Param(value.astype(dtype), axes=axes)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def contract(equation: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """einsum(equation, x, kernel), whose gradient for the kernel is made without transposing the larger operand.
 
     jax's own rule puts the output's gradient first; XLA on a CPU transposes what comes first, element by element
     together with whatever made it. For a SwiGLU that costs more than the product itself.
     """
+    return _contract(equation, x, kernel)  # pyright: ignore[reportReturnType]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _contract(equation: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.einsum(equation, x, kernel)
 
 
@@ -52,7 +56,7 @@ def _contract_backward(equation, saved, gradient):
     return dx, jnp.einsum(f"{made}->{weights}", jax.lax.optimization_barrier(d_kernel))
 
 
-contract.defvjp(_contract_forward, _contract_backward)
+_contract.defvjp(_contract_forward, _contract_backward)
 
 
 class Adapter(nnx.Module):
@@ -141,7 +145,7 @@ class Projection(nnx.Module):
         return constrain(self.kernel[...].astype(dtype), *self.gathered)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        out: jax.Array = contract(self.equation, x, self.weight(x.dtype))  # pyright: ignore[reportAssignmentType]
+        out = contract(self.equation, x, self.weight(x.dtype))
         if self.adapter is not None:
             out = out + self.adapter(self.equation, x)
         return out if self.bias is None else out + self.bias[...].astype(x.dtype)[None, None]
@@ -181,5 +185,5 @@ class SwiGLU(nnx.Module):
 
 def swiglu(x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
     """x [N, D]; gate, up [D, F]; down [F, D] → [N, D]."""
-    inner = jax.nn.silu(contract("nd,df->nf", x, gate)) * contract("nd,df->nf", x, up)
-    return contract("nf,fd->nd", inner, down)
+    gated, inner = (contract("nd,df->nf", x, kernel) for kernel in (gate, up))
+    return contract("nf,fd->nd", jax.nn.silu(gated) * inner, down)

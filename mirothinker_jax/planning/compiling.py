@@ -76,7 +76,7 @@ def compile_step(config: Config, stage: str, topology: Topology) -> Compiled:
     memory = compiled.memory_analysis()
     return Compiled(
         True,
-        peak(memory),
+        peak(memory, round(topology.chip.memory_gib * GIB)),
         memory.host_temp_size_in_bytes + memory.host_argument_size_in_bytes,
         *parts,
         compiled.as_text(),
@@ -84,18 +84,18 @@ def compile_step(config: Config, stage: str, topology: Topology) -> Compiled:
     )
 
 
-def peak(memory: Any) -> int:
-    """Bytes of a device, from the compiler's `memory_analysis`.
+def peak(memory: Any, limit: int) -> int:
+    """Bytes of a device, of which `limit` can be used, from the `memory_analysis` of a compiler that found room.
 
     Its peak is of the arguments, those in the host's memory among them (it does not count these when it looks for
     room), and of what else is held at once by the device or by the host, whichever holds more. Where that is the host,
-    what a device holds is not said; it is neither more than that nor than the device's buffers laid out, which are
-    about a quarter larger than their peak.
+    what a device holds is not said, but three things that are no less: that peak, the sum of the device's buffers as
+    they are laid out (about a quarter more than their peak), and what there is.
     """
     of_larger = memory.peak_memory_in_bytes - memory.host_argument_size_in_bytes
     own = memory.output_size_in_bytes - memory.alias_size_in_bytes
     laid_out = memory.argument_size_in_bytes + own + memory.temp_size_in_bytes
-    return min(of_larger, laid_out)
+    return min(of_larger, laid_out, limit)
 
 
 def asked_for(said: str, held: int) -> int:

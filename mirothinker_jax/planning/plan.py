@@ -16,9 +16,9 @@ from mirothinker_jax.planning.chips import GIB, Topology
 class Plan:
     """What is known of a stage on a slice; None: what only a compiler can say, where there is none or it found no room.
 
-    Of the training step alone: what sampling takes beside it is `sampler_gib`. Sizes in GiB of a device, and host_gib of
-    its share of its host's memory; seconds of a step, an estimate. kinds: bytes by kind, exact for parameters and optimizer where it was compiled. settings: those
-    that say rows and mesh, as the command line takes them.
+    Of the training step alone: what sampling takes beside it is `sampler_gib`. Sizes in GiB of a device, host_gib
+    of its share of the host's memory; seconds of a step, an estimate. kinds: bytes by kind, exact for parameters and
+    optimizer where it was compiled. settings: those that say rows and mesh, as the command line takes them.
     """
 
     topology: Topology

@@ -21,8 +21,8 @@ def text(plan: Plan, changes: list[Change]) -> str:
     elif plan.host_gib > (room := topology.chip.host_room_gib):
         over = plan.host_gib - room
         lines.append(
-            f"DOES NOT FIT: {plan.host_gib:.2f} GiB of the host's memory for each device, {over:.2f} more than there is "
-            f"room for ({room:.2f}); {plan.peak_gib:.2f} of {limit:.2f} GiB of the device"
+            f"DOES NOT FIT: {plan.host_gib:.2f} GiB of the host's memory for each device, {over:.2f} more than "
+            f"there is room for ({room:.2f}); {plan.peak_gib:.2f} of {limit:.2f} GiB of the device"
         )
     else:
         over = plan.peak_gib - limit
