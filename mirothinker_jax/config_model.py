@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from mirothinker_jax.config_tree import check, one_of
 
-REMAT = ("none", "dots", "attention", "full", "offload")  # from what keeps most on a device to the leanest
+# From what keeps most on a device to what keeps least.
+REMAT = ("none", "dots", "attention", "offload", "full", "offload-all")
 CONTEXT_KEYS = ("auto", "ring", "all-gather")
 LORA_TARGETS = ("q", "k", "v", "out", "gate", "up", "down")
 
@@ -116,8 +117,8 @@ class ModelConfig:
     param_dtype: str = "float32"  # of the stored parameters: float32, or bfloat16 with stochastic rounding
     compute_dtype: str = "float32"  # of matrix products and activations: float32 or bfloat16
     # Recomputed in the backward pass: nothing (none), all but matrix products and attention (dots), all but attention's
-    # results (attention; with offload they and the blocks' inputs wait in the host's memory), or everything but the
-    # blocks' inputs (full). Routes always stay.
+    # results (attention; with offload they wait in the host's memory, with offload-all the blocks' inputs too), or
+    # everything but the blocks' inputs (full). Routes always stay.
     remat: str = "full"
     # Of a device's tokens, so many go through the feed-forward block at a time; 0: all. Saves memory where a device has
     # more tokens than `hidden`. Of a block without experts or adapters.

@@ -31,15 +31,22 @@ Params = dict[str, Any]
 STACKED = "blocks"  # the part of them whose leading dim is the layer
 STREAM = "residual_stream"  # name of a block's input, for rematerialisation policies
 
+
+def _offload(*names: str) -> Any:
+    """A rematerialisation policy under which arrays of these names wait in the host's memory."""
+    return jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[ROUTES],
+        names_which_can_be_offloaded=[*names],
+        offload_src="device",
+        offload_dst=HOST,
+    )
+
+
 REMAT = {
     "full": jax.checkpoint_policies.save_only_these_names(ROUTES),
     "attention": jax.checkpoint_policies.save_only_these_names(SAVED, ROUTES),
-    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[ROUTES],
-        names_which_can_be_offloaded=[SAVED, STREAM],
-        offload_src="device",
-        offload_dst=HOST,
-    ),
+    "offload": _offload(SAVED),
+    "offload-all": _offload(SAVED, STREAM),
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         jax.checkpoint_policies.save_only_these_names(SAVED, ROUTES),

@@ -17,7 +17,8 @@ REMAT_COST = {
     "dots": "more is computed again",
     "attention": "all but attention is computed again",
     "full": "everything is computed again",
-    "offload": "attention's results and the blocks' inputs wait in the host's memory",
+    "offload": "attention's results wait in the host's memory",
+    "offload-all": "attention's results and the blocks' inputs wait in the host's memory",
 }
 
 
@@ -64,10 +65,13 @@ def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable
         return lambda: _trained(config, stage, **fields)
 
     host_is_full = plan.host_gib > here.chip.host_room_gib
-    # Full computes more again than offload, and keeps more on a device: only where the host's memory is short.
-    policies = ("attention", "full") if host_is_full else ("dots", "attention", "offload")
+    # Full computes more again than those that offload, and keeps no less: only where the host's memory is short.
+    policies = (
+        ("offload", "attention", "full") if host_is_full else ("dots", "attention", "offload", "offload-all")
+    )
     for remat in policies:
-        if host_is_full or REMAT.index(remat) > REMAT.index(config.model.remat):
+        leaner = REMAT.index(remat) > REMAT.index(config.model.remat)
+        if leaner or (host_is_full and remat != config.model.remat):
             yield f"--config.model.remat={remat}", REMAT_COST[remat], model(remat=remat), here
     if training.optimizer.offload == host_is_full:
         offload = dataclasses.replace(training.optimizer, offload=not host_is_full)

@@ -104,8 +104,12 @@ def memory(config: Config, stage: str, mesh: dict[str, int]) -> Memory:
     heads, kv, ffn = (n / mesh["tensor"] for n in (m.heads, m.kv_heads, m.ffn))
     attended = heads * (m.head_dim * compute + 4)
     qkv = (heads + 2 * kv) * m.head_dim * compute
-    kept = m.hidden * compute  # a layer's input
-    if m.remat in ("offload", "attention", "dots", "none"):
+    kept, waits = m.hidden * compute, 0.0  # a layer's input
+    if m.remat == "offload-all":
+        kept, waits = 0.0, kept + attended
+    if m.remat == "offload":
+        waits = attended
+    if m.remat in ("attention", "dots", "none"):
         kept += attended
     if m.remat in ("dots", "none"):
         kept += qkv + m.hidden * compute + 2 * ffn * compute
@@ -123,16 +127,15 @@ def memory(config: Config, stage: str, mesh: dict[str, int]) -> Memory:
         inner = inner * min(1, m.ffn_tokens / tokens) + 2 * 3 * m.hidden * ffn * ITEM["float32"]
     working = max(tokens * attention, inner) + tokens * 4 * m.hidden * compute + 2 * layer * compute
     accumulated = 4 * trained if training.rows > training.micro_rows else 0
-    averages, saved = trained * 2 * ITEM["float32"], m.layers * tokens * kept
-    # What waits in the host's memory comes a layer at a time, while the layer before it is computed.
-    waiting = averages * training.optimizer.offload + saved * (m.remat == "offload")
+    averages = trained * 2 * ITEM["float32"]
     return Memory(
         count * stored + (trained * stored_trained if m.lora.rank else 0),
+        # What waits in the host's memory comes a layer at a time, while another is computed.
         averages / (m.layers if training.optimizer.offload else 1),
         trained * stored_trained + accumulated,
-        saved * min(1, 2 / m.layers) if m.remat == "offload" else saved,
+        tokens * (m.layers * kept + min(2, m.layers) * waits),
         working,
-        waiting + reference(config, stage, mesh),
+        averages * training.optimizer.offload + m.layers * tokens * waits + reference(config, stage, mesh),
     )
 
 

@@ -196,11 +196,11 @@ def test_remat_policies_give_the_same_loss_and_gradients():
 
 
 def test_what_waits_for_the_backward_pass_waits_in_the_hosts_memory():
-    """With offload no layer keeps anything of a token on a device; with attention it keeps its input and results."""
+    """Of each token a layer keeps its input, what attention gives and the log-sum-exps: where the policy says."""
     spans, positions = causal()
     ids = tokens()
     kept = {}
-    for remat in ("attention", "offload"):
+    for remat in ("attention", "offload", "offload-all"):
         graph, _, _ = Qwen.structure(dataclasses.replace(tiny.QWEN3, remat=remat), tiny.VOCAB)
 
         def loss(params, graph=graph):
@@ -212,7 +212,7 @@ def test_what_waits_for_the_backward_pass_waits_in_the_hosts_memory():
         of_tokens = [v.aval for v in stacked if v.aval.size >= tiny.QWEN3.layers * ids.size]
         kept[remat] = collections.Counter(str(a.memory_space) for a in of_tokens)
     device, host = str(jax.memory.Space.Device), str(jax.memory.Space.Host)
-    assert kept == {"attention": {device: 3}, "offload": {host: 3}}, "input, attended values, log-sum-exps"
+    assert kept == {"attention": {device: 3}, "offload": {device: 1, host: 2}, "offload-all": {host: 3}}
 
 
 def test_bfloat16_compute_stays_near_float32():

@@ -57,7 +57,7 @@ def test_memory_by_kind():
     mesh = {"data": 1, "fsdp": 4, "context": 16, "tensor": 1, "expert": 1}
     kinds = {
         remat: memory(planned(remat, context=16), "sft", mesh)
-        for remat in ("full", "offload", "attention", "none")
+        for remat in ("full", "offload", "offload-all", "attention", "none")
     }
     full = kinds["full"]
     assert full.parameters == pytest.approx(8.19e9 * 4 / 64, rel=0.01)
@@ -65,8 +65,10 @@ def test_memory_by_kind():
     assert full.saved == 36 * 16_384 * 4096 * 2
     attended = 36 * 16_384 * 32 * (128 * 2 + 4)
     assert kinds["attention"].saved == full.saved + attended
-    assert kinds["offload"].host == full.saved + attended and full.host == kinds["attention"].host == 0
-    assert kinds["offload"].saved == kinds["offload"].host / 18, "two layers at a time"
+    assert full.host == kinds["attention"].host == 0
+    assert kinds["offload"].host == attended and kinds["offload-all"].host == full.saved + attended
+    assert kinds["offload"].saved == full.saved + attended / 18, "two layers at a time"
+    assert kinds["offload-all"].saved == kinds["offload-all"].host / 18
     assert kinds["none"].saved > kinds["attention"].saved
     several = memory(planned("full", rows=8, context=16), "sft", mesh)
     assert several.gradients == 2 * full.gradients, (
