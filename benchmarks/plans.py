@@ -7,9 +7,9 @@
 rule of thumb does not exclude is compiled for, smallest first, with the mesh that takes least by that rule, until
 the compiler finds room, and the host. What waits for the backward pass waits there (`model.remat = "offload-all"`). A
 plan takes minutes; each is kept in benchmarks/results/plans.json when it is done, and those that are there, of the same
-versions of jax and libtpu, are not made again, so that it can be stopped at any time. At the end they are printed as a
-table, which docs/plans.md has. DPO's rows hold a pair, and are twice as long. A step at 32K has as many rows as v0.1's
-had, 128, for SFT. Sampling for DPO and GRPO is not in it (`plan` says what it takes).
+settings and versions of jax and libtpu, are not made again, so that it can be stopped at any time. At the end they are
+printed as a table, which docs/plans.md has. DPO's rows hold a pair, and are twice as long. A step of SFT at 32K has as
+many rows as v0.1's had, 128. Sampling for DPO and GRPO is not in it (`plan` says what it takes).
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class Cell(NamedTuple):
     def name(self) -> str:
         return " ".join(self)
 
-    def command(self, figures: Path) -> list[str]:
+    @property
+    def options(self) -> list[str]:
+        """Of `plan`, that say which step it is."""
         config, argument = MODELS[self.model]
         tokens = LENGTHS[self.tokens]
         settings = {
@@ -71,11 +73,7 @@ class Cell(NamedTuple):
         if self.tokens == "32K" and self.stage == "sft":
             settings["sft.training.rows"] = 128
         file = f"configs/mirothinker_v1_{config}/{self.stage}.py{argument}"
-        return [
-            *(sys.executable, "-m", "mirothinker_jax.plan", "--sweep", "--topology", self.chip),
-            *("--config", file, "--json", str(figures)),
-            *(f"--config.{key}={value}" for key, value in settings.items()),
-        ]
+        return ["--config", file, *(f"--config.{key}={value}" for key, value in settings.items())]
 
 
 def plan(cell: Cell) -> dict[str, Any]:
@@ -85,7 +83,9 @@ def plan(cell: Cell) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "plan.json"
-        done = subprocess.run(cell.command(figures), cwd=ROOT, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "mirothinker_jax.plan", "--sweep", "--topology", cell.chip]
+        command += ["--json", str(figures), *cell.options]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode in (0, DOES_NOT_FIT):
             found = json.loads(figures.read_text())
             return {key: found[key] for key in FIGURES}
@@ -131,7 +131,9 @@ def main() -> None:
         raise SystemExit("libtpu is not installed: pip install -e '.[tpu]' (no TPU needed)") from None
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     cells = [Cell(*c) for c in itertools.product(models, STAGES, LENGTHS, chips)]
-    kept = {name: figures for name, figures in kept.items() if figures["versions"] == versions}
+    every = [Cell(*c) for c in itertools.product(MODELS, STAGES, LENGTHS, TPUS)]
+    made_of = {cell.name: {"versions": versions, "options": cell.options} for cell in every}
+    kept = {name: f for name, f in kept.items() if made_of[name].items() <= f.items()}
     left = [cell for cell in cells if cell.name not in kept]
     lock, begun, done, failed = threading.Lock(), time.monotonic(), 0, []
 
@@ -144,7 +146,7 @@ def main() -> None:
             failed.append(cell.name)
             return
         with lock:
-            kept[cell.name] = figures | {"versions": versions}
+            kept[cell.name] = figures | made_of[cell.name]
             with replacing(KEPT) as scratch:
                 scratch.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
             done += 1

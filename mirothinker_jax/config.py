@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mirothinker_jax.config_episodes import AgentConfig, EvalConfig, RolloutConfig, ToolsConfig, WorldConfig
+from mirothinker_jax.config_model import EXECUTION as EXECUTION
 from mirothinker_jax.config_model import LORA_TARGETS as LORA_TARGETS
 from mirothinker_jax.config_model import REMAT as REMAT
 from mirothinker_jax.config_model import ContextConfig as ContextConfig

@@ -10,6 +10,8 @@ from mirothinker_jax.config_tree import check, one_of
 # From what keeps most on a device to what keeps least.
 REMAT = ("none", "dots", "attention", "offload", "full", "offload-all")
 CONTEXT_KEYS = ("auto", "ring", "all-gather")
+# Settings of how a model is stored and run, not of what it is.
+EXECUTION = ("init_from", "param_dtype", "compute_dtype", "remat", "ffn_tokens", "context")
 LORA_TARGETS = ("q", "k", "v", "out", "gate", "up", "down")
 
 
@@ -120,8 +122,8 @@ class ModelConfig:
     # results (attention; with offload they wait in the host's memory, with offload-all the blocks' inputs too), or
     # everything but the blocks' inputs (full). Routes always stay.
     remat: str = "full"
-    # Of a device's tokens, so many go through the feed-forward block at a time; 0: all. Saves memory where a device has
-    # more tokens than `hidden`. Of a block without experts or adapters.
+    # When training, so many of a device's tokens go through the feed-forward block at a time; 0: all. Saves memory
+    # where a device has more than about 2.4 · hidden + ffn_tokens of them. Not for blocks with experts or adapters.
     ffn_tokens: int = 0
 
     def __post_init__(self):

@@ -7,7 +7,6 @@ memory is exact; times are estimates (planning/schedule.py says of what). GPUs a
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
 import json
 import logging
@@ -76,7 +75,7 @@ def _run(options: argparse.Namespace, config: Config) -> int:
         raise ConfigError(f"no slice of {chip.name} comes near to what {stage} takes; shorten its rows")
     if options.json is not None:
         with replacing(options.json) as scratch:
-            figures = plan.figures() | {"changes": [dataclasses.asdict(c) for c in changes]}
+            figures = plan.figures() | {"changes": [c.figures() for c in changes]}
             scratch.write_text(json.dumps(figures, indent=2) + "\n")
     return 0 if plan.fits else DOES_NOT_FIT
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mirothinker_jax.parallel.mesh import BATCH_AXES
+from mirothinker_jax.parallel.mesh import TOKEN_AXES
 from mirothinker_jax.parallel.sharding import SPLIT_AXES, spec
 
 # Of a chunk and of a part: so many float32 logits are alive at a time, 16 MiB. With fewer positions a v5p waits for the
@@ -30,7 +30,7 @@ from mirothinker_jax.parallel.sharding import SPLIT_AXES, spec
 POSITIONS, TOKENS = 1024, 4096
 NEVER = -1e30  # finite: −inf − −inf, and 0 · −inf, would be NaN
 # Of rows that others have, and that add to the same part of a weight's gradient.
-COPY_AXES = tuple(axis for axis in (*BATCH_AXES, "context") if axis not in SPLIT_AXES)
+COPY_AXES = tuple(axis for axis in TOKEN_AXES if axis not in SPLIT_AXES)
 
 
 @jax.custom_vjp

@@ -16,12 +16,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mirothinker_jax.config import ConfigError
+from mirothinker_jax.config import EXECUTION, ConfigError
 from mirothinker_jax.models.hf_config import from_hf
 
 HF_FOLDER = "hf"  # of a converted run: config.json, tokenizer files
-# Of a run's model settings: not of the model.
-_OWN = ("init_from", "param_dtype", "compute_dtype", "remat", "ffn_tokens", "context")
 
 
 def _qwen2(
@@ -100,7 +98,7 @@ def architecture(where: str) -> dict[str, Any]:
     if where and config.is_file():
         return read_hf_config(config)
     if trained := _trained(where):
-        fields = {key: value for key, value in trained["model"].items() if key not in _OWN}
+        fields = {key: value for key, value in trained["model"].items() if key not in EXECUTION}
         if not fields["lora"]["rank"]:
             del fields["lora"]  # the next run's own: a whole model may get adapters
         return fields

@@ -1,7 +1,7 @@
 """A feed-forward block whose inner activations are never all there: a device takes a part of its tokens at a time.
 
-For long rows: a block holds five arrays [tokens, ffn] backward, and the gradients of its weights are no larger than
-before only where a device has more tokens than the hidden size (they add up in float32).
+Backward a block holds five arrays [tokens, ffn]. In chunks it holds those of one, but the weights and the sums of their
+gradients in float32: less where a device has more than about 2.4 times as many tokens as the hidden size, and a chunk.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mirothinker_jax.parallel.mesh import BATCH_AXES
+from mirothinker_jax.parallel.mesh import TOKEN_AXES
 from mirothinker_jax.parallel.sharding import spec
 
 Block = Callable[..., jax.Array]
@@ -23,7 +23,7 @@ def in_chunks(
 ) -> jax.Array:
     """block(x, gate, up, down) on the mesh in force (or without one), `tokens` of a device's at a time.
 
-    What a chunk makes is made again backward, whatever the rematerialisation policy.
+    What a chunk makes is made again backward, but for the products that the rematerialisation policy `dots` keeps.
 
     Args:
       block: of [N, D] tokens, each by itself, with a device's own part of the weights.
@@ -42,7 +42,7 @@ def in_chunks(
 
 
 def _shard(local: Block, x: jax.Array, *weights: jax.Array) -> jax.Array:
-    weights = tuple(jax.lax.pcast(w, (*BATCH_AXES, "context"), to="varying") for w in weights)
+    weights = tuple(jax.lax.pcast(w, TOKEN_AXES, to="varying") for w in weights)
     return jax.lax.psum(local(jax.lax.pcast(x, "tensor", to="varying"), *weights), "tensor")
 
 

@@ -20,7 +20,7 @@ from mirothinker_kernels.grouped_matmul.tpu import (  # pyright: ignore[reportMi
     largest_tile,
 )
 
-from mirothinker_jax.parallel.mesh import BATCH_AXES
+from mirothinker_jax.parallel.mesh import TOKEN_AXES
 from mirothinker_jax.parallel.sharding import spec
 
 ROUTES = "routes"  # the name, for rematerialisation policies, of which tokens go where: few bytes, and dear to find
@@ -54,7 +54,7 @@ def _shard(x, chosen, weights, gate, up, down, *, parts: int):
         x, chosen, weights = gather(x), gather(chosen), gather(weights)
         chosen = chosen - jax.lax.axis_index("expert") * gate.shape[0]  # out of range: another device's
     # The kernels are the same for all rows; their gradients are the sums over the devices that hold rows.
-    everywhere = tuple(a for a in (*BATCH_AXES, "context") if a != "expert")
+    everywhere = tuple(a for a in TOKEN_AXES if a != "expert")
     kernels = (jax.lax.pcast(kernel, everywhere, to="varying") for kernel in (gate, up, down))
     x, weights = (jax.lax.pcast(value, "tensor", to="varying") for value in (x, weights))
     out = _local(x, chosen, weights, *kernels)

@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh
 from mirothinker_jax.config import MESH_AXES, ConfigError, MeshConfig, ModelConfig
 
 BATCH_AXES = ("data", "fsdp", "expert")  # the axes over which rows of a batch are spread
+TOKEN_AXES = (*BATCH_AXES, "context")  # the axes over which tokens are spread
 
 
 def sizes(config: MeshConfig, devices: int) -> dict[str, int]:

@@ -6,6 +6,7 @@ Everything is made when first asked for, so a run that only fine-tunes on a file
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
@@ -164,7 +165,9 @@ class Workshop(contextlib.ExitStack):
     @functools.cached_property
     def collector(self) -> Collector:
         c = self.config
-        here = ModelSpec.build(c.model, self.vocab_size, local_mesh())
+        # A turn's tokens are few, and rows of a batch need not divide over the devices.
+        whole = dataclasses.replace(c.model, ffn_tokens=0)
+        here = ModelSpec.build(whole, self.vocab_size, local_mesh())
         engine = Engine(here, c.rollout, c.agent.context_tokens, self.tokenizer.im_end_id)
         executor = ToolExecutor(self.tools, c.tools, self.tokenizer.truncate)
         collector = Collector(engine, executor, self.chat, self.tokenizer, self.setting)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mirothinker_jax.config import REMAT, Config, ConfigError
+from mirothinker_jax.config import Config, ConfigError
 from mirothinker_jax.planning import arithmetic, chips
 from mirothinker_jax.planning.chips import GIB, Chip, Topology
 from mirothinker_jax.planning.plan import Plan, checked, make_plan
@@ -16,21 +16,30 @@ FFN_TOKENS = 8192  # of a device at a time, where it has many more
 REMAT_COST = {
     "dots": "more is computed again",
     "attention": "all but attention is computed again",
-    "full": "everything is computed again",
     "offload": "attention's results wait in the host's memory",
     "offload-all": "attention's results and the blocks' inputs wait in the host's memory",
+    "full": "everything is computed again",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A change of settings or slice, the GiB of a device that it would take by the rule of thumb, and if that fits, in
-    the device's memory and in the host's."""
+    """A change of settings or slice, the GiB of a device and of its host's memory that it would take by the rule of
+    thumb, and how many of these there are not."""
 
     what: str
     cost: str
     gib: float
-    fits: bool
+    host_gib: float
+    missing_gib: float
+
+    @property
+    def fits(self) -> bool:
+        return self.missing_gib == 0
+
+    def figures(self) -> dict[str, Any]:
+        """For programs."""
+        return dataclasses.asdict(self) | {"fits": self.fits}
 
 
 def advise(config: Config, plan: Plan) -> list[Change]:
@@ -45,11 +54,16 @@ def advise(config: Config, plan: Plan) -> list[Change]:
         except ConfigError:  # training would refuse it
             continue
         rough = arithmetic.memory(changed, plan.stage, mesh)
-        gib, chip = scale * rough.total / GIB, topology.chip
-        fits = gib <= ROOM * chip.memory_gib and rough.host / GIB <= chip.host_room_gib
-        found.append(Change(what, cost, gib, fits))
-    rest = sorted((c for c in found if not c.fits and c.gib < plan.peak_gib), key=lambda c: c.gib)
+        gib, host = scale * rough.total / GIB, rough.host / GIB
+        found.append(Change(what, cost, gib, host, missing(topology.chip, gib / ROOM, host)))
+    now = missing(plan.topology.chip, plan.peak_gib, plan.host_gib)
+    rest = sorted((c for c in found if 0 < c.missing_gib < now), key=lambda c: c.missing_gib)
     return ([c for c in found if c.fits] + rest)[:3]
+
+
+def missing(chip: Chip, gib: float, host_gib: float) -> float:
+    """GiB that a device and its share of the host's memory have not."""
+    return max(0.0, gib - chip.memory_gib) + max(0.0, host_gib - chip.host_room_gib)
 
 
 def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable[[], Config], Topology]]:
@@ -64,20 +78,13 @@ def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable
     def trained(**fields: Any) -> Callable[[], Config]:
         return lambda: _trained(config, stage, **fields)
 
-    host_is_full = plan.host_gib > here.chip.host_room_gib
-    # Full computes more again than those that offload, and keeps no less: only where the host's memory is short.
-    policies = (
-        ("offload", "attention", "full") if host_is_full else ("dots", "attention", "offload", "offload-all")
-    )
-    for remat in policies:
-        leaner = REMAT.index(remat) > REMAT.index(config.model.remat)
-        if leaner or (host_is_full and remat != config.model.remat):
-            yield f"--config.model.remat={remat}", REMAT_COST[remat], model(remat=remat), here
-    if training.optimizer.offload == host_is_full:
-        offload = dataclasses.replace(training.optimizer, offload=not host_is_full)
-        setting = f"--config.{stage}.training.optimizer.offload={str(offload.offload).lower()}"
-        cost = f"the optimizer's averages wait in the {'device' if host_is_full else 'host'}'s memory"
-        yield setting, cost, trained(optimizer=offload), here
+    for remat, cost in REMAT_COST.items():
+        if remat != config.model.remat:
+            yield f"--config.model.remat={remat}", cost, model(remat=remat), here
+    offload = dataclasses.replace(training.optimizer, offload=not training.optimizer.offload)
+    setting = f"--config.{stage}.training.optimizer.offload={str(offload.offload).lower()}"
+    cost = f"the optimizer's averages wait in the {'host' if offload.offload else 'device'}'s memory"
+    yield setting, cost, trained(optimizer=offload), here
     if not config.model.ffn_tokens:
         setting = f"--config.model.ffn_tokens={FFN_TOKENS}"
         yield setting, "feed-forward blocks take so many tokens at a time", model(ffn_tokens=FFN_TOKENS), here

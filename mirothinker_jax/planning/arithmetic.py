@@ -115,6 +115,7 @@ def memory(config: Config, stage: str, mesh: dict[str, int]) -> Memory:
         kept += qkv + m.hidden * compute + 2 * ffn * compute
     if m.remat == "none":
         kept += 4 * m.hidden * compute + ffn * compute
+        kept -= 3 * ffn * compute if m.ffn_tokens else 0  # made again, chunk by chunk
     # q, k, v, their gradients and the ring's sums in float32; or the feed-forward block's three arrays and theirs.
     attention = 2 * qkv + 2 * attended + heads * m.head_dim * 8 + kv * m.head_dim * 16
     wide = (m.moe.experts_per_token * m.moe.expert_ffn / mesh["tensor"]) if m.moe.experts else ffn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -50,7 +51,7 @@ class Plan:
 
     def figures(self) -> dict[str, Any]:
         """For programs."""
-        s = self.schedule
+        s, room = self.schedule, self.topology.chip.host_room_gib
         return {
             "topology": self.topology.name,
             "stage": self.stage,
@@ -60,6 +61,7 @@ class Plan:
             "peak_gib_per_device": self.peak_gib,
             "hbm_gib_per_device": self.topology.chip.memory_gib,
             "host_gib_per_device": self.host_gib,
+            "host_room_gib_per_device": room if math.isfinite(room) else None,
             "sampler_gib_per_device": self.sampler_gib,
             "settings": self.settings,
             "gib_by_kind": {kind: size / GIB for kind, size in self.kinds.items()},

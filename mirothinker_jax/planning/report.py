@@ -57,9 +57,11 @@ def text(plan: Plan, changes: list[Change]) -> str:
             *_transfers(plan),
         ]
     if changes:
-        lines.append("cheapest changes, and what a device would hold by a rule of thumb:")
+        lines.append(
+            "cheapest changes, and what a device (and its host, for it) would hold by a rule of thumb:"
+        )
         lines += [
-            f"  {c.gib:8.2f} GiB, {'fits' if c.fits else 'not enough'}:  {c.what}  ({c.cost})"
+            f"  {c.gib:8.2f} GiB ({c.host_gib:.2f}), {'fits' if c.fits else 'not enough'}:  {c.what}  ({c.cost})"
             for c in changes
         ]
     return "\n".join(lines)

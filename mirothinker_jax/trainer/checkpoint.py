@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from mirothinker_jax.config import ConfigError, ModelConfig
+from mirothinker_jax.config import EXECUTION, ConfigError, ModelConfig
 from mirothinker_jax.models.qwen import STACKED, Params, combine, split
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.placement import gather_state
@@ -103,8 +103,8 @@ def _chunked(state: TrainState) -> Any:
 def model_identity(model: ModelConfig, vocab_size: int, tokenizer: Path) -> dict[str, Any]:
     """What a checkpoint's numbers belong to: settings without which they mean nothing, or something else."""
     numbers = dataclasses.asdict(model)
-    # These change how the numbers are stored, used or trained, not what they are.
-    for key in ("init_from", "param_dtype", "compute_dtype", "remat", "context", "yarn", "lora"):
+    # These change how the numbers are used or trained, not what they are.
+    for key in (*EXECUTION, "yarn", "lora"):
         del numbers[key]
     del numbers["moe"]["balance_coef"]
     sha256 = hashlib.sha256(tokenizer.read_bytes()).hexdigest()

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax.extend.core import jaxprs_in_params
 
 from mirothinker_jax.config import REMAT, ModelConfig
 from mirothinker_jax.models.head import full_logits
@@ -213,6 +214,36 @@ def test_what_waits_for_the_backward_pass_waits_in_the_hosts_memory():
         kept[remat] = collections.Counter(str(a.memory_space) for a in of_tokens)
     device, host = str(jax.memory.Space.Device), str(jax.memory.Space.Host)
     assert kept == {"attention": {device: 3}, "offload": {device: 1, host: 2}, "offload-all": {host: 3}}
+
+
+def test_chunks_of_the_feed_forward_block_keep_nothing_wide_and_add_up_in_float32():
+    """Backward a loop over chunks carries the sums of the weights' gradients, and was left only the chunks' inputs."""
+    config = dataclasses.replace(tiny.QWEN3, ffn_tokens=7, compute_dtype="bfloat16")
+    params = tiny.params(config)
+    spans, positions = causal()
+    ids = tokens()
+    graph, _, _ = Qwen.structure(config, tiny.VOCAB)
+
+    def loss(params):
+        return jnp.square(merge(graph, params)(ids, positions, make_attend(spans))[0]).mean()
+
+    def loops(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "scan":
+                yield equation
+            for inner in jaxprs_in_params(equation.params):
+                yield from loops(inner)
+
+    found = [
+        e
+        for e in loops(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+        if e.params["length"] == -(-ids.size // 7)
+    ]
+    assert len(found) == 2, "forward and backward"
+    assert not [v for e in found for v in e.outvars if v.aval.ndim > 2 and v.aval.shape[-1] == config.ffn]
+    sums = [v.aval for e in found if e.params["reverse"] for v in e.outvars[: e.params["num_carry"]]]
+    wide = [a for a in sums if config.ffn in a.shape]
+    assert len(wide) == 3 and {a.dtype for a in wide} == {jnp.dtype("float32")}
 
 
 def test_bfloat16_compute_stays_near_float32():

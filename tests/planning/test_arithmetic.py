@@ -46,8 +46,9 @@ def test_devices_of_a_row_have_the_same_work(tokens, devices):
     assert 1.0 <= balance(tokens, devices) <= 1.02
 
 
-def planned(remat, rows=4, micro_rows=4, **mesh):
-    config = Config(model=model("qwen3-8b", remat=remat, compute_dtype="bfloat16"), mesh=MeshConfig(**mesh))
+def planned(remat, rows=4, micro_rows=4, ffn_tokens=0, **mesh):
+    decoder = model("qwen3-8b", remat=remat, compute_dtype="bfloat16", ffn_tokens=ffn_tokens)
+    config = Config(model=decoder, mesh=MeshConfig(**mesh))
     training = TrainingConfig(rows=rows, micro_rows=micro_rows, row_tokens=262_144)
     return dataclasses.replace(config, sft=dataclasses.replace(config.sft, training=training))
 
@@ -70,6 +71,8 @@ def test_memory_by_kind():
     assert kinds["offload"].saved == full.saved + attended / 18, "two layers at a time"
     assert kinds["offload-all"].saved == kinds["offload-all"].host / 18
     assert kinds["none"].saved > kinds["attention"].saved
+    chunks = memory(planned("full", context=16, ffn_tokens=1024), "sft", mesh)
+    assert chunks.working < full.working and chunks.saved == full.saved
     several = memory(planned("full", rows=8, context=16), "sft", mesh)
     assert several.gradients == 2 * full.gradients, (
         "sums of micro-batches, and the gradient that is added to them"

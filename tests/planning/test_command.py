@@ -40,18 +40,31 @@ def test_what_does_not_fit_is_answered_with_changes_that_do(capsys, tmp_path):
 
 
 def test_what_the_host_has_no_room_for_is_answered_with_what_it_has(capsys, tmp_path, monkeypatch):
-    """Eight devices with 15 GiB each of their host's memory, for 19 of attention's results and blocks' inputs."""
+    """Eight devices with 15 GiB each of their host's memory, for 22.7 of attention's results and blocks' inputs."""
     monkeypatch.setitem(GPUS, "h100", dataclasses.replace(GPUS["h100"], host_gib=15.0))
     offload = (*QWEN, "--config.model.remat=offload-all", "--config.sft.training.micro_rows=8")
     out = tmp_path / "plan.json"
     assert main([*offload, "--topology", "h100:8", "--json", str(out)]) == 3
     assert "GiB of the host's memory for each device" in capsys.readouterr().out
     changes = json.loads(out.read_text())["changes"]
-    assert changes[0]["what"] == "--config.model.remat=offload" and changes[0]["fits"]
+    assert changes[0]["what"] == "--config.model.remat=attention" and changes[0]["fits"]
     for change in (c for c in changes if c["fits"]):
         words = change["what"].split()
         topology = [] if "--topology" in words else ["--topology", "h100:8"]
         assert main([*offload, *topology, *words]) == 0, change
+
+
+def test_where_neither_memory_has_room_everything_is_computed_again(capsys, tmp_path, monkeypatch):
+    """A change that would move what is too much for the device to a host that has no room either is not advised."""
+    monkeypatch.setitem(GPUS, "h100", dataclasses.replace(GPUS["h100"], host_gib=4.0))
+    rows = [f"--config.sft.training.{key}=24" for key in ("rows", "micro_rows")]
+    out = tmp_path / "plan.json"
+    attention = (*QWEN, "--topology", "h100:8", *rows, "--config.model.remat=attention")
+    assert main([*attention, "--json", str(out)]) == 3
+    assert json.loads(out.read_text())["host_room_gib_per_device"] == pytest.approx(3.6)
+    first = json.loads(out.read_text())["changes"][0]
+    assert first["what"] == "--config.model.remat=full" and first["fits"]
+    assert main([*attention, first["what"]]) == 0
 
 
 def test_a_sweep_ends_with_the_first_that_fits(capsys):

@@ -10,10 +10,10 @@ import pytest
 import tiny
 from numbered import CONFIG, IDENTITY, STEPS, TRAINING, Killed, Numbered, batch_of
 
-from mirothinker_jax.config import ConfigError
+from mirothinker_jax.config import EXECUTION, ConfigError, ContextConfig
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.trainer import loop
-from mirothinker_jax.trainer.checkpoint import Checkpoints, load_params
+from mirothinker_jax.trainer.checkpoint import Checkpoints, load_params, model_identity
 from mirothinker_jax.trainer.optimizer import make_optimizer
 from mirothinker_jax.trainer.state import init_state, state_shardings
 
@@ -133,6 +133,26 @@ def test_a_checkpoint_of_another_model_is_refused(job, whole):
     message = str(error.value)
     assert "\n" not in message
     assert re.search(r"another model \(hidden 32 → 64; tokenizer_sha256 'abc' → 'def'\)", message)
+
+
+def test_how_a_model_is_run_is_not_which_one_it_is(tmp_path):
+    """A converted model, and a checkpoint from before a setting, may be run in any way."""
+    (tmp_path / "tokenizer").write_text("x")
+    ways = {
+        **{
+            "init_from": "a run",
+            "param_dtype": "bfloat16",
+            "compute_dtype": "bfloat16",
+            "remat": "offload-all",
+        },
+        **{"ffn_tokens": 64, "context": ContextConfig(ulysses=2)},
+    }
+    assert set(ways) == set(EXECUTION)
+
+    def identity(**changes):
+        return model_identity(dataclasses.replace(tiny.QWEN3, **changes), tiny.VOCAB, tmp_path / "tokenizer")
+
+    assert identity(**ways) == identity() != identity(hidden=64)
 
 
 def test_parameters_from_a_run_or_a_stage_folder(job, whole, model):
