@@ -85,6 +85,13 @@ def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable
     setting = f"--config.{stage}.training.optimizer.offload={str(offload.offload).lower()}"
     cost = f"the optimizer's averages wait in the {'host' if offload.offload else 'device'}'s memory"
     yield setting, cost, trained(optimizer=offload), here
+    if offload.offload and config.model.remat != "offload-all":
+
+        def both() -> Config:
+            return _trained(model(remat="offload-all")(), stage, optimizer=offload)
+
+        cost = "all that can wait does so in the host's memory"
+        yield f"--config.model.remat=offload-all {setting}", cost, both, here
     if not config.model.ffn_tokens:
         setting = f"--config.model.ffn_tokens={FFN_TOKENS}"
         yield setting, "feed-forward blocks take so many tokens at a time", model(ffn_tokens=FFN_TOKENS), here

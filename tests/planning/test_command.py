@@ -67,6 +67,18 @@ def test_where_neither_memory_has_room_everything_is_computed_again(capsys, tmp_
     assert main([*attention, first["what"]]) == 0
 
 
+def test_changes_that_only_fit_together_are_advised_together(capsys):
+    """72B at 256K on 16 devices takes 60 GiB where both wait, and more than there are where one does."""
+    config = ("--config", "configs/mirothinker_v1_72b/sft.py", "--topology", "h100:16")
+    sizes = ("--config.mesh.context=16", "--config.sft.training.micro_rows=1")
+    assert main([*config, *sizes]) == 3
+    first = capsys.readouterr().out.partition("by a rule of thumb:\n")[2].splitlines()[0]
+    changes = ("--config.model.remat=offload-all", "--config.sft.training.optimizer.offload=true")
+    assert f"fits:  {' '.join(changes)}  (" in first
+    assert main([*config, *sizes, *changes]) == 0
+    assert [main([*config, *sizes, change]) for change in changes] == [3, 3]
+
+
 def test_a_sweep_ends_with_the_first_that_fits(capsys):
     assert main([*QWEN, "--topology", "h100", "--sweep"]) == 0
     *_, last = [line for line in capsys.readouterr().out.splitlines() if line.startswith("sft on")]
