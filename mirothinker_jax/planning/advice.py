@@ -12,6 +12,7 @@ from mirothinker_jax.planning.chips import GIB, Chip, Topology
 from mirothinker_jax.planning.plan import Plan, checked, make_plan
 
 ROOM = 0.97  # of a device's memory: what the rule of thumb may promise
+LIKELY = 0.85  # of it: where the rule of thumb says so, compiling is worth its minutes
 FFN_TOKENS = 8192  # of a device at a time, where it has many more
 REMAT_COST = {
     "dots": "more is computed again",
@@ -126,11 +127,12 @@ def _trained(config: Config, stage: str, **fields: Any) -> Config:
 
 
 def sweep(config: Config, stage: str, chip: Chip) -> Iterator[Plan]:
-    """Plans on ever larger slices, each with the mesh that takes least by the rule of thumb; the last one fits, if any
-    does. Slices that are far too small by that rule are passed over.
+    """Plans on ever larger slices; the last one fits, if any does. Slices that are far too small by the rule of thumb
+    are passed over, and so are meshes that are likely to be, but for the leanest of a slice.
 
-    Of the config's mesh, `tensor` and `expert` stay. A row is split over `context`; what is left of the devices takes
-    other rows, one at a time (micro_rows).
+    Of the config's mesh, `tensor` and `expert` stay. A row is split over `context`, over as few devices as fit, since
+    each then has more tokens to compute with the weights that it gathers; what is left of the devices takes other rows,
+    one at a time (micro_rows).
 
     Raises ConfigError where no slice can be divided like that.
     """
@@ -148,17 +150,18 @@ def sweep(config: Config, stage: str, chip: Chip) -> Iterator[Plan]:
             except ConfigError as error:
                 refused = error
                 continue
-            candidates.append((rough, context, changed))
+            candidates.append((rough, changed))
         if not candidates:
             continue
         tried = True
-        rough, _, best = min(candidates, key=lambda c: c[:2])
-        if rough > 1.5 * chip.memory_gib:
-            continue
-        plan = make_plan(best, stage, topology)
-        yield plan
-        if plan.fits:
-            return
+        leanest = min(rough for rough, _ in candidates)
+        for rough, changed in candidates:
+            if rough > (1.5 if rough == leanest else LIKELY) * chip.memory_gib:
+                continue
+            plan = make_plan(changed, stage, topology)
+            yield plan
+            if plan.fits:
+                return
     if not tried:
         raise ConfigError(
             f"no slice of {chip.name} can be divided for this config; the last refusal: {refused}"

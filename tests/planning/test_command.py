@@ -86,6 +86,16 @@ def test_a_sweep_ends_with_the_first_that_fits(capsys):
 
 
 @pytest.mark.parametrize(
+    ("tokens", "mesh"), [(40_960, "fsdp 4"), (131_072, "fsdp 2 × context 2"), (262_144, "context 4")]
+)
+def test_a_sweep_splits_a_row_no_more_than_it_must(capsys, tokens, mesh):
+    sizes = (f"--config.sft.training.row_tokens={tokens}", "--config.sft.training.rows=32")
+    assert main([*QWEN, "--topology", "h100", "--sweep", *sizes]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if line.startswith("sft on")][-1] == f"sft on h100:4: 4 devices, {mesh}"
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ((*QWEN, "--topology", "h100:7"), "h100 comes as h100:1, h100:2, h100:4"),
