@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from mirothinker_jax.config import MESH_AXES, ConfigError, MeshConfig, ModelConfig
@@ -40,13 +41,13 @@ def sizes(config: MeshConfig, devices: int) -> dict[str, int]:
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh over `devices` (default: all of them, of all processes)."""
     devices = jax.devices() if devices is None else devices
-    shape = sizes(config, len(devices))
-    return jax.make_mesh(
-        tuple(shape[a] for a in MESH_AXES),
-        MESH_AXES,
-        devices=devices,
-        axis_types=(AxisType.Auto,) * len(MESH_AXES),
-    )
+    named = sizes(config, len(devices))
+    shape, types = tuple(named[a] for a in MESH_AXES), (AxisType.Auto,) * len(MESH_AXES)
+    try:
+        return jax.make_mesh(shape, MESH_AXES, devices=devices, axis_types=types)
+    except NotImplementedError:  # an axis is no product of axes of the slice's torus: 2 on a 4x4x4
+        split = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(split, MESH_AXES, axis_types=types)
 
 
 def local_mesh() -> Mesh:

@@ -56,6 +56,22 @@ def test_8b_at_256k_fits_and_hides_its_transfers(tmp_path):
     assert figures["exposed_s_estimate"] <= 0.01 * figures["step_s_estimate"]
 
 
+def test_a_mesh_need_not_follow_the_torus():
+    """Two and 32 are no products of four, four and four."""
+    code = (
+        "import mirothinker_jax.plan as command\n"
+        "from mirothinker_jax.planning.chips import parse\n"
+        "topology = parse('v5p:4x4x4')\n"
+        "command._compile_for(topology.chip)\n"
+        "from mirothinker_jax.config import Config, MeshConfig\n"
+        "from mirothinker_jax.planning.compiling import mesh_of\n"
+        "mesh = mesh_of(Config(mesh=MeshConfig(fsdp=2, context=32)), topology)\n"
+        "print(dict(mesh.shape)['fsdp'], dict(mesh.shape)['context'], len(set(mesh.devices.flat)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["2", "32", "64"], done.stderr[-2000:]
+
+
 def test_grpo_fits_with_room_for_its_sampler(tmp_path):
     """Micro-batches in a loop, whose count the data give; and the model whole, on each device, for the episodes."""
     figures = plan(tmp_path, "--config", "configs/mirothinker_v1_8b/grpo.py", "--topology", "v5p:4x4x4")
