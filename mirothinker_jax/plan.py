@@ -62,11 +62,11 @@ def _run(options: argparse.Namespace, config: Config) -> int:
     if chip.name in TPUS:
         _compile_for(chip)
     # Only now: jax reads the environment when it is imported.
-    from mirothinker_jax.planning import advice, report
+    from mirothinker_jax.planning import advice, report, sweep
     from mirothinker_jax.planning.plan import make_plan
 
     plan, changes = None, []
-    plans = advice.sweep(config, stage, chip) if slice_ is None else iter([make_plan(config, stage, slice_)])
+    plans = sweep.sweep(config, stage, chip) if slice_ is None else iter([make_plan(config, stage, slice_)])
     for plan in plans:
         changes = [] if plan.fits or slice_ is None else advice.advise(config, plan)
         sys.stdout.write(report.text(plan, changes) + "\n")

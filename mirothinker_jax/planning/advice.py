@@ -1,4 +1,4 @@
-"""What to change where a plan does not fit, cheapest first, and the search for the fewest chips that do."""
+"""What to change where a plan does not fit, cheapest first."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 from mirothinker_jax.config import Config, ConfigError
 from mirothinker_jax.planning import arithmetic, chips
 from mirothinker_jax.planning.chips import GIB, Chip, Topology
-from mirothinker_jax.planning.plan import Plan, checked, make_plan
+from mirothinker_jax.planning.plan import Plan, checked
 
 ROOM = 0.97  # of a device's memory: what the rule of thumb may promise
-LIKELY = 0.85  # of it: where the rule of thumb says so, compiling is worth its minutes
 FFN_TOKENS = 8192  # of a device at a time, where it has many more
 REMAT_COST = {
     "dots": "more is computed again",
@@ -77,7 +76,7 @@ def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable
         return lambda: dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))
 
     def trained(**fields: Any) -> Callable[[], Config]:
-        return lambda: _trained(config, stage, **fields)
+        return lambda: with_training(config, stage, **fields)
 
     for remat, cost in REMAT_COST.items():
         if remat != config.model.remat:
@@ -89,7 +88,7 @@ def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable
     if offload.offload and config.model.remat != "offload-all":
 
         def both() -> Config:
-            return _trained(model(remat="offload-all")(), stage, optimizer=offload)
+            return with_training(model(remat="offload-all")(), stage, optimizer=offload)
 
         cost = "all that can wait does so in the host's memory"
         yield f"--config.model.remat=offload-all {setting}", cost, both, here
@@ -119,50 +118,8 @@ def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable
     yield setting, "longer samples do not fit", trained(row_tokens=half), here
 
 
-def _trained(config: Config, stage: str, **fields: Any) -> Config:
+def with_training(config: Config, stage: str, **fields: Any) -> Config:
     """With other settings of a stage's training."""
     owner = getattr(config, stage)
     changed = dataclasses.replace(owner, training=dataclasses.replace(owner.training, **fields))
     return dataclasses.replace(config, **{stage: changed})
-
-
-def sweep(config: Config, stage: str, chip: Chip) -> Iterator[Plan]:
-    """Plans on ever larger slices; the last one fits, if any does. Slices that are far too small by the rule of thumb
-    are passed over, and so are meshes that are likely to be, but for the leanest of a slice.
-
-    Of the config's mesh, `tensor` and `expert` stay. A row is split over `context`, over as few devices as fit, since
-    each then has more tokens to compute with the weights that it gathers; what is left of the devices takes other rows,
-    one at a time (micro_rows).
-
-    Raises ConfigError where no slice can be divided like that.
-    """
-    refused = ConfigError("")
-    tried = False
-    for size in chips.slices(chip):
-        topology = chips.parse(f"{chip.name}:{size}")
-        candidates = []
-        for context in (1 << n for n in range(topology.devices.bit_length())):
-            parts = topology.devices // (context * max(1, config.mesh.tensor))
-            try:
-                mesh = dataclasses.replace(config.mesh, data=1, fsdp=-1, context=context)
-                changed = _trained(dataclasses.replace(config, mesh=mesh), stage, micro_rows=max(1, parts))
-                rough = arithmetic.memory(changed, stage, checked(changed, stage, topology)).total / GIB
-            except ConfigError as error:
-                refused = error
-                continue
-            candidates.append((rough, changed))
-        if not candidates:
-            continue
-        tried = True
-        leanest = min(rough for rough, _ in candidates)
-        for rough, changed in candidates:
-            if rough > (1.5 if rough == leanest else LIKELY) * chip.memory_gib:
-                continue
-            plan = make_plan(changed, stage, topology)
-            yield plan
-            if plan.fits:
-                return
-    if not tried:
-        raise ConfigError(
-            f"no slice of {chip.name} can be divided for this config; the last refusal: {refused}"
-        )

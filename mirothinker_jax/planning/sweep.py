@@ -1,0 +1,58 @@
+"""The search for the fewest chips that a stage fits on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from mirothinker_jax.config import Config, ConfigError
+from mirothinker_jax.planning import arithmetic, chips
+from mirothinker_jax.planning.advice import with_training
+from mirothinker_jax.planning.chips import GIB, Chip
+from mirothinker_jax.planning.plan import Plan, checked, make_plan
+
+LIKELY = 0.85  # of a device's memory: where the rule of thumb says so, compiling is worth its minutes
+
+
+def sweep(config: Config, stage: str, chip: Chip) -> Iterator[Plan]:
+    """Plans on ever larger slices; the last one fits, if any does. Slices that are far too small by the rule of thumb
+    are passed over, and so are meshes that are likely to be, but for the leanest of a slice.
+
+    Of the config's mesh, `tensor` and `expert` stay. A row is split over `context`, over as few devices as fit, since
+    each then has more tokens to compute with the weights that it gathers; what is left of the devices takes other rows,
+    one at a time (micro_rows).
+
+    Raises ConfigError where no slice can be divided like that.
+    """
+    refused = ConfigError("")
+    tried = False
+    for size in chips.slices(chip):
+        topology = chips.parse(f"{chip.name}:{size}")
+        candidates = []
+        for context in (1 << n for n in range(topology.devices.bit_length())):
+            parts = topology.devices // (context * max(1, config.mesh.tensor))
+            try:
+                mesh = dataclasses.replace(config.mesh, data=1, fsdp=-1, context=context)
+                changed = with_training(
+                    dataclasses.replace(config, mesh=mesh), stage, micro_rows=max(1, parts)
+                )
+                rough = arithmetic.memory(changed, stage, checked(changed, stage, topology)).total / GIB
+            except ConfigError as error:
+                refused = error
+                continue
+            candidates.append((rough, changed))
+        if not candidates:
+            continue
+        tried = True
+        leanest = min(rough for rough, _ in candidates)
+        for rough, changed in candidates:
+            if rough > (1.5 if rough == leanest else LIKELY) * chip.memory_gib:
+                continue
+            plan = make_plan(changed, stage, topology)
+            yield plan
+            if plan.fits:
+                return
+    if not tried:
+        raise ConfigError(
+            f"no slice of {chip.name} can be divided for this config; the last refusal: {refused}"
+        )
