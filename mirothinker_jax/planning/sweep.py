@@ -36,15 +36,14 @@ def sweep(config: Config, stage: str, chip: Chip) -> Iterator[Plan]:
                 changed = with_training(
                     dataclasses.replace(config, mesh=mesh), stage, micro_rows=max(1, parts)
                 )
-                rough = arithmetic.memory(changed, stage, checked(changed, stage, topology)).total / GIB
+                rough = arithmetic.memory(changed, stage, checked(changed, stage, topology))
             except ConfigError as error:
                 refused = error
                 continue
-            candidates.append((rough, changed))
-        if not candidates:
-            continue
-        tried = True
-        leanest = min(rough for rough, _ in candidates)
+            tried = True
+            if rough.host / GIB <= chip.host_room_gib:  # of the host the rule is exact
+                candidates.append((rough.total / GIB, changed))
+        leanest = min((rough for rough, _ in candidates), default=0.0)
         for rough, changed in candidates:
             if rough > (1.5 if rough == leanest else LIKELY) * chip.memory_gib:
                 continue

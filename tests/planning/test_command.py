@@ -67,6 +67,15 @@ def test_where_neither_memory_has_room_everything_is_computed_again(capsys, tmp_
     assert main([*attention, first["what"]]) == 0
 
 
+def test_a_sweep_compiles_nothing_that_the_host_has_no_room_for(capsys, monkeypatch):
+    """Of 256K tokens 145 GiB wait for the backward pass: 18 for each of eight devices."""
+    monkeypatch.setitem(GPUS, "h100", dataclasses.replace(GPUS["h100"], host_gib=21.0))
+    row = ("--config.model.remat=offload-all", "--config.sft.training.row_tokens=262144")
+    assert main([*QWEN, "--topology", "h100", "--sweep", *row, "--config.sft.training.rows=32"]) == 0
+    plans = [line for line in capsys.readouterr().out.splitlines() if line.startswith("sft on")]
+    assert plans == ["sft on h100:8: 8 devices, context 8"]
+
+
 def test_changes_that_only_fit_together_are_advised_together(capsys):
     """72B at 256K on 16 devices takes 60 GiB where both wait, and more than there are where one does."""
     config = ("--config", "configs/mirothinker_v1_72b/sft.py", "--topology", "h100:16")
