@@ -1,6 +1,9 @@
 """What every test runs under: 8 fake CPU devices, strict dtypes and ranks, and hypothesis without chance.
 
 The environment is set before the first import of jax, which reads it once.
+
+TEST_PLATFORM=cuda runs on a GPU instead what needs no second device: `python -m pytest tests/kernels -k gpu` then
+tests the GPU kernels as they are compiled.
 """
 
 import hashlib
@@ -8,7 +11,7 @@ import importlib.metadata
 import os
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_PLATFORMS"] = os.environ.get("TEST_PLATFORM", "cpu")
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 )
@@ -20,8 +23,12 @@ from absl import flags
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most of the suite's time is XLA compiling steps that then run once on a few tokens.
-jax.config.update("jax_disable_most_optimizations", True)
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    # Most of the suite's time is XLA compiling steps that then run once on a few tokens.
+    jax.config.update("jax_disable_most_optimizations", True)
+else:
+    # Else what we compare with would be rounded to tf32.
+    jax.config.update("jax_default_matmul_precision", "highest")
 
 hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("deterministic")

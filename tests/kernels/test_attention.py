@@ -1,5 +1,6 @@
-"""Attention of one device, by our TPU and GPU kernels (interpreted) and by plain XLA, against dense float32: output,
-log-sum-exp and all gradients, for every kind of mask; tolerances are those of attention_cases.py."""
+"""Attention of one device, by our TPU and GPU kernels (interpreted; the latter compiled where there is a GPU) and by
+plain XLA, against dense float32: output, log-sum-exp and all gradients, for every kind of mask; tolerances are those of
+attention_cases.py."""
 
 import functools
 import itertools
@@ -32,9 +33,10 @@ COARSE = kernels(tpu, largest=Blocks(256, 256, 64, 128, stretch=128, segment=256
 def gpu_kernels(queries, keys):
     """With blocks of so many queries and keys; of the kernel that goes by keys, the other way round."""
     first, second = (gpu_visits.Tile(*n, warps=4, stages=2) for n in ((queries, keys), (keys, queries)))
+    interpret = jax.default_backend() == "cpu"
     return Kernels(
-        functools.partial(gpu.forward, tile=first, interpret=True),
-        functools.partial(gpu.backward, tiles=(first, second), interpret=True),
+        functools.partial(gpu.forward, tile=first, interpret=interpret),
+        functools.partial(gpu.backward, tiles=(first, second), interpret=interpret),
     )
 
 
