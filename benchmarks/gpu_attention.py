@@ -1,7 +1,7 @@
 """Attention on one GPU: our kernels beside cuDNN's and JAX's own Pallas kernel for Hopper, in one run.
 
     python benchmarks/gpu_attention.py                       (on the GPU's machine)
-    python benchmarks/gpu_attention.py --sweep 1             (our kernels with other block sizes too)
+    python benchmarks/gpu_attention.py --sweep causal        (our kernels with other block sizes too)
 
 Query heads share key/value heads, inputs are bfloat16 and random. Forward and backward are timed by themselves, each
 many times in a row, and the median of such runs counts. Useful flops are 4 (forward) and 10 (backward) per visible pair
@@ -40,6 +40,7 @@ from mirothinker_jax.data.packing import Pair, Sample, pack_pairs, pack_rows
 
 AGREE = 0.02
 RUNS = 5
+KINDS = ("causal", "packed", "branches")
 SIDE = 8192  # of the product that the rates are compared with
 
 
@@ -138,7 +139,7 @@ def peers_and_ours(o: argparse.Namespace) -> list[Work]:
         works += forward_and_backward(("cudnn", "causal", str(length)), cudnn, given, causal)
         works += of_jax(given, causal, length)
         works += forward_and_backward(("ours", "causal", str(length)), ours(Mask("causal")), by_heads, causal)
-        for kind in ("causal", "packed", "branches"):
+        for kind in KINDS:
             rows = spans(kind, length)
             mask = Mask.of_spans(rows, jnp.arange(length, dtype=jnp.int32), aligned=True)
             name = ("ours, spans", kind, str(length))
@@ -162,10 +163,10 @@ DK_DV_TILES = [
 
 
 def other_tiles(o: argparse.Namespace) -> list[Work]:
-    """Each of our kernels with blocks of other sizes, of spans that make a causal mask and of the longest row."""
+    """Each of our kernels with blocks of other sizes, by spans, of the longest row."""
     length = max(int(n) for n in o.lengths.split(","))
     q, k, v, d_out = (x.swapaxes(1, 2) for x in arrays(o.heads, o.kv_heads, length, o.size, jnp.bfloat16))
-    rows = spans("causal", length)
+    rows = spans(o.sweep, length)
     mask = Mask.of_spans(rows, jnp.arange(length, dtype=jnp.int32), aligned=True)
     out, lse = jax.jit(gpu.forward)(q, k, v, mask)
     delta = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(-1)
@@ -237,6 +238,8 @@ def agree(o: argparse.Namespace) -> dict[str, float]:
 
 def main() -> None:
     options = arguments()
+    if options.sweep not in ("", *KINDS):
+        raise SystemExit(f"--sweep {options.sweep}: one of {', '.join(KINDS)}")
     if jax.default_backend() != "gpu" or "cuda" not in jax.devices()[0].client.platform_version.lower():
         raise SystemExit("no CUDA GPU is visible to JAX: pip install -e '.[cuda]', on a machine with one")
     apart = agree(options)
@@ -273,7 +276,9 @@ def arguments() -> argparse.Namespace:
     options.add("size", 128, "numbers of a head")
     options.add("lengths", "8192,32768", "tokens of a row, with commas")
     options.add("seconds", 0.1, "that a timed run takes at least")
-    options.add("sweep", 0, "1: also our kernels with other block sizes, of the longest row")
+    options.add(
+        "sweep", "", f"one of {', '.join(KINDS)}: also our kernels with other block sizes, of this mask"
+    )
     return options.parse_args()
 
 

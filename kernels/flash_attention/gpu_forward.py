@@ -44,12 +44,13 @@ def forward(q, k, v, mask: m.Mask, tile: Tile, scale: float, carry, interpret: b
         def visit(at, state, spans=None):
             acc, top, total = state
             here = pl.ds(at * tile.keys, tile.keys)
-            scores = product(queries, k_ref[here, :], ROWS_BY_ROWS) * scale2
+            scores = product(queries, k_ref[here, :], ROWS_BY_ROWS)
             if spans is not None:
                 seen = visits.visible(spans, visits.places(at, tile)[None])
-                scores = jnp.where(seen, scores, NEVER * scale2)
-            higher = jnp.maximum(top, scores.max(1))
-            weights, shrink = jnp.exp2(scores - higher[:, None]), jnp.exp2(top - higher)
+                scores = jnp.where(seen, scores, NEVER)
+            # Scaled behind the maximum: then it is part of the subtraction, one instruction for both.
+            higher = jnp.maximum(top, scores.max(1) * scale2)
+            weights, shrink = jnp.exp2(scores * scale2 - higher[:, None]), jnp.exp2(top - higher)
             values = v_ref[here, :]
             acc = acc * shrink[:, None] + product(weights.astype(values.dtype), values, PLAIN)
             return acc, higher, total * shrink + weights.sum(1)
