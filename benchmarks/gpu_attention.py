@@ -1,4 +1,4 @@
-"""Attention on one GPU: our kernels beside cuDNN's and JAX's own Pallas kernel for Hopper, in one run.
+"""Attention on one GPU: our kernels beside cuDNN's, tokamax's and JAX's own for Hopper, in one run.
 
     python benchmarks/gpu_attention.py                       (on the GPU's machine)
     python benchmarks/gpu_attention.py --sweep causal        (our kernels with other block sizes too)
@@ -7,8 +7,9 @@ Query heads share key/value heads, inputs are bfloat16 and random. Forward and b
 many times in a row, and the median of such runs counts. Useful flops are 4 (forward) and 10 (backward) per visible pair
 of query and key, head and number of a head; their rate stands beside that of a plain product of 8,192² matrices in the
 same run. The masks are causal, packed (samples of unequal lengths) and a trunk with branches, as training has them; of
-the peers only causal ones are timed: cuDNN's public interface in JAX takes no spans, and JAX's kernel has no causal
-backward. Outputs and gradients of the causal mask must agree with cuDNN's to 2% of their norm.
+the peers only causal ones are timed, since their public interfaces take no spans, and JAX's kernel has no causal
+backward. tokamax is left out where it is not installed. Outputs and gradients of the causal mask must agree with
+cuDNN's to 2% of their norm.
 
 Left out: float32, several GPUs, other generations than the one at hand.
 """
@@ -128,6 +129,21 @@ def of_jax(given: list, flops: float, length: int) -> list[Work]:
     return works
 
 
+def of_tokamax(given: list, flops: float, length: int) -> list[Work]:
+    """openxla's kernels for Hopper and Blackwell, with the blocks that it chooses; none where it is not installed."""
+    try:
+        import tokamax  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        print("tokamax: left out, not installed here")
+        return []
+    call = partial(tokamax.dot_product_attention, is_causal=True, implementation="mosaic_gpu")
+    try:
+        return forward_and_backward(("tokamax", "causal", str(length)), call, given, flops)
+    except NotImplementedError as error:
+        print(f"tokamax: left out, {error}")
+        return []
+
+
 def peers_and_ours(o: argparse.Namespace) -> list[Work]:
     works = []
     for length in (int(n) for n in o.lengths.split(",")):
@@ -137,7 +153,7 @@ def peers_and_ours(o: argparse.Namespace) -> list[Work]:
         cudnn = partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn")
         causal = flops(spans("causal", length))
         works += forward_and_backward(("cudnn", "causal", str(length)), cudnn, given, causal)
-        works += of_jax(given, causal, length)
+        works += of_jax(given, causal, length) + of_tokamax(given, causal, length)
         works += forward_and_backward(("ours", "causal", str(length)), ours(Mask("causal")), by_heads, causal)
         for kind in KINDS:
             rows = spans(kind, length)

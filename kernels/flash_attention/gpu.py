@@ -1,13 +1,15 @@
 """Attention over two-span masks by our GPU kernels: padding and block sizes around gpu_forward.py and gpu_backward.py.
 
 Left out: float32 operands on tensor cores (they are multiplied exactly, without), and gradients of the mask. Heads
-whose size is no power of two are padded to one. The block sizes were chosen for heads of 64 and 128, from what the
-compiler says of registers; nothing was timed. They need 97.5 KB of shared memory: GPUs before Ampere have less.
+whose size is no power of two are padded to one. The block sizes are for heads of 64 and 128: of Hopper those that
+were fastest on an H100 (benchmarks/gpu_attention.py), elsewhere from what the compiler says of registers. These need
+97.5 KB of shared memory: GPUs before Ampere have less.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +18,44 @@ from . import gpu_backward, gpu_forward
 from .gpu_visits import Tile
 
 LEAST = 16  # tokens of a block and numbers of a head: what a tensor core takes
-FORWARD = Tile(queries=128, keys=64, warps=8, stages=3)
-BY_QUERIES = Tile(queries=128, keys=64, warps=8, stages=2)
-BY_KEYS = Tile(queries=64, keys=128, warps=8, stages=2)
 
 
-def forward(q, k, v, mask, carry=None, *, tile: Tile = FORWARD, interpret: bool = False):
+class Tiles(NamedTuple):
+    """The largest blocks of the forward kernel, of the one that makes dq, and of the one that makes dk and dv."""
+
+    forward: Tile
+    by_queries: Tile
+    by_keys: Tile
+
+
+HOPPER = Tiles(
+    forward=Tile(queries=256, keys=64, warps=8, stages=3),
+    by_queries=Tile(queries=128, keys=64, warps=8, stages=3),
+    by_keys=Tile(queries=64, keys=128, warps=8, stages=3),
+)
+OTHERS = Tiles(
+    forward=Tile(queries=128, keys=64, warps=8, stages=3),
+    by_queries=Tile(queries=128, keys=64, warps=8, stages=2),
+    by_keys=Tile(queries=64, keys=128, warps=8, stages=2),
+)
+
+
+def tiles() -> Tiles:
+    """For the GPU at hand; where there is none, those that fit all."""
+    try:
+        capability = jax.devices("cuda")[0].compute_capability
+    except RuntimeError:  # compiled for a GPU that is not here, or traced beside what runs
+        return OTHERS
+    return HOPPER if capability == "9.0" else OTHERS
+
+
+def forward(q, k, v, mask, carry=None, *, largest: Tiles | None = None, interpret: bool = False):
     """(output [B, H, T, E], log-sum-exp float32 [B, H, T]); see `Kernels.forward` of ring_attention.
 
-    tile: the largest blocks. interpret: run on any backend, slowly, for tests.
+    largest: blocks, instead of `tiles()`. interpret: run on any backend, slowly, for tests.
     """
     length, size = q.shape[2:]
-    tile = _fitted(tile, q, k)
+    tile = _fitted((largest or tiles()).forward, q, k)
     block = max(tile.queries, tile.keys)
     mask = mask.of_padded(q.shape[0], length, k.shape[2], block, block)
     if carry is not None:
@@ -47,15 +75,12 @@ def backward(
     d_out,
     dq_before,
     *,
-    tiles: tuple[Tile, Tile] = (BY_QUERIES, BY_KEYS),
+    largest: Tiles | None = None,
     interpret: bool = False,
 ):
-    """(dq [B, H, T, E], dk and dv [B, K, S, E], float32); see `Kernels.backward` of ring_attention.
-
-    tiles: the largest blocks of the kernel that makes dq, and of the one that makes dk and dv.
-    """
+    """(dq [B, H, T, E], dk and dv [B, K, S, E], float32); see `Kernels.backward` of ring_attention, and `forward`."""
     length, size, keys = *q.shape[2:], k.shape[2]
-    by_queries, by_keys = (_fitted(tile, q, k) for tile in tiles)
+    by_queries, by_keys = (_fitted(tile, q, k) for tile in (largest or tiles())[1:])
     block = max(by_queries.queries, by_queries.keys, by_keys.queries, by_keys.keys)
     mask = mask.of_padded(q.shape[0], length, keys, block, block)
     q, k, v, d_out = (_pad(x, block) for x in (q, k, v, d_out))

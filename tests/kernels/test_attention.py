@@ -33,11 +33,7 @@ COARSE = kernels(tpu, largest=Blocks(256, 256, 64, 128, stretch=128, segment=256
 def gpu_kernels(queries, keys):
     """With blocks of so many queries and keys; of the kernel that goes by keys, the other way round."""
     first, second = (gpu_visits.Tile(*n, warps=4, stages=2) for n in ((queries, keys), (keys, queries)))
-    interpret = jax.default_backend() == "cpu"
-    return Kernels(
-        functools.partial(gpu.forward, tile=first, interpret=interpret),
-        functools.partial(gpu.backward, tiles=(first, second), interpret=interpret),
-    )
+    return kernels(gpu, largest=gpu.Tiles(first, first, second), interpret=jax.default_backend() == "cpu")
 
 
 GPU, GPU_WIDE = gpu_kernels(32, 64), gpu_kernels(128, 32)

@@ -98,7 +98,6 @@ def test_a_causal_mask_visits_what_its_spans_would(tile):
             assert [blocks_of(x) for x in told] == [blocks_of(x) for x in computed], block
 
 
-@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(
     ("size", "dtype"), [(128, jnp.bfloat16), (80, jnp.float32)], ids=["128-bf16", "80-fp32"]
 )
