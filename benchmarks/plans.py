@@ -1,14 +1,16 @@
 """The smallest slice of each generation of TPUs that takes a stage's training step, by `mirothinker_jax.plan --sweep`.
 
     pip install -e '.[tpu]'        (no TPU needed)
-    python benchmarks/plans.py --chips v5p,v6e --jobs 2
+    python benchmarks/plans.py --chips v5p
+    python benchmarks/plans.py --chips v4,v5e,v6e,tpu7x --quick 1 --jobs 2
 
 {8B, 30B-A3B, 72B, 235B-A22B} × {SFT, DPO, GRPO} × {32K, 256K tokens} of configs/mirothinker_v1_*: each slice that the
 rule of thumb does not exclude is compiled for, smallest first, with the meshes that --sweep tries, until the compiler
 finds room, and the host. What waits for the backward pass waits there (`model.remat = "offload-all"`). A plan takes
 minutes; each is kept in benchmarks/results/plans.json when it is done, and those that are there, of the same
-settings and versions of jax and libtpu, are not made again, so that it can be stopped at any time. At the end they are
-printed as a table, which docs/plans.md has. DPO's rows hold a pair, and are twice as long. A step of SFT at 32K has as
+settings and versions of jax and libtpu, are not made again, so that it can be stopped at any time. With --quick the
+compiler makes the least effort: a minute for a slice, and no times. At the end they are printed as a table, which
+docs/plans.md has. DPO's rows hold a pair, and are twice as long. A step of SFT at 32K has as
 many rows as v0.1's had, 128. Sampling for DPO and GRPO is not in it (`plan` says what it takes).
 """
 
@@ -76,7 +78,7 @@ class Cell(NamedTuple):
         return ["--config", file, *(f"--config.{key}={value}" for key, value in settings.items())]
 
 
-def plan(cell: Cell) -> dict[str, Any]:
+def plan(cell: Cell, quick: bool) -> dict[str, Any]:
     """The figures of the last slice tried; of none where `plan` says that none comes near.
 
     Raises RuntimeError with what `plan` says where it breaks.
@@ -84,7 +86,7 @@ def plan(cell: Cell) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "plan.json"
         command = [sys.executable, "-m", "mirothinker_jax.plan", "--sweep", "--topology", cell.chip]
-        command += ["--json", str(figures), *cell.options]
+        command += ["--json", str(figures), *cell.options, *(["--quick"] if quick else [])]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode in (0, DOES_NOT_FIT):
             found = json.loads(figures.read_text())
@@ -111,10 +113,10 @@ def text(figures: dict[str, Any] | None) -> str:
         return "none"
     size = figures["topology"].partition(":")[2]
     mesh = ", ".join(f"{axis} {n}" for axis, n in figures["mesh"].items() if n > 1)
-    return (
-        f"{size}: {mesh}; {figures['peak_gib_per_device']:.1f} GiB, "
-        f"{figures['step_s_estimate']:,.0f} s, {figures['mfu_estimate']:.0%}"
-    )
+    said = f"{size}: {mesh}; {figures['peak_gib_per_device']:.1f} GiB"
+    if figures["step_s_estimate"] is None:
+        return said
+    return f"{said}, {figures['step_s_estimate']:,.0f} s, {figures['mfu_estimate']:.0%}"
 
 
 def main() -> None:
@@ -134,19 +136,20 @@ def main() -> None:
     every = [Cell(*c) for c in itertools.product(MODELS, STAGES, LENGTHS, TPUS)]
     made_of = {cell.name: {"versions": versions, "options": cell.options} for cell in every}
     kept = {name: f for name, f in kept.items() if made_of[name].items() <= f.items()}
-    left = [cell for cell in cells if cell.name not in kept]
+    quick = bool(options.quick)
+    left = [cell for cell in cells if cell.name not in kept or kept[cell.name]["quick"] > quick]
     lock, begun, done, failed = threading.Lock(), time.monotonic(), 0, []
 
     def work(cell: Cell) -> None:
         nonlocal done
         try:
-            figures = plan(cell)
+            figures = plan(cell, quick)
         except RuntimeError as error:
             print(f"{cell.name}: {error}", flush=True)
             failed.append(cell.name)
             return
         with lock:
-            kept[cell.name] = figures | made_of[cell.name]
+            kept[cell.name] = figures | made_of[cell.name] | {"quick": quick}
             with replacing(KEPT) as scratch:
                 scratch.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
             done += 1
@@ -164,7 +167,8 @@ def arguments() -> argparse.Namespace:
     options = Options(__doc__)
     options.add("chips", "v5p,v6e", f"of {', '.join(TPUS)}, with commas")
     options.add("models", ",".join(MODELS), "with commas")
-    options.add("jobs", 1, "plans at a time; each takes two cores and 5 GB")
+    options.add("quick", 0, "1: with the least effort of the compiler, without times")
+    options.add("jobs", 1, "plans at a time; each takes one or two cores and 5 GB")
     return options.parse_args()
 
 

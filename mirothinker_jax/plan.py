@@ -25,8 +25,8 @@ DOES_NOT_FIT = 3  # the exit status; a crash has 1, as always in Python
 EXAMPLES = """
 examples:
   python -m mirothinker_jax.plan --config configs/mirothinker_v1_8b/sft.py --topology v5p:4x4x4
-  python -m mirothinker_jax.plan --config configs/qwen/sft.py:qwen3-8b --topology v6e --sweep
-      the fewest chips that fit
+  python -m mirothinker_jax.plan --config configs/qwen/sft.py:qwen3-8b --topology v6e --sweep --quick
+      the fewest chips that fit, in a minute for each slice that is tried; without --quick, times too, in minutes
   python -m mirothinker_jax.plan --config configs/qwen/sft.py:qwen3-8b --topology h100:8 --config.mesh.context=2
       GPUs: arithmetic, since no compiler of theirs is at hand
 
@@ -60,13 +60,17 @@ def _run(options: argparse.Namespace, config: Config) -> int:
         slice_ = parse(options.topology)
         chip = slice_.chip
     if chip.name in TPUS:
-        _compile_for(chip)
+        _compile_for(chip, options.quick)
     # Only now: jax reads the environment when it is imported.
     from mirothinker_jax.planning import advice, report, sweep
     from mirothinker_jax.planning.plan import make_plan
 
     plan, changes = None, []
-    plans = sweep.sweep(config, stage, chip) if slice_ is None else iter([make_plan(config, stage, slice_)])
+    quick = options.quick
+    if slice_ is None:
+        plans = sweep.sweep(config, stage, chip, quick)
+    else:
+        plans = iter([make_plan(config, stage, slice_, quick)])
     for plan in plans:
         changes = [] if plan.fits or slice_ is None else advice.advise(config, plan)
         sys.stdout.write(report.text(plan, changes) + "\n")
@@ -90,7 +94,7 @@ def _check_writable(path: Path) -> None:
         raise ConfigError(f"--json {path}: cannot be written; give a file in a folder of yours")
 
 
-def _compile_for(chip: Chip) -> None:
+def _compile_for(chip: Chip, quick: bool) -> None:
     """Sets what jax and libtpu read when they are imported, so that they compile for a TPU that is not there."""
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
@@ -100,7 +104,10 @@ def _compile_for(chip: Chip) -> None:
         "TPU_WORKER_ID": "0",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # or two processes collide on its lock file
     }
-    set_flags(chip.name, os.environ)
+    if quick:  # without the flags: the SparseCores' compiler aborts on what it then gets
+        os.environ["JAX_EXEC_TIME_OPTIMIZATION_EFFORT"] = "-1.0"
+    else:
+        set_flags(chip.name, os.environ)
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(f"{chip.name} needs its compiler: pip install -e '.[tpu]' (no TPU needed)")
 
@@ -132,6 +139,11 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--sweep",
         action="store_true",
         help="try slices and meshes, smallest first, until it fits (--topology v5p)",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="compile with the least effort: about the memory, in a fraction of the time, and no times",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     options, rest = parser.parse_known_args(argv)

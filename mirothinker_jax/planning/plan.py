@@ -15,7 +15,8 @@ from mirothinker_jax.planning.chips import GIB, Topology
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is known of a stage on a slice; None: what only a compiler can say, where there is none or it found no room.
+    """What is known of a stage on a slice; None: what only a compiler can say, where there is none or it found no room,
+    and its schedule where it made no effort (`quick`).
 
     Of the training step alone: what sampling takes beside it is `sampler_gib`. Sizes in GiB of a device, host_gib
     of its share of the host's memory; seconds of a step, an estimate. kinds: bytes by kind, exact for parameters and
@@ -95,8 +96,9 @@ def checked(config: Config, stage: str, topology: Topology) -> dict[str, int]:
     return {axis: mesh[axis] for axis in MESH_AXES}
 
 
-def make_plan(config: Config, stage: str, topology: Topology) -> Plan:
-    """Compiled where there is a compiler for the chip, else by arithmetic.
+def make_plan(config: Config, stage: str, topology: Topology, quick: bool = False) -> Plan:
+    """Compiled where there is a compiler for the chip, else by arithmetic. quick: the compiler was told to make no
+    effort, so its schedule is not that of training, and is not read.
 
     Raises ConfigError where training would refuse the config there.
     """
@@ -130,7 +132,7 @@ def make_plan(config: Config, stage: str, topology: Topology) -> Plan:
     program = None
     host = (made.host + arithmetic.reference(config, stage, mesh)) / GIB
     fits = made.fits and host <= topology.chip.host_room_gib
-    if made.fits:
+    if made.fits and not quick:
         micro_batches = training.rows // training.micro_rows
         program = schedule.read(made.text, topology.chip, int(chunks), micro_batches)
     rest = made.peak - made.parameters - made.optimizer

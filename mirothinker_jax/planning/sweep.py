@@ -14,7 +14,7 @@ from mirothinker_jax.planning.plan import Plan, checked, make_plan
 LIKELY = 0.85  # of a device's memory: where the rule of thumb says so, compiling is worth its minutes
 
 
-def sweep(config: Config, stage: str, chip: Chip) -> Iterator[Plan]:
+def sweep(config: Config, stage: str, chip: Chip, quick: bool = False) -> Iterator[Plan]:
     """Plans on ever larger slices; the last one fits, if any does. Slices that are far too small by the rule of thumb
     are passed over, and so are meshes that are likely to be, but for the leanest of a slice.
 
@@ -47,7 +47,7 @@ def sweep(config: Config, stage: str, chip: Chip) -> Iterator[Plan]:
         for rough, changed in candidates:
             if rough > (1.5 if rough == leanest else LIKELY) * chip.memory_gib:
                 continue
-            plan = make_plan(changed, stage, topology)
+            plan = make_plan(changed, stage, topology, quick)
             yield plan
             if plan.fits:
                 return
