@@ -48,7 +48,7 @@ MODELS = {
 LENGTHS = {"32K": 32_768, "256K": 262_144}
 FIGURES = (
     *("topology", "mesh", "fits", "peak_gib_per_device", "hbm_gib_per_device", "host_gib_per_device"),
-    *("compile_s", "step_s_estimate", "mfu_estimate"),
+    *("compile_s", "step_s_estimate", "mfu_estimate", "quick"),
 )
 
 
@@ -93,7 +93,7 @@ def plan(cell: Cell, quick: bool) -> dict[str, Any]:
             return {key: found[key] for key in FIGURES}
     if "comes near to what" not in done.stderr:
         raise RuntimeError(f"exit status {done.returncode}: {done.stderr[-500:]}")
-    return {"fits": False}
+    return {"fits": False, "quick": quick}
 
 
 def table(kept: dict[str, Any], chips: list[str]) -> str:
@@ -113,10 +113,10 @@ def text(figures: dict[str, Any] | None) -> str:
         return "none"
     size = figures["topology"].partition(":")[2]
     mesh = ", ".join(f"{axis} {n}" for axis, n in figures["mesh"].items() if n > 1)
-    said = f"{size}: {mesh}; {figures['peak_gib_per_device']:.1f} GiB"
-    if figures["step_s_estimate"] is None:
-        return said
-    return f"{said}, {figures['step_s_estimate']:,.0f} s, {figures['mfu_estimate']:.0%}"
+    gib = f"{figures['peak_gib_per_device']:.1f} GiB"
+    if figures["quick"]:
+        return f"{size}: {mesh}; about {gib}"
+    return f"{size}: {mesh}; {gib}, {figures['step_s_estimate']:,.0f} s, {figures['mfu_estimate']:.0%}"
 
 
 def main() -> None:
@@ -149,7 +149,7 @@ def main() -> None:
             failed.append(cell.name)
             return
         with lock:
-            kept[cell.name] = figures | made_of[cell.name] | {"quick": quick}
+            kept[cell.name] = figures | made_of[cell.name]
             with replacing(KEPT) as scratch:
                 scratch.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
             done += 1

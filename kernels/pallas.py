@@ -9,19 +9,33 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-# A kernel that reserves more leaves the compiler no room for the arrays that it wants to keep in fast memory.
-VMEM_BYTES = 32 << 20
 ROWS_BY_ROWS = (((1,), (1,)), ((), ()))  # a bᵀ
 PLAIN = (((1,), (0,)), ((), ()))  # a b
 COLUMNS_BY_COLUMNS = (((0,), (0,)), ((), ()))  # aᵀ b
 
 
+def _tpu() -> Any:
+    """Of the TPU that is compiled for; None: it is none, and the kernel traced for its own sake, or interpreted."""
+    try:
+        return pltpu.get_tpu_info()
+    except ValueError:
+        return None
+
+
 def wide_units() -> bool:
     """Whether what is compiled for is a TPU whose matrix units are 256 wide (v6e, tpu7x), not 128."""
-    try:
-        return pltpu.get_tpu_info().mxu_column_size == 256
-    except ValueError:  # not a TPU: traced for its own sake, or interpreted
-        return False
+    return (tpu := _tpu()) is not None and tpu.mxu_column_size == 256
+
+
+def little_memory() -> bool:
+    """Whether what is compiled for is a TPU with 16 MiB of fast memory for a core (v4), not 64 or 128."""
+    return (tpu := _tpu()) is not None and tpu.vmem_capacity_bytes <= 16 << 20
+
+
+def vmem_bytes() -> int:
+    """The fast memory that a kernel reserves: with more the compiler has no room for the arrays that it wants to keep
+    there."""
+    return (14 if little_memory() else 32) << 20
 
 
 def product(a: Any, b: Any, dimensions: Any) -> jax.Array:

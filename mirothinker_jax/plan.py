@@ -1,7 +1,7 @@
 """`python -m mirothinker_jax.plan --config FILE --topology v5p:4x4x4`: does it fit, and what will a step cost.
 
 The training step is compiled for the slice by the TPU compiler that pip installs, without a TPU. What it says of
-memory is exact; times are estimates (planning/schedule.py says of what). GPUs are arithmetic only.
+memory is exact (but for --quick); times are estimates (planning/schedule.py says of what). GPUs are arithmetic only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ EXAMPLES = """
 examples:
   python -m mirothinker_jax.plan --config configs/mirothinker_v1_8b/sft.py --topology v5p:4x4x4
   python -m mirothinker_jax.plan --config configs/qwen/sft.py:qwen3-8b --topology v6e --sweep --quick
-      the fewest chips that fit, in a minute for each slice that is tried; without --quick, times too, in minutes
+      the fewest chips that fit, in about a minute for each slice that is tried; plan what it finds again without
+      --quick, for the exact memory and for times
   python -m mirothinker_jax.plan --config configs/qwen/sft.py:qwen3-8b --topology h100:8 --config.mesh.context=2
       GPUs: arithmetic, since no compiler of theirs is at hand
 
@@ -59,6 +60,8 @@ def _run(options: argparse.Namespace, config: Config) -> int:
     else:
         slice_ = parse(options.topology)
         chip = slice_.chip
+    if options.quick and chip.name not in TPUS:
+        raise ConfigError(f"--quick: nothing is compiled for {chip.name}, which is arithmetic; leave it out")
     if chip.name in TPUS:
         _compile_for(chip, options.quick)
     # Only now: jax reads the environment when it is imported.
@@ -143,7 +146,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="compile with the least effort: about the memory, in a fraction of the time, and no times",
+        help="compile with the least effort: in a fraction of the time, but the memory is approximate, and no times",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     options, rest = parser.parse_known_args(argv)

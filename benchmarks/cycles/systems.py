@@ -30,7 +30,7 @@ def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) ->
     from mirothinker_kernels.flash_attention import (  # pyright: ignore[reportMissingImports]
         mask as masks,
     )
-    from mirothinker_kernels.pallas import VMEM_BYTES, in_hbm  # pyright: ignore[reportMissingImports]
+    from mirothinker_kernels.pallas import in_hbm, vmem_bytes  # pyright: ignore[reportMissingImports]
 
     blocks = strips.Blocks(**{**vars(tiling.largest(way)), **sizes})
     # One segment: what a call of the kernel takes.
@@ -44,7 +44,7 @@ def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) ->
     if way == "forward":
         return (
             lambda *a: forward.forward(
-                *in_hbm(a[:3], False), masks.Mask(mask, *a[3:]), blocks, vmem_bytes=VMEM_BYTES
+                *in_hbm(a[:3], False), masks.Mask(mask, *a[3:]), blocks, vmem_bytes=vmem_bytes()
             ),
             [(rows, half), (keys, half), (turned, half), *spans],
         )
@@ -54,7 +54,7 @@ def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) ->
     def run(*arrays):
         *given, dk, dv = arrays[:10]  # which it pins to HBM itself
         of_row = masks.Mask(mask, *arrays[10:])
-        return backward.backward(*given, (dk, dv), 0, of_row, blocks, vmem_bytes=VMEM_BYTES)
+        return backward.backward(*given, (dk, dv), 0, of_row, blocks, vmem_bytes=vmem_bytes())
 
     return run, [*shapes, *spans]
 

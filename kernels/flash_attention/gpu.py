@@ -1,9 +1,9 @@
 """Attention over two-span masks by our GPU kernels: padding and block sizes around gpu_forward.py and gpu_backward.py.
 
 Left out: float32 operands on tensor cores (they are multiplied exactly, without), and gradients of the mask. Heads
-whose size is no power of two are padded to one. The block sizes are for heads of 64 and 128: of Hopper those that
-were fastest on an H100 (benchmarks/gpu_attention.py), elsewhere from what the compiler says of registers. These need
-97.5 KB of shared memory: GPUs before Ampere have less.
+whose size is no power of two are padded to one. The block sizes are for heads of 64 and 128: Hopper's were fastest on
+an H100 (benchmarks/gpu_blocks.py, heads of 128 in bfloat16), the others follow from what the compiler says of
+registers. These need 97.5 KB of shared memory: GPUs before Ampere have less.
 """
 
 from __future__ import annotations

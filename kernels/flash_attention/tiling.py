@@ -1,4 +1,5 @@
-"""Which block sizes the kernels use: blocks.json, per chip, from `benchmarks/kernel_cycles.py --sweep`."""
+"""Which block sizes the kernels use: blocks.json, per chip, from `benchmarks/kernel_cycles.py --sweep`; a v4's are
+those of a v5p with as many queries and keys as its fast memory holds, and were not looked at."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import json
 import math
 from pathlib import Path
 
-from ..pallas import wide_units
+from ..pallas import little_memory, wide_units
 from .strips import Blocks
 
 LANES = 128
@@ -18,8 +19,8 @@ TABLE = {
 
 def largest(way: str) -> Blocks:
     """The largest sizes for "forward" or "backward", on the chip that is compiled for: a v6e's where the matrix units
-    are 256 wide, a v5p's on all others."""
-    return TABLE["v6e" if wide_units() else "v5p"][way]
+    are 256 wide, a v4's where there is little fast memory, a v5p's on all others."""
+    return TABLE["v6e" if wide_units() else "v4" if little_memory() else "v5p"][way]
 
 
 def fitted(blocks: Blocks, queries: int, keys: int, item_bytes: int = 2, exact: bool = False) -> Blocks:

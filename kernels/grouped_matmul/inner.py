@@ -11,12 +11,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ..pallas import PLAIN, ROWS_BY_ROWS, VMEM_BYTES, product, shaped
+from ..pallas import PLAIN, ROWS_BY_ROWS, product, shaped, vmem_bytes
 from .layout import Layout
-
-WEIGHTS_BYTES = (
-    VMEM_BYTES // 2
-)  # of a step's weights, of which there are two sets: the next ones are on their way
 
 
 def products(
@@ -35,7 +31,8 @@ def products(
     inner = [x.shape[1] for x, _ in pairs]
     width = pairs[0][1].shape[1 if turned else 2]
     item = pairs[0][0].dtype.itemsize
-    part = _part(width, WEIGHTS_BYTES // (2 * item * sum(inner)))
+    # Half for weights, of which there are two sets: the next step's are on their way.
+    part = _part(width, vmem_bytes() // (2 * 2 * item * sum(inner)))
 
     def kernel(table, *refs):
         *refs, out_ref = refs
@@ -65,7 +62,7 @@ def products(
         ),
         out_shape=shaped((places, width), pairs[0][0].dtype, pairs[0][0]),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=VMEM_BYTES
+            dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=vmem_bytes()
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * places * width * sum(inner),

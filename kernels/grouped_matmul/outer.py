@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ..pallas import COLUMNS_BY_COLUMNS, VMEM_BYTES, product, shaped
+from ..pallas import COLUMNS_BY_COLUMNS, product, shaped, vmem_bytes
 from .layout import Layout
 
 BLOCK = 1024  # the largest part of a dimension that a step takes: two of them keep a v5p's two cores busy
@@ -59,7 +59,7 @@ def outer_sums(
         ),
         out_shape=shaped((experts, wide, narrow), x.dtype, x),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
+            dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=vmem_bytes()
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * places * wide * narrow,

@@ -16,15 +16,17 @@ from mirothinker_jax.planning.chips import GIB, Topology
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What is known of a stage on a slice; None: what only a compiler can say, where there is none or it found no room,
-    and its schedule where it made no effort (`quick`).
+    or was not asked.
 
     Of the training step alone: what sampling takes beside it is `sampler_gib`. Sizes in GiB of a device, host_gib
     of its share of the host's memory; seconds of a step, an estimate. kinds: bytes by kind, exact for parameters and
-    optimizer where it was compiled. settings: those that say rows and mesh, as the command line takes them.
+    optimizer where it was compiled. settings: those that say rows and mesh, as the command line takes them. quick: the
+    compiler made the least effort, so that sizes are near those of training, and its schedule was not read.
     """
 
     topology: Topology
     stage: str
+    quick: bool
     mesh: dict[str, int]
     fits: bool
     peak_gib: float
@@ -59,6 +61,7 @@ class Plan:
             "mesh": self.mesh,
             "fits": self.fits,
             "compiled": self.compile_s is not None,
+            "quick": self.quick,
             "peak_gib_per_device": self.peak_gib,
             "hbm_gib_per_device": self.topology.chip.memory_gib,
             "host_gib_per_device": self.host_gib,
@@ -97,8 +100,8 @@ def checked(config: Config, stage: str, topology: Topology) -> dict[str, int]:
 
 
 def make_plan(config: Config, stage: str, topology: Topology, quick: bool = False) -> Plan:
-    """Compiled where there is a compiler for the chip, else by arithmetic. quick: the compiler was told to make no
-    effort, so its schedule is not that of training, and is not read.
+    """Compiled where there is a compiler for the chip, else by arithmetic. quick: see `Plan`; it is the caller who
+    tells the compiler, before jax is imported.
 
     Raises ConfigError where training would refuse the config there.
     """
@@ -120,7 +123,21 @@ def make_plan(config: Config, stage: str, topology: Topology, quick: bool = Fals
         peak, host = rough.total / GIB, rough.host / GIB
         fits = rough.total <= limit and host <= topology.chip.host_room_gib
         return Plan(
-            *(topology, stage, mesh, fits, peak, host, sampler, kinds, settings, flops, tokens, balance),
+            *(
+                topology,
+                stage,
+                False,
+                mesh,
+                fits,
+                peak,
+                host,
+                sampler,
+                kinds,
+                settings,
+                flops,
+                tokens,
+                balance,
+            ),
             *(None, time.monotonic() - begun, None),
         )
     from mirothinker_jax.models.head import POSITIONS
@@ -144,6 +161,6 @@ def make_plan(config: Config, stage: str, topology: Topology, quick: bool = Fals
         "temporaries": max(0.0, rest - saved),
     }
     return Plan(
-        *(topology, stage, mesh, fits, made.peak / GIB, host, sampler, kinds, settings),
+        *(topology, stage, quick, mesh, fits, made.peak / GIB, host, sampler, kinds, settings),
         *(flops, tokens, balance, made.seconds, time.monotonic() - begun, program),
     )

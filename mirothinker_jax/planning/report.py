@@ -42,11 +42,8 @@ def text(plan: Plan, changes: list[Change]) -> str:
     if plan.compile_s is None:
         lines.append("by arithmetic: no compiler for this chip is at hand, so no schedule and no time")
     else:
-        quick = plan.fits and plan.schedule is None
-        lines.append(
-            f"compiled in {plan.compile_s:.0f} s"
-            + (", with the least effort: no times, and memory within a few percent" if quick else "")
-        )
+        quick = ", with the least effort: no times, and the memory is approximate" if plan.quick else ""
+        lines.append(f"compiled in {plan.compile_s:.0f} s{quick}")
     lines.append(
         f"{plan.tokens:,} tokens a step; {plan.flops / 1e15:.1f} PFLOP of use if each row is one sample (packed rows "
         f"and pairs attend to less); busiest / mean device {plan.balance:.3f}"

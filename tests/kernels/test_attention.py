@@ -103,6 +103,16 @@ def test_stretches_without_a_mask(dtype):
     assert_close(got, exact, rounded, dtype)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("blocks", [gpu.HOPPER, gpu.OTHERS], ids=["gpu-hopper", "gpu-others"])
+def test_blocks_that_gpus_get(blocks, dtype):
+    arrays, weights, exact, rounded = case(2, 64, dtype, LONG)
+    mask = m.Mask.of_spans(spans(LONG), jnp.arange(LONG, dtype=jnp.int32), aligned=True)
+    run = kernels(gpu, largest=blocks, interpret=jax.default_backend() == "cpu")
+    got = jax.jit(lambda arrays: graded(on_one_device(run, mask), arrays, weights))(arrays)
+    assert_close(got, exact, rounded, dtype)
+
+
 def test_gradients_begin_with_whatever_the_memory_holds(monkeypatch):
     """dk and dv have a place before they have a value. Sixteen segments: a loop of calls."""
     arrays, weights, exact, rounded = case(2, 64, jnp.float32, LONG)

@@ -1,6 +1,6 @@
 """What the GPU kernels are asked to visit, and that attention lowers for CUDA, without a GPU.
 
-That they compute what they should is in test_attention.py; that nothing compiles them there, in docs/kernels.md.
+That they compute what they should is in test_attention.py.
 """
 
 import functools

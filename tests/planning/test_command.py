@@ -115,6 +115,7 @@ def test_a_sweep_splits_a_row_no_more_than_it_must(capsys, tokens, mesh):
             "micro_rows is 4, not a multiple of",
         ),
         ((*QWEN, "--topology", "h100:16", "--config.mesh.tensor=16"), "does not divide model.kv_heads (8)"),
+        ((*QWEN, "--topology", "h100:8", "--quick"), "--quick: nothing is compiled for h100"),
         ((*QWEN, "--topology", "h100:8", "--json", "/proc/nope/x.json"), "--json /proc/nope/x.json"),
         (
             (*QWEN, "--topology", "h100", "--sweep", "--config.mesh.tensor=3"),

@@ -72,6 +72,19 @@ def test_a_mesh_need_not_follow_the_torus():
     assert done.stdout.split() == ["2", "32", "64"], done.stderr[-2000:]
 
 
+def test_the_least_effort_says_about_as_much_of_memory_and_nothing_of_times(tmp_path):
+    """Of a v5p that takes other flags otherwise."""
+    row = (
+        "--config.sft.training.rows=4",
+        "--config.sft.training.micro_rows=4",
+        "--config.model.remat=offload-all",
+    )
+    step = ("--config", "configs/mirothinker_v1_8b/sft.py", "--topology", "v5p:4x4x4", *row)
+    figures = plan(tmp_path, *step, "--quick")
+    assert figures["quick"] and figures["step_s_estimate"] is None and figures["transfers"] is None
+    assert 5 <= figures["peak_gib_per_device"] <= 8, "6.4 with all effort"
+
+
 def test_grpo_fits_with_room_for_its_sampler(tmp_path):
     """Micro-batches in a loop, whose count the data give; and the model whole, on each device, for the episodes."""
     figures = plan(tmp_path, "--config", "configs/mirothinker_v1_8b/grpo.py", "--topology", "v5p:4x4x4")
