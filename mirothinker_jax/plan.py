@@ -18,7 +18,7 @@ from typing import NoReturn
 from mirothinker_jax.config import STAGES, Config, ConfigError
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.flags import parse as parse_config
-from mirothinker_jax.parallel.tpu_flags import set_flags
+from mirothinker_jax.parallel.tpu_flags import FLAGS, LEAST_EFFORT, set_flags
 from mirothinker_jax.planning.chips import GPUS, TPUS, Chip, parse
 
 DOES_NOT_FIT = 3  # the exit status; a crash has 1, as always in Python
@@ -26,8 +26,8 @@ EXAMPLES = """
 examples:
   python -m mirothinker_jax.plan --config configs/mirothinker_v1_8b/sft.py --topology v5p:4x4x4
   python -m mirothinker_jax.plan --config configs/qwen/sft.py:qwen3-8b --topology v6e --sweep --quick
-      the fewest chips that fit, in about a minute for each slice that is tried; plan what it finds again without
-      --quick, for the exact memory and for times
+      the fewest chips that fit, in one to two minutes for each slice that is tried; plan what it finds again
+      without --quick, for the exact memory and for times
   python -m mirothinker_jax.plan --config configs/qwen/sft.py:qwen3-8b --topology h100:8 --config.mesh.context=2
       GPUs: arithmetic, since no compiler of theirs is at hand
 
@@ -62,6 +62,10 @@ def _run(options: argparse.Namespace, config: Config) -> int:
         chip = slice_.chip
     if options.quick and chip.name not in TPUS:
         raise ConfigError(f"--quick: nothing is compiled for {chip.name}, which is arithmetic; leave it out")
+    if options.quick and chip.name == "v4":
+        raise ConfigError(
+            "--quick: for a v4 the compiler aborts when it makes the least effort; leave it out"
+        )
     if chip.name in TPUS:
         _compile_for(chip, options.quick)
     # Only now: jax reads the environment when it is imported.
@@ -106,11 +110,9 @@ def _compile_for(chip: Chip, quick: bool) -> None:
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_WORKER_ID": "0",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # or two processes collide on its lock file
+        **({"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1.0"} if quick else {}),
     }
-    if quick:  # without the flags: the SparseCores' compiler aborts on what it then gets
-        os.environ["JAX_EXEC_TIME_OPTIMIZATION_EFFORT"] = "-1.0"
-    else:
-        set_flags(chip.name, os.environ)
+    set_flags(chip.name, os.environ, LEAST_EFFORT if quick else FLAGS)
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(f"{chip.name} needs its compiler: pip install -e '.[tpu]' (no TPU needed)")
 

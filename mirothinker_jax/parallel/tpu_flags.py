@@ -25,12 +25,21 @@ _SPARSE_CORE = (
     "xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000",
 )
 FLAGS: dict[str, tuple[str, ...]] = {"v5p": _SPARSE_CORE}  # by generation; none for the others
+# Of a compiler that makes the least effort: what it then asks of the SparseCores, their own compiler aborts on.
+_WITHOUT = tuple(f"xla_tpu_enable_sparse_core_collective_offload_{name}=false" for name in _OFFLOADED)
+LEAST_EFFORT: dict[str, tuple[str, ...]] = {"v5p": _WITHOUT, "tpu7x": _WITHOUT}
 
 
-def set_flags(generation: str, environment: MutableMapping[str, str]) -> None:
+def set_flags(
+    generation: str,
+    environment: MutableMapping[str, str],
+    of_generations: dict[str, tuple[str, ...]] = FLAGS,
+) -> None:
     """Adds a generation's flags to LIBTPU_INIT_ARGS; what stands there already wins."""
     given = environment.get("LIBTPU_INIT_ARGS", "")
-    flags = [f"--{flag}" for flag in FLAGS.get(generation, ()) if flag.partition("=")[0] not in given]
+    flags = [
+        f"--{flag}" for flag in of_generations.get(generation, ()) if flag.partition("=")[0] not in given
+    ]
     environment["LIBTPU_INIT_ARGS"] = " ".join([*flags, given]).strip()
 
 

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import tiny
 from attention_cases import LENGTH, ROWS, assert_close, case, graded, on_one_device, spans
+from jax.sharding import AxisType
 from mirothinker_kernels.flash_attention import blockwise, gpu, gpu_visits, tpu
 from mirothinker_kernels.flash_attention import mask as m
 from mirothinker_kernels.flash_attention.reference import visible
 from mirothinker_kernels.flash_attention.strips import Blocks
-from mirothinker_kernels.flash_attention.tiling import TABLE, fitted
+from mirothinker_kernels.flash_attention.tiling import TABLE, fitted, largest
+from mirothinker_kernels.pallas import vmem_bytes
 from mirothinker_kernels.ring_attention.ring import Kernels
 
 from mirothinker_jax.data.packing import pack_pairs
@@ -265,13 +267,25 @@ def test_a_stored_table_of_zeros_says_that_all_is_seen():
 
 
 @pytest.mark.parametrize(
+    ("kind", "name", "mib"), [("TPU v4", "v4", 14), ("TPU v5", "v5p", 32), ("TPU v6 lite", "v6e", 32)]
+)
+def test_blocks_of_the_chip_that_is_compiled_for(kind, name, mib):
+    """A v4 has 16 MiB of fast memory."""
+    device = jax.sharding.AbstractDevice(device_kind=kind, num_cores=1, platform="tpu")
+    mesh = jax.sharding.AbstractMesh((1,), ("x",), (AxisType.Auto,), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert {way: largest(way) for way in TABLE[name]} == TABLE[name]
+        assert vmem_bytes() == mib << 20
+
+
+@pytest.mark.parametrize(
     ("queries", "keys"), [(1, 1), (128, 128), (700, 700), (3000, 3000), (300, 9000), (5000, 262_144)]
 )
 def test_block_sizes_fit_the_row(queries, keys):
-    for largest, size, exact in itertools.product(
+    for most, size, exact in itertools.product(
         (blocks for ways in TABLE.values() for blocks in ways.values()), (2, 4), (False, True)
     ):
-        b = fitted(largest, queries, keys, size, exact)
+        b = fitted(most, queries, keys, size, exact)
         assert not exact or b.segment % b.stretch == 0
-        assert b.queries <= max(128, 2 * queries) and b.segment <= largest.segment
-        assert -keys % b.segment < b.strip * -(-keys // largest.segment)
+        assert b.queries <= max(128, 2 * queries) and b.segment <= most.segment
+        assert -keys % b.segment < b.strip * -(-keys // most.segment)

@@ -116,6 +116,7 @@ def test_a_sweep_splits_a_row_no_more_than_it_must(capsys, tokens, mesh):
         ),
         ((*QWEN, "--topology", "h100:16", "--config.mesh.tensor=16"), "does not divide model.kv_heads (8)"),
         ((*QWEN, "--topology", "h100:8", "--quick"), "--quick: nothing is compiled for h100"),
+        ((*QWEN, "--topology", "v4:2x2x1", "--quick"), "--quick: for a v4 the compiler aborts"),
         ((*QWEN, "--topology", "h100:8", "--json", "/proc/nope/x.json"), "--json /proc/nope/x.json"),
         (
             (*QWEN, "--topology", "h100", "--sweep", "--config.mesh.tensor=3"),

@@ -72,6 +72,16 @@ def test_a_mesh_need_not_follow_the_torus():
     assert done.stdout.split() == ["2", "32", "64"], done.stderr[-2000:]
 
 
+def test_kernels_fit_the_little_fast_memory_of_a_v4(tmp_path):
+    """The compiler refuses those of the other chips' blocks."""
+    row = (
+        "--config.sft.training.row_tokens=8192",
+        "--config.sft.training.rows=4",
+        "--config.sft.training.micro_rows=4",
+    )
+    plan(tmp_path, *("--config", "configs/qwen/sft.py:qwen3-0.6b", "--topology", "v4:2x2x1"), *row)
+
+
 def test_the_least_effort_says_about_as_much_of_memory_and_nothing_of_times(tmp_path):
     """Of a v5p that takes other flags otherwise."""
     row = (
