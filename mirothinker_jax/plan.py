@@ -101,7 +101,7 @@ def _check_writable(path: Path) -> None:
         raise ConfigError(f"--json {path}: cannot be written; give a file in a folder of yours")
 
 
-def _compile_for(chip: Chip, quick: bool) -> None:
+def _compile_for(chip: Chip, quick: bool = False) -> None:
     """Sets what jax and libtpu read when they are imported, so that they compile for a TPU that is not there."""
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
