@@ -19,20 +19,10 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
+import gpu_timing as timing
 import jax
 import jax.numpy as jnp
-from gpu_timing import (
-    KINDS,
-    Work,
-    check_length,
-    mask_of,
-    need_cuda,
-    random_arrays,
-    rows_of,
-    timed,
-    visible_pairs,
-)
-from measuring import Options
+from gpu_timing import Work
 from mirothinker_kernels.flash_attention import gpu  # pyright: ignore[reportMissingImports]
 from mirothinker_kernels.flash_attention.mask import Mask  # pyright: ignore[reportMissingImports]
 from mirothinker_kernels.ring_attention.ring import (  # pyright: ignore[reportMissingImports]
@@ -54,11 +44,7 @@ def ours(mask: Mask) -> Callable:
 
 def forward_and_backward(name: tuple[str, str, str], call: Callable, given: list, flops: float) -> list[Work]:
     *qkv, d_out = given
-    try:
-        pull = jax.jit(lambda *qkv: jax.vjp(call, *qkv)[1])(*qkv)
-    except Exception as error:  # whatever a peer raises where it does not support the GPU
-        print(f"{', '.join(name)}: left out, {str(error).splitlines()[0][:150]}")
-        return []
+    pull = jax.jit(lambda *qkv: jax.vjp(call, *qkv)[1])(*qkv)
     return [
         Work((*name, "forward"), call, tuple(qkv), flops),
         Work((*name, "backward"), lambda pull, d_out: pull(d_out), (pull, d_out), 2.5 * flops),
@@ -86,28 +72,32 @@ def of_tokamax(given: list, flops: float, length: int) -> list[Work]:
         print("tokamax: left out, not installed here")
         return []
     call = partial(tokamax.dot_product_attention, is_causal=True, implementation="mosaic_gpu")
-    return forward_and_backward(("tokamax", "causal", str(length)), call, given, flops)
+    try:
+        return forward_and_backward(("tokamax", "causal", str(length)), call, given, flops)
+    except Exception as error:  # whatever it raises where it does not support the GPU
+        print(f"tokamax: left out, {str(error).splitlines()[0][:150]}")
+        return []
 
 
 def works(o: argparse.Namespace, length: int) -> list[Work]:
-    given = random_arrays(o.heads, o.kv_heads, length, o.size, jnp.bfloat16)
+    given = timing.random_arrays(o.heads, o.kv_heads, length, o.size, jnp.bfloat16)
     by_heads = [x.swapaxes(1, 2) for x in given]
-    flops = lambda rows: 4.0 * o.heads * o.size * visible_pairs(rows)  # noqa: E731
-    causal = flops(rows_of("causal", length))
+    flops = lambda rows: 4.0 * o.heads * o.size * timing.visible_pairs(rows)  # noqa: E731
+    causal = flops(timing.rows_of("causal", length))
     made = forward_and_backward(("cudnn", "causal", str(length)), CUDNN, given, causal)
     made += of_jax(given, causal, length) + of_tokamax(given, causal, length)
     made += forward_and_backward(("ours", "causal", str(length)), ours(Mask("causal")), by_heads, causal)
-    for kind in KINDS:
-        rows = rows_of(kind, length)
+    for kind in timing.KINDS:
+        rows = timing.rows_of(kind, length)
         name = ("ours, spans", kind, str(length))
-        made += forward_and_backward(name, ours(mask_of(rows)), by_heads, flops(rows))
+        made += forward_and_backward(name, ours(timing.mask_of(rows)), by_heads, flops(rows))
     return made
 
 
 def agree(o: argparse.Namespace, length: int) -> dict[str, float]:
     """Relative distance of our output and gradients from cuDNN's, causal."""
-    *qkv, d_out = random_arrays(o.heads, o.kv_heads, length, o.size, jnp.bfloat16)
-    mask = mask_of(rows_of("causal", length))
+    *qkv, d_out = timing.random_arrays(o.heads, o.kv_heads, length, o.size, jnp.bfloat16)
+    mask = timing.mask_of(timing.rows_of("causal", length))
     by_heads = lambda *qkv: ours(mask)(*(x.swapaxes(1, 2) for x in qkv)).swapaxes(1, 2)  # noqa: E731
 
     @partial(jax.jit, static_argnums=0)
@@ -129,21 +119,17 @@ def agree(o: argparse.Namespace, length: int) -> dict[str, float]:
 
 def main() -> None:
     options = arguments()
-    lengths = [check_length(int(n)) for n in options.lengths.split(",")]
-    need_cuda()
+    lengths = [timing.check_length(int(n)) for n in options.lengths.split(",")]
+    timing.need_cuda()
     apart = agree(options, min(lengths))
     print("from cuDNN's:", ", ".join(f"{name} {share:.2%}" for name, share in apart.items()), flush=True)
-    figures = timed([work for length in lengths for work in works(options, length)], options.seconds)
+    figures = timing.timed([work for length in lengths for work in works(options, length)], options.seconds)
     finish("gpu_attention", figures | {"from_cudnn": apart, "setting": vars(options)})
 
 
 def arguments() -> argparse.Namespace:
-    options = Options(__doc__)
-    options.add("heads", 32, "query heads")
-    options.add("kv-heads", 8, "key/value heads")
-    options.add("size", 128, "numbers of a head")
+    options = timing.options(__doc__)
     options.add("lengths", "8192,32768", "tokens of a row, with commas")
-    options.add("seconds", 0.1, "that a timed run takes at least")
     return options.parse_args()
 
 

@@ -12,20 +12,10 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
+import gpu_timing as timing
 import jax
 import jax.numpy as jnp
-from gpu_timing import (
-    KINDS,
-    Work,
-    check_length,
-    mask_of,
-    need_cuda,
-    random_arrays,
-    rows_of,
-    timed,
-    visible_pairs,
-)
-from measuring import Options
+from gpu_timing import Work
 from mirothinker_kernels.flash_attention import (  # pyright: ignore[reportMissingImports]
     gpu,
     gpu_backward,
@@ -50,10 +40,10 @@ DK_DV_TILES = [
 
 
 def works(o: argparse.Namespace) -> list[Work]:
-    arrays = random_arrays(o.heads, o.kv_heads, o.length, o.size, jnp.bfloat16)
+    arrays = timing.random_arrays(o.heads, o.kv_heads, o.length, o.size, jnp.bfloat16)
     q, k, v, d_out = (x.swapaxes(1, 2) for x in arrays)
-    rows = rows_of(o.mask, o.length)
-    mask, scale = mask_of(rows), o.size**-0.5
+    rows = timing.rows_of(o.mask, o.length)
+    mask, scale = timing.mask_of(rows), o.size**-0.5
     out, lse = jax.jit(gpu.forward)(q, k, v, mask)
     delta = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(-1)
     saved = (q, k, v, mask, lse, delta, d_out)
@@ -68,28 +58,27 @@ def works(o: argparse.Namespace) -> list[Work]:
     ):
         for tile in tiles:
             label = f"{tile.queries} queries × {tile.keys} keys, {tile.warps} warps, {tile.stages} stages"
-            flops = per_pair * o.heads * o.size * visible_pairs(rows)
+            flops = per_pair * o.heads * o.size * timing.visible_pairs(rows)
             made.append(Work((name, label), partial(call, tile=tile), given, flops))
     return made
 
 
 def main() -> None:
     options = arguments()
-    if options.mask not in KINDS:
-        raise SystemExit(f"--mask {options.mask}: one of {', '.join(KINDS)}")
-    check_length(options.length)
-    need_cuda()
-    finish(f"gpu_blocks-{options.mask}", timed(works(options), options.seconds) | {"setting": vars(options)})
+    if options.mask not in timing.KINDS:
+        raise SystemExit(f"--mask {options.mask}: one of {', '.join(timing.KINDS)}")
+    timing.check_length(options.length)
+    timing.need_cuda()
+    finish(
+        f"gpu_blocks-{options.mask}",
+        timing.timed(works(options), options.seconds) | {"setting": vars(options)},
+    )
 
 
 def arguments() -> argparse.Namespace:
-    options = Options(__doc__)
-    options.add("mask", "causal", f"of the row, one of {', '.join(KINDS)}")
-    options.add("heads", 32, "query heads")
-    options.add("kv-heads", 8, "key/value heads")
-    options.add("size", 128, "numbers of a head")
+    options = timing.options(__doc__)
+    options.add("mask", "causal", f"of the row, one of {', '.join(timing.KINDS)}")
     options.add("length", 32768, "tokens of the row")
-    options.add("seconds", 0.1, "that a timed run takes at least")
     return options.parse_args()
 
 

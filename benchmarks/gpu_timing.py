@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from measuring import Options
 from mirothinker_kernels.flash_attention.mask import Mask  # pyright: ignore[reportMissingImports]
 from results import device, table
 
@@ -139,3 +140,13 @@ def check_length(length: int) -> int:
     if length < WHOLE or length % WHOLE:
         raise SystemExit(f"{length} tokens: give a multiple of {WHOLE}")
     return length
+
+
+def options(description: str | None) -> Options:
+    """With those that every such benchmark has."""
+    made = Options(description)
+    made.add("heads", 32, "query heads")
+    made.add("kv-heads", 8, "key/value heads")
+    made.add("size", 128, "numbers of a head")
+    made.add("seconds", 0.1, "that a timed run takes at least")
+    return made

@@ -1,8 +1,8 @@
 """Attention over two-span masks by our TPU kernels: padding, blocks and layouts around forward.py and backward.py.
 
 Left out: float32 operands at the matrix units' own precision (they are multiplied exactly, six times as slow), and
-gradients of the mask. Heads of 64 and 128 are what the block sizes were measured for; others work, on a
-v4 smaller ones.
+gradients of the mask. Heads of 64 and 128 are what the block sizes were measured for; others work, but on a
+v4 larger ones do not fit.
 """
 
 from __future__ import annotations
