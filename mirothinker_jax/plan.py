@@ -73,11 +73,10 @@ def _run(options: argparse.Namespace, config: Config) -> int:
     from mirothinker_jax.planning.plan import make_plan
 
     plan, changes = None, []
-    quick = options.quick
     if slice_ is None:
-        plans = sweep.sweep(config, stage, chip, quick)
+        plans = sweep.sweep(config, stage, chip, options.quick)
     else:
-        plans = iter([make_plan(config, stage, slice_, quick)])
+        plans = iter([make_plan(config, stage, slice_, options.quick)])
     for plan in plans:
         changes = [] if plan.fits or slice_ is None else advice.advise(config, plan)
         sys.stdout.write(report.text(plan, changes) + "\n")

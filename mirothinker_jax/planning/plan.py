@@ -26,7 +26,6 @@ class Plan:
 
     topology: Topology
     stage: str
-    quick: bool
     mesh: dict[str, int]
     fits: bool
     peak_gib: float
@@ -40,6 +39,7 @@ class Plan:
     compile_s: float | None
     wall_s: float
     schedule: schedule.Schedule | None
+    quick: bool = False
 
     @property
     def step_s(self) -> float | None:
@@ -123,21 +123,7 @@ def make_plan(config: Config, stage: str, topology: Topology, quick: bool = Fals
         peak, host = rough.total / GIB, rough.host / GIB
         fits = rough.total <= limit and host <= topology.chip.host_room_gib
         return Plan(
-            *(
-                topology,
-                stage,
-                False,
-                mesh,
-                fits,
-                peak,
-                host,
-                sampler,
-                kinds,
-                settings,
-                flops,
-                tokens,
-                balance,
-            ),
+            *(topology, stage, mesh, fits, peak, host, sampler, kinds, settings, flops, tokens, balance),
             *(None, time.monotonic() - begun, None),
         )
     from mirothinker_jax.models.head import POSITIONS
@@ -161,6 +147,6 @@ def make_plan(config: Config, stage: str, topology: Topology, quick: bool = Fals
         "temporaries": max(0.0, rest - saved),
     }
     return Plan(
-        *(topology, stage, quick, mesh, fits, made.peak / GIB, host, sampler, kinds, settings),
-        *(flops, tokens, balance, made.seconds, time.monotonic() - begun, program),
+        *(topology, stage, mesh, fits, made.peak / GIB, host, sampler, kinds, settings),
+        *(flops, tokens, balance, made.seconds, time.monotonic() - begun, program, quick),
     )
