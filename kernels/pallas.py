@@ -35,7 +35,7 @@ def little_memory() -> bool:
 def vmem_bytes() -> int:
     """The fast memory that a kernel reserves: with more the compiler has no room for the arrays that it wants to keep
     there."""
-    return (14 if little_memory() else 32) << 20
+    return (15 if little_memory() else 32) << 20
 
 
 def product(a: Any, b: Any, dimensions: Any) -> jax.Array:

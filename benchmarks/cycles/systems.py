@@ -20,7 +20,7 @@ KV_HEADS = 2  # keys and values of so many heads
 
 
 def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) -> tuple[Any, list]:
-    """sizes: of strips.Blocks; those that are not there, the table's."""
+    """sizes: of strips.Blocks; those that are not there, the table's, but for the segment: all keys are one then."""
     from mirothinker_kernels.flash_attention import (  # pyright: ignore[reportMissingImports]
         backward,
         forward,
@@ -33,14 +33,15 @@ def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) ->
     from mirothinker_kernels.pallas import in_hbm, vmem_bytes  # pyright: ignore[reportMissingImports]
 
     blocks = strips.Blocks(**{**vars(tiling.largest(way)), **sizes})
-    # One segment: what a call of the kernel takes.
-    blocks = strips.Blocks(**{**vars(blocks), "segment": max(length, blocks.strip)})
-    blocks = tiling.fitted(blocks, length, length, exact=mask != "causal")
+    segment = min(length, sizes.get("segment", length))
+    blocks = strips.Blocks(**{**vars(blocks), "segment": max(segment, blocks.strip)})
+    at_once = segment if way == "backward" else length  # keys of a call of the kernel
+    blocks = tiling.fitted(blocks, length, at_once, exact=mask != "causal")
     # Tables read as zeros: all queries see all strips of keys.
     spans = [((1, 4, length), jnp.int32), ((), jnp.int32)] if mask == "spans" else []
     half, single = jnp.bfloat16, jnp.float32
-    rows, keys = ((n, length, SIZE) for n in (heads, KV_HEADS))
-    turned, lanes = (KV_HEADS, SIZE, length), (heads, 1, length)
+    rows, keys = (heads, length, SIZE), (KV_HEADS, at_once, SIZE)
+    turned, lanes = (KV_HEADS, SIZE, at_once), (heads, 1, length)
     if way == "forward":
         return (
             lambda *a: forward.forward(

