@@ -23,7 +23,7 @@ CHIPS = {
 SIZE = 128
 EXPERT = 2048, 768  # of Qwen3-30B-A3B: size of the residual stream, and inner size
 # Of fast memory, for kernels that do not say: room for the peers' largest blocks, and none for the operands of so small
-# a program, which in a training step are not there either.
+# a program, which in a training step are not there either. With 100 MiB a v5e has no room for our backward kernel too.
 VMEM_KIB = 80 * 1024
 SECONDS = 300  # that a compilation may take
 
