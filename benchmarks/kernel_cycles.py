@@ -22,9 +22,9 @@ gradients.
 
 What it is not: a measurement. HBM's contention and the masked edges of packed rows are not in it.
 
-`--only NAME` makes the figures anew whose names contain it, and keeps the others of the results' file, which must be of
-the same versions. `--sweep` looks for better block sizes than kernels/flash_attention/blocks.json has, one size at a
-time from those that are there, and writes what it found into it.
+`--only NAME` makes the figures anew whose names contain it, `--chips` those of some chips, and the others of the
+results' file, which must be of the same versions, stay. `--sweep` looks for better block sizes than
+kernels/flash_attention/blocks.json has, one size at a time from those that are there, and writes what it found into it.
 """
 
 from __future__ import annotations
@@ -188,10 +188,12 @@ def main() -> None:
         print("tokamax is not installed and is left out: pip install tokamax", flush=True)
         del wanted["tokamax"]
     kept: dict[str, Any] = {"cycles": {}}
-    if options.only:
+    if options.only or set(chips) != CHIPS.keys():
         kept = json.loads((FOLDER / "kernel_cycles.json").read_text())
         if kept["versions"] != versions:
-            raise SystemExit(f"--only: the results kept are of {kept['versions']}, and here are {versions}")
+            raise SystemExit(
+                f"with --only or --chips the other figures stay, which are of {kept['versions']}; here are {versions}"
+            )
     found, failed = measure(wanted, options.only, kept)
     if not found:
         raise SystemExit(
