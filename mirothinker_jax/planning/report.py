@@ -17,7 +17,8 @@ def text(plan: Plan, changes: list[Change]) -> str:
         f"  {' '.join(plan.settings)}",
     ]
     if plan.fits:
-        lines.append(f"the training step fits: {plan.peak_gib:.2f} of {limit:.2f} GiB of a device")
+        fits = "fits" if plan.sure else "PERHAPS fits (plan it without --quick to be sure)"
+        lines.append(f"the training step {fits}: {plan.peak_gib:.2f} of {limit:.2f} GiB of a device")
     elif plan.host_gib > (room := topology.chip.host_room_gib):
         over = plan.host_gib - room
         lines.append(

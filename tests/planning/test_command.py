@@ -5,8 +5,11 @@ import json
 
 import pytest
 
+from mirothinker_jax.flags import parse as parse_config
 from mirothinker_jax.plan import main
-from mirothinker_jax.planning.chips import GPUS
+from mirothinker_jax.planning import report
+from mirothinker_jax.planning.chips import GPUS, parse
+from mirothinker_jax.planning.plan import make_plan
 
 QWEN = ("--config", "configs/qwen/sft.py:qwen3-8b")
 
@@ -23,6 +26,20 @@ def test_a_plan_by_arithmetic(capsys, tmp_path):
     assert "the training step fits" in said and "by arithmetic" in said
     assert figures["fits"] and not figures["compiled"] and figures["step_s_estimate"] is None
     assert "--config.sft.training.micro_rows=16" in figures["settings"]
+
+
+@pytest.mark.parametrize(
+    ("share", "quick", "fits", "sure"),
+    [(0.93, True, True, False), (0.91, True, True, True), (0.99, False, True, True), (0.5, True, False, False)],
+)
+def test_near_the_limit_the_least_effort_is_not_sure(share, quick, fits, sure):
+    """Of a device's memory; a host may have no room where the device has."""
+    config, topology = parse_config([*QWEN]), parse("h100:8")
+    near = dataclasses.replace(
+        make_plan(config, "sft", topology), quick=quick, fits=fits, peak_gib=share * topology.chip.memory_gib
+    )
+    assert near.figures()["sure"] is sure
+    assert ("PERHAPS" in report.text(near, [])) is (fits and not sure)
 
 
 def test_what_does_not_fit_is_answered_with_changes_that_do(capsys, tmp_path):
