@@ -3,13 +3,14 @@
 An estimate, and no measurement: fusions take the cycles that the compiler says, gathers, scatters and sorts nothing,
 since it does not say; our kernels take their flops at the share of the peak that the cycle simulator gave them
 (docs/kernels.md, docs/qwen.md); a transfer takes its bytes at the speed of the links that it may use, and runs beside
-what is scheduled between its start and its end; those to the host wait for each other, and so do those from there.
-Loops count as often as their condition says. Other contention for memory and links is left out, and so are the host and
-the network between slices.
+what is scheduled between its start and its end; those to the host wait for each other, so do those from there, and
+those that go the same way round a ring. Loops count as often as their condition says. Other contention for memory and
+links is left out, and so are the host and the network between slices.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import re
@@ -107,19 +108,16 @@ class _Program:
     def run(self, name: str, times: float) -> tuple[float, float]:
         """(seconds of one pass, of them in kernels); `times` is how often it happens, for the list of transfers."""
         clock, kernels, count = 0.0, 0.0, 0
-        free = {
-            True: 0.0,
-            False: 0.0,
-        }  # when the link to the host, and the one from there, have nothing to do
+        free = collections.defaultdict(float)  # when links have nothing more to do
         running: dict[str, tuple[float, int, Instruction]] = {}
         for at in self.computations[name]:
             start = running.pop(at.operands[0], None) if at.op.endswith("-done") and at.operands else None
             if start is not None:
                 begun, before, first = start
                 seconds = self._seconds(first, at.shape)
-                if _kind(first) == "host copy":  # one after the other
-                    begun = max(begun, free[_to_host(first)])
-                    free[_to_host(first)] = begun + seconds
+                if links := _links(first):  # one after the other
+                    begun = max(begun, free[links])
+                    free[links] = begun + seconds
                 end = max(clock, begun + seconds)
                 hidden = seconds - (end - clock)
                 clock = end
@@ -236,9 +234,13 @@ def _kind(at: Instruction) -> str:
     return "host copy" if base in copies and HOST in at.line.split(" metadata=")[0] else ""
 
 
-def _to_host(at: Instruction) -> bool:
-    """Whether a host copy goes there: its start's shape begins with what is made or, of slices, with the whole."""
-    return not at.op.startswith("dynamic-slice") and HOST in at.shape.partition("}")[0]
+def _links(at: Instruction) -> str:
+    """A name of the links that a transfer has to itself; empty where it shares them with others."""
+    if _kind(at) == "host copy":  # its start's shape begins with what is made or, of slices, with the whole
+        there = not at.op.startswith("dynamic-slice") and HOST in at.shape.partition("}")[0]
+        return "to the host" if there else "from the host"
+    pairs = re.search(r"source_target_pairs=\{[{}\d,]*\}", at.line)
+    return pairs[0] if pairs else ""
 
 
 def _bytes(shape: str) -> int:
