@@ -85,14 +85,18 @@ class LoRAConfig:
 class ContextConfig:
     """How queries meet the keys of other devices, where mesh.context splits a row. The result is the same."""
 
-    # ring: they go round; all-gather: every device gets all of them; auto: by the tokens of a device.
+    # ring: they go round; all-gather: every device gets all of them; auto: by the tokens of a device and its heads.
     keys: str = "auto"
     # Neighbours that exchange tokens for heads first; where that is all of mesh.context, nothing else is needed.
-    ulysses: int = 1
+    # 0: as many as the tokens and heads ask for; none where keys is given.
+    ulysses: int = 0
 
     def __post_init__(self):
         one_of("model.context.keys", self.keys, CONTEXT_KEYS)
-        check(self.ulysses >= 1, f"model.context.ulysses is {self.ulysses}; it must be ≥ 1 (1: no exchange)")
+        check(
+            self.ulysses >= 0,
+            f"model.context.ulysses is {self.ulysses}; give 1 (no exchange) or more, or 0 (auto)",
+        )
 
 
 @dataclass(frozen=True)

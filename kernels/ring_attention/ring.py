@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -25,6 +25,8 @@ from .zigzag import Zigzag
 SAVED = "attention"  # the name of output and log-sum-exp, for rematerialisation policies
 NEVER = -1e30
 ALONE = Zigzag(devices=1, chunk=0)
+
+Keys = jax.Array | tuple[jax.Array, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,21 +72,25 @@ class Ring:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, ring: Ring
-) -> tuple[jax.Array, jax.Array]:
+def attention(q: jax.Array, k: Keys, v: Keys, mask: Mask, ring: Ring) -> tuple[jax.Array, jax.Array]:
     """(output [B, H, T, E] in q's dtype, log-sum-exp float32 [B, H, T]).
 
     Args:
-      q: [B, H, T, E]; k, v: [B, K, S, E], H a multiple of K; bfloat16 or float32. With a ring, this device's part.
+      q: [B, H, T, E]; k, v: [B, K, S, E], H a multiple of K; bfloat16 or float32. With a ring, this device's part;
+        without one also tuples, of parts of the row that follow each other: then the mask is one of spans.
       mask: which keys each query sees; with a ring, spans in places of the whole row, as `Zigzag` lays it out.
     """
     return _forward(q, k, v, mask, ring)
 
 
 def _forward(q, k, v, mask, ring):
+    nothing = jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], NEVER, jnp.float32)
     if ring.hops == 1:
-        return ring.kernels.forward(q, k, v, mask, None)
+        first, *rest = _parts(k, v, mask)
+        out, lse = ring.kernels.forward(q, *first, nothing if rest else None)
+        for part in rest:
+            out, lse = ring.kernels.forward(q, *part, (out, lse))
+        return out.astype(q.dtype), lse
 
     def hop(carry, keys, number):
         return ring.kernels.forward(q, *keys, ring.mask(mask, -number), carry)
@@ -94,10 +100,17 @@ def _forward(q, k, v, mask, ring):
         following = ring.shift(keys, -1)
         return (hop(carry, keys, number), following), None
 
-    nothing = jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], NEVER, jnp.float32)
     (carry, keys), _ = jax.lax.scan(step, (nothing, (k, v)), jnp.arange(ring.hops - 1, dtype=jnp.int32))
     out, lse = hop(carry, keys, ring.hops - 1)
     return out.astype(q.dtype), lse
+
+
+def _parts(k: Keys, v: Keys, mask: Mask) -> Iterator[tuple[jax.Array, jax.Array, Mask]]:
+    """Keys, values and their mask, of each part of a row."""
+    start = 0
+    for keys, values in zip(jax.tree.leaves(k), jax.tree.leaves(v), strict=True):
+        yield keys, values, dataclasses.replace(mask, key_start=mask.key_start + start) if start else mask
+        start += keys.shape[2]
 
 
 def _vjp_forward(q, k, v, mask, ring):
@@ -118,10 +131,14 @@ def _vjp_backward(ring, saved, cotangents):
         dq, *made = ring.kernels.backward(q, *keys, ring.mask(mask, ahead), lse, delta, d_out, dq)
         return dq, tuple(made)
 
-    rounded = lambda *made: (*(x.astype(like.dtype) for x, like in zip(made, (q, k, v), strict=True)), None)  # noqa: E731
+    rounded = lambda *made: (*jax.tree.map(lambda x, like: x.astype(like.dtype), made, (q, k, v)), None)  # noqa: E731
     if ring.hops == 1:
-        dq, made = hop(None, (k, v), 0)
-        return rounded(dq, *made)
+        dq, made = None, []
+        for part in _parts(k, v, mask):
+            dq, *of_part = ring.kernels.backward(q, *part, lse, delta, d_out, dq)
+            made.append(of_part)
+        whole = jax.tree.structure(k)
+        return rounded(dq, *(jax.tree.unflatten(whole, of_parts) for of_parts in zip(*made, strict=True)))
 
     add = lambda a, b: jax.tree.map(jnp.add, a, b)  # noqa: E731
 

@@ -8,6 +8,7 @@ each other may exchange heads first and go round in a ring of such groups (USP, 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from ..flash_attention.mask import Mask
 from .ring import Kernels, Ring, attention
 from .zigzag import Zigzag
 
-GATHER, RING = "all-gather", "ring"
+AUTO, GATHER, RING = "auto", "all-gather", "ring"
 # Flops that a TPU does while a byte travels to a neighbour: v5p 459e12 / 90e9, v6e 918e12 / 90e9; twice that is safe.
 FLOPS_PER_BYTE = 20_000
 
@@ -29,17 +30,28 @@ class Strategy:
     ulysses: int = 1
 
 
-def choose(tokens: int, heads: int, kv_heads: int, devices: int, ulysses: int = 1) -> Strategy:
-    """By the tokens of a device and the heads it has before any exchange.
+def choose(
+    tokens: int, heads: int, kv_heads: int, devices: int, keys: str = AUTO, ulysses: int = 0
+) -> Strategy:
+    """By the tokens of a device and its heads, both before any exchange. keys and ulysses, where given, stay.
 
     A hop of the ring is hidden where its products take longer than its transfer: about T / 2 · H / K flops for every
-    byte of keys and values in bfloat16. Otherwise all keys are gathered at once, as ring attention loses at small
-    chunks (MaxText measured 28.5% against 52.9% of a TPU's peak at 2,048 tokens a device).
+    byte of keys and values in bfloat16. Where chunks are too small for that, ring attention loses (MaxText measured
+    28.5% against 52.9% of a TPU's peak at 2,048 tokens a device), and heads are exchanged first, among as many
+    neighbours as have key/value heads for it, which makes the chunks so many times as long. Where that is not enough
+    either, the keys of all groups are gathered, last since then every device holds those of the whole row
+    (docs/kernels.md has times and memory of each).
     """
-    # Beyond one key/value head a device, an exchange repeats them.
-    shared = heads // max(kv_heads, ulysses)
-    hidden = tokens * ulysses // 2 * shared >= FLOPS_PER_BYTE
-    return Strategy(RING if hidden and devices > ulysses else GATHER, ulysses)
+
+    def hidden(exchange: int) -> bool:
+        # Beyond one key/value head a device, an exchange repeats them.
+        return tokens * exchange // 2 * (heads // max(kv_heads, exchange)) >= FLOPS_PER_BYTE
+
+    if not ulysses:
+        ulysses = 1 if keys != AUTO or hidden(1) else math.gcd(devices, kv_heads)
+    if keys == AUTO:
+        keys = RING if hidden(ulysses) and devices > ulysses else GATHER
+    return Strategy(keys, ulysses)
 
 
 def context_attention(
@@ -78,19 +90,26 @@ def context_attention(
     tokens, circle = q.shape[2], devices // exchange
     layout = Zigzag(circle, tokens // 2)
     mask = Mask("spans", rows, jnp.int32(0), aligned=circle == 1)
-    ring = Ring(kernels)
+    ring, keys, values = Ring(kernels), k, v
     if strategy.keys == RING and circle > 1:
         ring = Ring(kernels, axis, exchange, layout)
     elif circle > 1:
-        groups = [[g * exchange + i for g in range(circle)] for i in range(exchange)]
-        k, v = (_in_order(_all_gather(x, axis, groups), circle) for x in (k, v))
-    out, _ = attention(q, k, v, mask, ring)  # pyright: ignore[reportGeneralTypeIssues]
+        keys, values = (_halves(x, axis, devices, exchange) for x in (k, v))
+    out, _ = attention(q, keys, values, mask, ring)  # pyright: ignore[reportGeneralTypeIssues]
     return group.heads_for_tokens(out) if exchange > 1 else out
 
 
 def _all_gather(x: jax.Array, axis: str, groups: list[list[int]]) -> jax.Array:
     """[B, K, T, E] → [B, K, devices · T, E] of each group."""
     return jax.lax.all_gather(x, axis, axis=2, tiled=True, axis_index_groups=groups)
+
+
+def _halves(x: jax.Array, axis: str, devices: int, stride: int) -> tuple[jax.Array, jax.Array]:
+    """[B, K, T, E] of `Zigzag` → the row's first half, which the devices' first chunks are, and its second, which their
+    second ones are from behind; of every `stride`-th device."""
+    groups = [[*range(first, devices, stride)] for first in range(stride)]
+    first, second = jnp.split(x, 2, axis=2)
+    return _all_gather(first, axis, groups), _all_gather(second, axis, [g[::-1] for g in groups])
 
 
 def _in_order(x: jax.Array, devices: int) -> jax.Array:

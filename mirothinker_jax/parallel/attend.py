@@ -54,9 +54,7 @@ def make_attend(spans: Spans, config: ContextConfig = DEFAULT) -> Attend:
         if devices == 1:
             mask = Mask.of_spans(spans, jnp.arange(length, dtype=jnp.int32), aligned=True)
             return ring.attention(q, k, v, mask, ring.Ring(KERNELS))[0].swapaxes(1, 2)
-        strategy = strategies.Strategy(config.keys, config.ulysses)
-        if config.keys == "auto":
-            strategy = strategies.choose(length, q.shape[1], k.shape[1], devices, config.ulysses)
+        strategy = strategies.choose(length, q.shape[1], k.shape[1], devices, config.keys, config.ulysses)
         places = Zigzag(devices, length // 2).places(jax.lax.axis_index("context"))
         rows = Mask.of_spans(spans, places).rows
         return strategies.context_attention(q, k, v, rows, strategy, "context", KERNELS).swapaxes(1, 2)

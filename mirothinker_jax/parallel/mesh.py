@@ -67,7 +67,7 @@ def check_model(mesh: Mapping[str, int], model: ModelConfig, vocab_size: int) ->
     ):
         if size % parts:
             raise ConfigError(f"config.mesh.{axis} is {parts}, which does not divide {key} ({size})")
-    exchange, heads, kv = model.context.ulysses, model.heads // tensor, model.kv_heads // tensor
+    exchange, heads, kv = max(1, model.context.ulysses), model.heads // tensor, model.kv_heads // tensor
     if context > 1 and (context % exchange or heads % exchange or max(exchange, kv) % min(exchange, kv)):
         raise ConfigError(
             f"config.model.context.ulysses is {exchange}; it must divide config.mesh.context ({context}) and a "

@@ -80,8 +80,10 @@ def test_every_strategy_gives_what_one_device_does(strategy, dtype):
 
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
-def test_the_tpu_kernels_go_round(groups, dtype):
-    check(Strategy(RING), TPU, groups, 128, dtype)
+@pytest.mark.parametrize("strategy", [Strategy(RING), Strategy(GATHER)], ids=lambda s: s.keys)
+def test_the_tpu_kernels_go_round(strategy, groups, dtype):
+    """And go on from the first half of the gathered keys to the second."""
+    check(strategy, TPU, groups, 128, dtype)
 
 
 def test_what_a_device_sees_of_another_is_what_the_row_says():
@@ -115,12 +117,24 @@ def test_an_exchange_that_heads_do_not_allow_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "heads", "kv_heads", "keys"),
-    [(16384, 32, 8, RING), (4096, 32, 8, GATHER), (8192, 64, 8, RING), (16384, 8, 8, GATHER)],
+    ("tokens", "heads", "kv_heads", "devices", "chosen"),
+    [
+        (16384, 32, 8, 16, Strategy(RING)),
+        (4096, 32, 8, 64, Strategy(RING, 8)),
+        (1024, 32, 8, 64, Strategy(GATHER, 8)),
+        (4096, 32, 8, 4, Strategy(GATHER, 4)),  # nothing goes round where all exchange heads
+        (4096, 12, 2, 16, Strategy(RING, 2)),
+        (24576, 8, 8, 6, Strategy(RING, 2)),
+        (1024, 14, 7, 16, Strategy(GATHER)),
+    ],
 )
-def test_small_chunks_are_gathered(tokens, heads, kv_heads, keys):
-    assert choose(tokens, heads, kv_heads, 16) == Strategy(keys)
+def test_small_chunks_exchange_heads_and_smaller_ones_are_gathered(tokens, heads, kv_heads, devices, chosen):
+    assert choose(tokens, heads, kv_heads, devices) == chosen
 
 
-def test_nothing_goes_round_where_all_devices_exchange_heads():
-    assert choose(65536, 32, 8, 8, 8) == Strategy(GATHER, 8)
+def test_what_is_given_stays():
+    assert choose(1024, 32, 8, 64, keys=RING) == Strategy(RING)
+    assert choose(1024, 32, 8, 64, keys=GATHER) == Strategy(GATHER)
+    assert choose(1024, 32, 8, 64, ulysses=1) == Strategy(GATHER)
+    assert choose(1024, 32, 8, 64, keys=RING, ulysses=4) == Strategy(RING, 4)
+    assert choose(65536, 32, 8, 8, ulysses=8) == Strategy(GATHER, 8)

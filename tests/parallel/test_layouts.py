@@ -65,6 +65,7 @@ def test_a_layout_gives_the_loss_and_gradients_of_one_device(one_device, params,
 @pytest.mark.parametrize(
     "context",
     [
+        ContextConfig(),
         ContextConfig("ring"),
         ContextConfig("all-gather"),
         ContextConfig("ring", ulysses=2),

@@ -30,7 +30,12 @@ def test_a_plan_by_arithmetic(capsys, tmp_path):
 
 @pytest.mark.parametrize(
     ("share", "quick", "fits", "sure"),
-    [(0.93, True, True, False), (0.91, True, True, True), (0.99, False, True, True), (0.5, True, False, False)],
+    [
+        (0.93, True, True, False),
+        (0.91, True, True, True),
+        (0.99, False, True, True),
+        (0.5, True, False, False),
+    ],
 )
 def test_near_the_limit_the_least_effort_is_not_sure(share, quick, fits, sure):
     """Of a device's memory; a host may have no room where the device has."""

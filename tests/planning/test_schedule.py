@@ -183,3 +183,29 @@ def test_copies_to_the_host_wait_for_each_other():
     found = read(program, CHIP, chunks=1, micro_batches=1)
     assert [t.exposed for t, _ in found.transfers] == pytest.approx([0.5e-3, 1e-3, 0])
     assert found.seconds == pytest.approx(2e-3)
+
+
+def test_permutes_that_go_the_same_way_wait_for_each_other():
+    """1 MB takes 1 ms. Two go up a ring and one down, 1.5 ms of work beside them."""
+    made = f"({MEGABYTE}, {MEGABYTE}, u32[], u32[])"
+    ways = {1: "{{0,1},{1,2},{2,0}}", 2: "{{0,1},{1,2},{2,0}}", 3: "{{0,2},{1,0},{2,1}}"}
+    program = "\n".join(
+        (
+            "HloModule jit_step, is_scheduled=true\n",
+            "ENTRY %main (a: bf16[500000]) -> bf16[500000] {",
+            f"  %a = {MEGABYTE} parameter(0)",
+            *(
+                f"  %collective-permute-start.{n} = {made} collective-permute-start(%a), source_target_pairs={pairs}"
+                for n, pairs in ways.items()
+            ),
+            '  %work = f32[] fusion(%a), kind=kLoop, backend_config={"estimated_cycles":"1500000"}',
+            *(
+                f"  %collective-permute-done.{n} = {MEGABYTE} collective-permute-done(%collective-permute-start.{n})"
+                for n in ways
+            ),
+            "}\n",
+        )
+    )
+    found = read(program, CHIP, chunks=1, micro_batches=1)
+    assert [t.exposed for t, _ in found.transfers] == pytest.approx([0, 0.5e-3, 0])
+    assert found.seconds == pytest.approx(2e-3)
