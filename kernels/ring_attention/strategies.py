@@ -37,10 +37,10 @@ def choose(
 
     A hop of the ring is hidden where its products take longer than its transfer: about T / 2 · H / K flops for every
     byte of keys and values in bfloat16. Where chunks are too small for that, ring attention loses (MaxText measured
-    28.5% against 52.9% of a TPU's peak at 2,048 tokens a device), and heads are exchanged first, among as many
-    neighbours as have key/value heads for it, which makes the chunks so many times as long. Where that is not enough
-    either, the keys of all groups are gathered, last since then every device holds those of the whole row
-    (docs/kernels.md has times and memory of each).
+    28.5% against 52.9% of a TPU's peak at 2,048 tokens a device). There all keys are gathered or, where that takes
+    the links more, heads are exchanged first, among as many neighbours as have key/value heads for it, which makes the
+    chunks so many times as long: long enough for a ring of such groups, or their keys are gathered (docs/kernels.md
+    has times and memory of each).
     """
 
     def hidden(exchange: int) -> bool:
@@ -48,7 +48,12 @@ def choose(
         return tokens * exchange // 2 * (heads // max(kv_heads, exchange)) >= FLOPS_PER_BYTE
 
     if not ulysses:
-        ulysses = 1 if keys != AUTO or hidden(1) else math.gcd(devices, kv_heads)
+        most = math.gcd(devices, kv_heads)
+        # Heads of a token that cross a link: what the others have of keys and values, or what is exchanged of these
+        # and of queries and results, of which that grows with a quarter of those who take part.
+        gathered = (devices - 1) * 2 * kv_heads
+        exchanged = max(1.0, most / 4) * (most - 1) / most * 2 * (heads + kv_heads)
+        ulysses = most if keys == AUTO and not hidden(1) and exchanged < gathered else 1
     if keys == AUTO:
         keys = RING if hidden(ulysses) and devices > ulysses else GATHER
     return Strategy(keys, ulysses)

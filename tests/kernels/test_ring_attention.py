@@ -122,7 +122,9 @@ def test_an_exchange_that_heads_do_not_allow_is_refused():
         (16384, 32, 8, 16, Strategy(RING)),
         (4096, 32, 8, 64, Strategy(RING, 8)),
         (1024, 32, 8, 64, Strategy(GATHER, 8)),
-        (4096, 32, 8, 4, Strategy(GATHER, 4)),  # nothing goes round where all exchange heads
+        (4096, 64, 8, 8, Strategy(GATHER)),  # 112 heads of a token are gathered, 252 would be exchanged
+        (4096, 64, 8, 32, Strategy(RING, 8)),
+        (2048, 8, 8, 8, Strategy(GATHER, 8)),  # 112 and 28: nothing is left to go round, or to gather
         (4096, 12, 2, 16, Strategy(RING, 2)),
         (24576, 8, 8, 6, Strategy(RING, 2)),
         (1024, 14, 7, 16, Strategy(GATHER)),
