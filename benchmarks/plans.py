@@ -48,7 +48,7 @@ MODELS = {
 }
 LENGTHS = {"32K": 32_768, "256K": 262_144}
 FIGURES = (
-    *("topology", "mesh", "fits", "peak_gib_per_device", "hbm_gib_per_device", "host_gib_per_device"),
+    *("topology", "mesh", "fits", "sure", "peak_gib_per_device", "hbm_gib_per_device", "host_gib_per_device"),
     *("compile_s", "step_s_estimate", "mfu_estimate", "quick"),
 )
 
@@ -91,12 +91,17 @@ def plan(cell: Cell, quick: bool) -> dict[str, Any]:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode in (0, DOES_NOT_FIT):
             found = json.loads(figures.read_text())
-            if found["fits"] and not found["sure"]:
+            if unsure(found):
                 return plan(cell, quick=False)
             return {key: found[key] for key in FIGURES}
     if "comes near to what" not in done.stderr:
         raise RuntimeError(f"exit status {done.returncode}: {done.stderr[-500:]}")
     return {"fits": False, "quick": quick}
+
+
+def unsure(figures: dict[str, Any]) -> bool:
+    """Whether it fits by a quick plan, and may not by one of all effort."""
+    return figures["fits"] and not figures["sure"]
 
 
 def table(kept: dict[str, Any], chips: list[str]) -> str:
@@ -118,7 +123,7 @@ def text(figures: dict[str, Any] | None) -> str:
     mesh = ", ".join(f"{axis} {n}" for axis, n in figures["mesh"].items() if n > 1)
     gib = f"{figures['peak_gib_per_device']:.1f} GiB"
     if figures["quick"]:
-        return f"{size}: {mesh}; about {gib}"
+        return f"{size}: {mesh}; {'perhaps' if unsure(figures) else 'about'} {gib}"
     return f"{size}: {mesh}; {gib}, {figures['step_s_estimate']:,.0f} s, {figures['mfu_estimate']:.0%}"
 
 
@@ -140,7 +145,8 @@ def main() -> None:
     made_of = {cell.name: {"versions": versions, "options": cell.options} for cell in every}
     kept = {name: f for name, f in kept.items() if made_of[name].items() <= f.items()}
     quick = bool(options.quick)
-    left = [cell for cell in cells if cell.name not in kept or kept[cell.name]["quick"] > quick]
+    enough = [name for name, f in kept.items() if f["quick"] <= quick and not unsure(f)]
+    left = [cell for cell in cells if cell.name not in enough]
     lock, begun, done, failed = threading.Lock(), time.monotonic(), 0, []
 
     def work(cell: Cell) -> None:
