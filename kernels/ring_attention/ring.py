@@ -58,9 +58,7 @@ class Ring:
         return self.layout.devices
 
     def mask(self, mask: Mask, ahead: Any) -> Mask:
-        """For the keys of the device so many places ahead of this one."""
-        if self.hops == 1:
-            return mask
+        """For the keys of the device so many places ahead of this one; with a ring."""
         own = jax.lax.div(jax.lax.axis_index(self.axis), self.stride)
         return self.layout.mask(mask.rows, jax.lax.rem(own + ahead + self.hops, self.hops))
 

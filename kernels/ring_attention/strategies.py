@@ -19,6 +19,7 @@ from .zigzag import Zigzag
 
 AUTO, GATHER, RING = "auto", "all-gather", "ring"
 # Flops that a TPU does while a byte travels to a neighbour: v5p 459e12 / 90e9, v6e 918e12 / 90e9; twice that is safe.
+# Groups that exchanged heads are neighbours' neighbours, whose transfers may share links: that is not counted.
 FLOPS_PER_BYTE = 20_000
 
 
@@ -36,11 +37,10 @@ def choose(
     """By the tokens of a device and its heads, both before any exchange. keys and ulysses, where given, stay.
 
     A hop of the ring is hidden where its products take longer than its transfer: about T / 2 · H / K flops for every
-    byte of keys and values in bfloat16. Where chunks are too small for that, ring attention loses (MaxText measured
-    28.5% against 52.9% of a TPU's peak at 2,048 tokens a device). There all keys are gathered or, where that takes
-    the links more, heads are exchanged first, among as many neighbours as have key/value heads for it, which makes the
-    chunks so many times as long: long enough for a ring of such groups, or their keys are gathered (docs/kernels.md
-    has times and memory of each).
+    byte of keys and values in bfloat16. Where chunks are too small for that, ring attention loses. There all keys are
+    gathered, or heads are exchanged first, among as many neighbours as have key/value heads for it: where that takes
+    the links less, and makes chunks long enough for a ring of such groups, or leaves nothing to go round
+    (docs/kernels.md has times and memory of each).
     """
 
     def hidden(exchange: int) -> bool:
@@ -53,7 +53,8 @@ def choose(
         # and of queries and results, of which that grows with a quarter of those who take part.
         gathered = (devices - 1) * 2 * kv_heads
         exchanged = max(1.0, most / 4) * (most - 1) / most * 2 * (heads + kv_heads)
-        ulysses = most if keys == AUTO and not hidden(1) and exchanged < gathered else 1
+        pays = exchanged < gathered and (hidden(most) or most == devices)
+        ulysses = most if keys == AUTO and not hidden(1) and pays else 1
     if keys == AUTO:
         keys = RING if hidden(ulysses) and devices > ulysses else GATHER
     return Strategy(keys, ulysses)

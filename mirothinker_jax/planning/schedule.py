@@ -4,8 +4,8 @@ An estimate, and no measurement: fusions take the cycles that the compiler says,
 since it does not say; our kernels take their flops at the share of the peak that the cycle simulator gave them
 (docs/kernels.md, docs/qwen.md); a transfer takes its bytes at the speed of the links that it may use, and runs beside
 what is scheduled between its start and its end; those to the host wait for each other, so do those from there, and
-those that go the same way round a ring. Loops count as often as their condition says. Other contention for memory and
-links is left out, and so are the host and the network between slices.
+permutes with the same pairs of devices. Loops count as often as their condition says. Other contention for memory and
+links is left out, also where a permute's pairs are no neighbours, and so are the host and the network between slices.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ def _kind(at: Instruction) -> str:
 
 
 def _links(at: Instruction) -> str:
-    """A name of the links that a transfer has to itself; empty where it shares them with others."""
+    """A name of the links that transfers of this kind take one after the other; empty where they are not followed."""
     if _kind(at) == "host copy":  # its start's shape begins with what is made or, of slices, with the whole
         there = not at.op.startswith("dynamic-slice") and HOST in at.shape.partition("}")[0]
         return "to the host" if there else "from the host"

@@ -16,7 +16,7 @@ from mirothinker_kernels.flash_attention import blockwise, tpu
 from mirothinker_kernels.flash_attention.mask import Mask
 from mirothinker_kernels.flash_attention.reference import visible
 from mirothinker_kernels.flash_attention.strips import Blocks
-from mirothinker_kernels.ring_attention.ring import Kernels
+from mirothinker_kernels.ring_attention.ring import Kernels, Ring, attention
 from mirothinker_kernels.ring_attention.strategies import (
     GATHER,
     RING,
@@ -86,6 +86,23 @@ def test_the_tpu_kernels_go_round(strategy, groups, dtype):
     check(strategy, TPU, groups, 128, dtype)
 
 
+def test_the_tpu_kernels_go_on_from_part_to_part_of_the_keys():
+    """Parts of several segments of keys, none of them padded, give what the row gives as a whole."""
+    q, k, v = (jax.random.normal(jax.random.key(i), (1, heads, 512, 64)) for i, heads in enumerate((4, 2, 2)))
+    mask = Mask.of_spans(tuple(jnp.asarray(s) for s in spans(512)), jnp.arange(512))
+    k, v = (jnp.broadcast_to(x, (mask.rows.shape[0], *x.shape[1:])) for x in (k, v))
+    q = jnp.broadcast_to(q, (mask.rows.shape[0], *q.shape[1:]))
+
+    def result(keys, values):
+        out, backward = jax.vjp(lambda *arrays: attention(*arrays, mask, Ring(TPU))[0], q, keys, values)
+        dq, dk, dv = backward(jnp.cos(out))
+        return [out, dq, *(jnp.concatenate(jax.tree.leaves(x), axis=2) for x in (dk, dv))]
+
+    halves = [tuple(jnp.split(x, 2, axis=2)) for x in (k, v)]
+    for got, expected in zip(result(*halves), result(k, v), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
 def test_what_a_device_sees_of_another_is_what_the_row_says():
     """`Zigzag.mask` against the row's own visibility, for every pair of devices."""
     layout, order = Zigzag(4, 5), zigzag(40, 4)
@@ -121,16 +138,19 @@ def test_an_exchange_that_heads_do_not_allow_is_refused():
     [
         (16384, 32, 8, 16, Strategy(RING)),
         (4096, 32, 8, 64, Strategy(RING, 8)),
-        (1024, 32, 8, 64, Strategy(GATHER, 8)),
+        (1024, 32, 8, 64, Strategy(GATHER)),  # nor would a ring of eight groups hide
+        (1024, 32, 4, 8, Strategy(GATHER)),
         (4096, 64, 8, 8, Strategy(GATHER)),  # 112 heads of a token are gathered, 252 would be exchanged
         (4096, 64, 8, 32, Strategy(RING, 8)),
-        (2048, 8, 8, 8, Strategy(GATHER, 8)),  # 112 and 28: nothing is left to go round, or to gather
+        (2048, 8, 8, 8, Strategy(GATHER, 8)),  # 112 and 28, and nothing is left to go round
         (4096, 12, 2, 16, Strategy(RING, 2)),
         (24576, 8, 8, 6, Strategy(RING, 2)),
         (1024, 14, 7, 16, Strategy(GATHER)),
     ],
 )
-def test_small_chunks_exchange_heads_and_smaller_ones_are_gathered(tokens, heads, kv_heads, devices, chosen):
+def test_small_chunks_exchange_heads_where_that_pays_and_are_gathered_elsewhere(
+    tokens, heads, kv_heads, devices, chosen
+):
     assert choose(tokens, heads, kv_heads, devices) == chosen
 
 
