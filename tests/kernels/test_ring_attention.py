@@ -148,7 +148,7 @@ def test_an_exchange_that_heads_do_not_allow_is_refused():
         (1024, 14, 7, 16, Strategy(GATHER)),
     ],
 )
-def test_small_chunks_exchange_heads_where_that_pays_and_are_gathered_elsewhere(
+def test_small_chunks_exchange_heads_where_that_pays_or_are_gathered(
     tokens, heads, kv_heads, devices, chosen
 ):
     assert choose(tokens, heads, kv_heads, devices) == chosen
