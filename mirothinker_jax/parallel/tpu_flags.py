@@ -1,7 +1,7 @@
 """Flags of the TPU compiler, which must be in the environment before jax starts; this module imports nothing of it.
 
-Without them a v5p gathers the parameters of a layer by a synchronous all-reduce. With them the SparseCores do it while
-the TensorCores compute.
+Without those of its own a v5p gathers the parameters of a layer by a synchronous all-reduce. With them the SparseCores
+do it while the TensorCores compute.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ _SPARSE_CORE = (
     # Windowed einsums would cut the gathers up again.
     "xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000",
 )
-FLAGS: dict[str, tuple[str, ...]] = {"v5p": _SPARSE_CORE}  # by generation; none for the others
+# A pass keeps in bfloat16 what is only used in it. It so makes a second copy of all layers' float32 parameters, and holds
+# it for the whole of a scan that casts them one layer at a time.
+_EVERY = ("xla_jf_bf16_propagation=false",)
+FLAGS: dict[str, tuple[str, ...]] = {chip: _EVERY for chip in ("v4", "v5e", "v6e", "tpu7x")}  # by generation
+FLAGS["v5p"] = (*_EVERY, *_SPARSE_CORE)
 # Of a compiler that makes the least effort: what it then asks of the SparseCores, their own compiler aborts on.
 _WITHOUT = tuple(f"xla_tpu_enable_sparse_core_collective_offload_{name}=false" for name in _OFFLOADED)
-LEAST_EFFORT: dict[str, tuple[str, ...]] = {"v5p": _WITHOUT, "tpu7x": _WITHOUT}
+LEAST_EFFORT: dict[str, tuple[str, ...]] = FLAGS | dict.fromkeys(("v5p", "tpu7x"), (*_EVERY, *_WITHOUT))
 
 
 def set_flags(
@@ -44,9 +48,10 @@ def set_flags(
 
 
 def generation_here(environment: MutableMapping[str, str]) -> str:
-    """Of the TPU that this process is on, as Google Cloud names it (v5p-128 → v5p); empty where nobody said.
+    """Of the TPU that this process is on (v5p-128 → v5p; Google Cloud's v5litepod-16 → v5e); empty where nobody said.
 
     ACCELERATOR_TYPE is what launch/tpu_vm.sh asks the machine's metadata for, where the image does not set the other.
     """
     named = environment.get("TPU_ACCELERATOR_TYPE") or environment.get("ACCELERATOR_TYPE", "")
-    return named.partition("-")[0]
+    name = named.partition("-")[0]
+    return "v5e" if name == "v5litepod" else name

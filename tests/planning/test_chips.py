@@ -46,4 +46,5 @@ def test_flags_of_a_generation_are_added_once_and_the_users_win():
     set_flags("v5p", environment)
     assert environment["LIBTPU_INIT_ARGS"] == once
     assert generation_here({"TPU_ACCELERATOR_TYPE": "v5p-128"}) == "v5p"
+    assert generation_here({"ACCELERATOR_TYPE": "v5litepod-16"}) == "v5e"
     assert generation_here({}) == ""
