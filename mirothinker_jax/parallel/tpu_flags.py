@@ -24,8 +24,8 @@ _SPARSE_CORE = (
     # Windowed einsums would cut the gathers up again.
     "xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000",
 )
-# A pass keeps in bfloat16 what is only used in it. It so makes a second copy of all layers' float32 parameters, and holds
-# it for the whole of a scan that casts them one layer at a time.
+# A pass keeps in bfloat16 what is only used in it. It so makes a second copy of all layers' float32 parameters, and
+# holds it for the whole of a scan that casts them one layer at a time.
 _EVERY = ("xla_jf_bf16_propagation=false",)
 FLAGS: dict[str, tuple[str, ...]] = {chip: _EVERY for chip in ("v4", "v5e", "v6e", "tpu7x")}  # by generation
 FLAGS["v5p"] = (*_EVERY, *_SPARSE_CORE)

@@ -42,32 +42,53 @@ def make_gradient(model: ModelSpec, objective: Objective) -> Callable:
     """
 
     def one(params, batch):
+        """Of a micro-batch [B, T]: (total, weight, metrics), and total's gradients as a function of its own."""
+
         def loss(trained):
             logprobs, entropy, routing = forward(model, combine(trained, frozen), batch)
             out = objective(logprobs, entropy, batch)
             if routing is not None:
                 out = balanced(out, routing, model.config.moe.balance_coef)
-            return out.total, out
+            return out.total, tuple(out)
 
         trained, frozen = split(model.config, params)
-        gradients, out = jax.grad(loss, has_aux=True)(trained)
-        return tuple(out), gradients
+        _, pull, out = jax.vjp(loss, trained, has_aux=True)
+        return out, pull
 
     def summed(params, batch, count):
         first = jax.tree.map(lambda x: x[0], batch)
         if batch.shape[0] == 1:
-            return one(params, first)
-        shapes = jax.eval_shape(one, params, first)
+            out, pull = one(params, first)
+            return out, pull(jnp.ones_like(out[0]))[0]
+        trained, _ = split(model.config, params)
         # Gradients add up in float32 whatever the parameters' dtype.
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), shapes)
+        zeros = lambda like: jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), like)  # noqa: E731
+        sums = jax.tree.map(jax.new_ref, zeros(trained))
+        figures: Any = zeros(jax.eval_shape(lambda: one(params, first)[0]))
 
-        def body(i, sums):
+        def body(i, figures):
             micro = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batch)
-            return jax.tree.map(lambda s, x: s + x.astype(s.dtype), sums, one(params, micro))
+            out, pull = one(params, micro)
+            add(pull, jnp.ones_like(out[0]), trained, sums)
+            return jax.tree.map(lambda s, x: s + x.astype(s.dtype), figures, out)
 
-        return jax.lax.fori_loop(0, count, body, zeros)
+        return jax.lax.fori_loop(0, count, body, figures), jax.tree.map(jax.freeze, sums)
 
     return summed
+
+
+def add(pull: Any, cotangent: Array, trained: Params, sums: Any) -> None:
+    """Adds what `pull(cotangent)` gives to `sums`, references to float32.
+
+    Of float32 parameters layer by layer, as the backward pass makes them: a micro-batch's gradients are never held
+    beside the sums. Of others there is no such way, since a reference must be of the gradient's dtype.
+    """
+    place = lambda p, s: s if p.dtype == jnp.float32 else jax.new_ref(jnp.zeros_like(p))  # noqa: E731
+    places = jax.tree.map(place, trained, sums)
+    pull.with_refs(places)(cotangent)
+    for s, made in zip(jax.tree.leaves(sums), jax.tree.leaves(places), strict=True):
+        if made is not s:
+            s[...] += made[...].astype(jnp.float32)
 
 
 def balanced(out: LossOutput, routing: Routing, coef: float) -> LossOutput:
