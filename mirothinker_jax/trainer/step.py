@@ -41,7 +41,7 @@ def make_gradient(model: ModelSpec, objective: Objective) -> Callable:
     nothing: the loop does not reach them.
     """
 
-    def one(params, batch):
+    def one(params, batch) -> tuple[Any, Any]:
         """Of a micro-batch [B, T]: (total, weight, metrics), and total's gradients as a function of its own."""
 
         def loss(trained):

@@ -15,7 +15,7 @@ from mirothinker_jax.parallel.placement import to_global
 from mirothinker_jax.trainer.optimizer import make_optimizer
 from mirothinker_jax.trainer.reference import make_reference
 from mirothinker_jax.trainer.state import init_state
-from mirothinker_jax.trainer.step import make_logprobs, make_step
+from mirothinker_jax.trainer.step import make_gradient, make_logprobs, make_step
 from mirothinker_jax.types import Batch
 
 pytestmark = pytest.mark.usefixtures("relaxed_promotion")  # optax mixes dtypes
@@ -108,6 +108,25 @@ def test_bfloat16_compute_with_float32_masters_trains():
     assert {x.dtype for x in jax.tree.leaves(stepper.state.params)} == {jnp.dtype("float32")}
     moments = [x for x in jax.tree.leaves(stepper.state.opt_state) if x.ndim]
     assert {x.dtype for x in moments} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_of_micro_batches_add_up_in_float32(dtype):
+    """Those of each micro-batch by itself, and none of the one that is padding."""
+    model = ModelSpec.build(dataclasses.replace(tiny.QWEN3, param_dtype=dtype), tiny.VOCAB, tiny.mesh())
+    params = jax.tree.map(lambda x: jnp.asarray(x, dtype), host(tiny.params(tiny.QWEN3)))
+    rows = [batch_of(n) for n in range(3)]
+    gradient = jax.jit(make_gradient(model, sft))
+    with jax.set_mesh(model.mesh):
+        stacked = jax.tree.map(lambda *x: np.stack(x), *rows)
+        (total, weight, _), summed = gradient(params, stacked, jnp.int32(2))
+        each = [gradient(params, jax.tree.map(lambda x: x[None], r), jnp.int32(1)) for r in rows[:2]]
+    assert {x.dtype for x in jax.tree.leaves(summed)} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(total, sum(out[0] for out, _ in each), rtol=1e-6)
+    assert weight == sum(out[1] for out, _ in each)
+    expected = jax.tree.map(lambda *g: sum(np.asarray(x, np.float32) for x in g), *(g for _, g in each))
+    for got, wanted in zip(jax.tree.leaves(summed), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6 * np.abs(wanted).max())
 
 
 def test_bfloat16_parameters_move_as_float32_ones_do():
