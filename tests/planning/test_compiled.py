@@ -131,6 +131,17 @@ def test_averages_in_the_hosts_memory_come_a_layer_at_a_time(tmp_path):
     assert figures["peak_gib_per_device"] < 3.5 * kinds["parameters"]
 
 
+def test_micro_batches_hold_no_copy_of_gradients_or_parameters(tmp_path):
+    """Parameters, two averages, one sum of gradients, and what the layers take; 5.8 times the parameters with copies."""
+    figures = plan(
+        tmp_path,
+        *("--config", "configs/qwen/sft.py:qwen3-0.6b", "--topology", "v5p:2x2x1"),
+        *("--config.sft.training.rows=8", "--config.sft.training.micro_rows=4"),
+        "--config.sft.training.row_tokens=512",
+    )
+    assert figures["peak_gib_per_device"] < 5.2 * figures["gib_by_kind"]["parameters"]
+
+
 SLICES = {
     "8b": ("v5p:4x4x4", ()),
     "30b": ("v5p:4x4x4", ()),
