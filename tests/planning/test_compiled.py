@@ -132,7 +132,7 @@ def test_averages_in_the_hosts_memory_come_a_layer_at_a_time(tmp_path):
 
 
 def test_micro_batches_hold_no_copy_of_gradients_or_parameters(tmp_path):
-    """Parameters, two averages, one sum of gradients, and what the layers take; 5.8 times the parameters with copies."""
+    """Parameters, two averages, a sum of gradients, and what layers take; with copies 5.8 times the parameters."""
     figures = plan(
         tmp_path,
         *("--config", "configs/qwen/sft.py:qwen3-0.6b", "--topology", "v5p:2x2x1"),
