@@ -29,12 +29,12 @@ LAYOUTS = {
 }
 
 
-def gradient(mesh, params, rows, micro_rows=8, objective=sft, config=tiny.MOE):
+def gradient(mesh, params, rows, micro_rows=8, objective=sft, config=tiny.MOE, least=1):
     model = ModelSpec.build(config, tiny.VOCAB, mesh)
     shardings = (model.shardings, batch_sharding(mesh, leading=1), replicated(mesh))
     run = jax.jit(make_gradient(model, objective), in_shardings=shardings)
     with jax.set_mesh(mesh):
-        return run(jax.device_put(params, model.shardings), *to_global(mesh, rows, micro_rows, 1))
+        return run(jax.device_put(params, model.shardings), *to_global(mesh, rows, micro_rows, least))
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,12 @@ def expected(params):
     return gradient(tiny.mesh(), params, packed())
 
 
+@pytest.mark.parametrize("batches", [1, 2], ids=["a batch", "micro-batches"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_layout_gives_the_loss_and_gradients_of_one_device(params, expected, layout):
+def test_a_layout_gives_the_loss_and_gradients_of_one_device(params, expected, layout, batches):
     assert all(np.any(g) for g in jax.tree.leaves(expected[1]))
-    tiny.assert_close(gradient(tiny.mesh(**LAYOUTS[layout]), params, packed()), expected, RELATIVE)
+    got = gradient(tiny.mesh(**LAYOUTS[layout]), params, packed(), least=batches)
+    tiny.assert_close(got, expected, RELATIVE)
 
 
 def test_every_choice_is_counted_once(params, expected):
