@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mirothinker_jax.parallel.mesh import TOKEN_AXES
-from mirothinker_jax.parallel.sharding import SPLIT_AXES, spec
+from mirothinker_jax.parallel.sharding import COPY_AXES, SPLIT_AXES, spec
 
 
 def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
@@ -25,15 +24,15 @@ def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
         wanted = jax.lax.all_gather(tokens, SPLIT_AXES)  # [n, b, t]
         index = jnp.clip(wanted, 0, table.shape[0] - 1) - jax.lax.axis_index("tensor") * part.shape[0]
         here = (index >= 0) & (index < part.shape[0])
-        # The table is the same for all rows; its gradient is the sum over the devices that hold rows.
-        part = jax.lax.pcast(part, tuple(a for a in TOKEN_AXES if a not in SPLIT_AXES), to="varying")
+        part = jax.lax.pcast(part, COPY_AXES, to="varying")  # the gradient is the sum over them
         rows = jnp.where(here[..., None], _rows(part, index), 0).astype(dtype)
         parts = jax.lax.all_to_all(rows, SPLIT_AXES, split_axis=0, concat_axis=0, tiled=True)
         return jax.lax.psum(jnp.moveaxis(parts, 0, 2).reshape(*tokens.shape, -1), "tensor")
 
-    rows = spec("batch", "length")
     exchange = jax.shard_map(
-        local, in_specs=(spec("vocab", "embed"), rows), out_specs=spec("batch", "length", None)
+        local,
+        in_specs=(spec("vocab", "embed"), spec("batch", "length")),
+        out_specs=spec("batch", "length", None),
     )
     return exchange(table, tokens)
 

@@ -21,16 +21,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mirothinker_jax.parallel.mesh import TOKEN_AXES
-from mirothinker_jax.parallel.sharding import SPLIT_AXES, spec
+from mirothinker_jax.parallel.sharding import COPY_AXES, SPLIT_AXES, spec
 
 # Of a chunk and of a part: so many float32 logits are alive at a time, 16 MiB. With fewer positions a v5p waits for the
 # gradient of the weight that each chunk adds to (by its compiler's cycles 512 reach 0.56 of the peak, 1,024 0.79, 2,048
 # with as many tokens 0.81); with more, more are computed that are not wanted, half a chunk on average.
 POSITIONS, TOKENS = 1024, 4096
 NEVER = -1e30  # finite: −inf − −inf, and 0 · −inf, would be NaN
-# Of rows that others have, and that add to the same part of a weight's gradient.
-COPY_AXES = tuple(axis for axis in TOKEN_AXES if axis not in SPLIT_AXES)
 
 
 @jax.custom_vjp

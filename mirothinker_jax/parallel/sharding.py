@@ -7,10 +7,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mirothinker_jax.parallel.mesh import BATCH_AXES
+from mirothinker_jax.parallel.mesh import BATCH_AXES, TOKEN_AXES
 
 # Over which a parameter's hidden dim is split: whoever shares a row's tokens shares the parameters too.
 SPLIT_AXES = ("fsdp", "context")
+# Over which the same part of it meets other rows: all of them add to its gradient.
+COPY_AXES = tuple(axis for axis in TOKEN_AXES if axis not in SPLIT_AXES)
 
 HOST = "pinned_host"  # the kind of memory that is the host's
 

@@ -1,7 +1,7 @@
 """Flags of the TPU compiler, which must be in the environment before jax starts; this module imports nothing of it.
 
-Without those of its own a v5p gathers the parameters of a layer by a synchronous all-reduce. With them the SparseCores
-do it while the TensorCores compute.
+Without the SparseCores' flags a v5p gathers the parameters of a layer by a synchronous all-reduce. With them the
+SparseCores do it while the TensorCores compute.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ _SPARSE_CORE = (
 # A pass keeps in bfloat16 what is only used in it. It so makes a second copy of all layers' float32 parameters, and
 # holds it for the whole of a scan that casts them one layer at a time.
 _EVERY = ("xla_jf_bf16_propagation=false",)
-FLAGS: dict[str, tuple[str, ...]] = {chip: _EVERY for chip in ("v4", "v5e", "v6e", "tpu7x")}  # by generation
-FLAGS["v5p"] = (*_EVERY, *_SPARSE_CORE)
+FLAGS: dict[str, tuple[str, ...]] = {  # by generation
+    **dict.fromkeys(("v4", "v5e", "v6e", "tpu7x"), _EVERY),
+    "v5p": (*_EVERY, *_SPARSE_CORE),
+}
 # Of a compiler that makes the least effort: what it then asks of the SparseCores, their own compiler aborts on.
 _WITHOUT = tuple(f"xla_tpu_enable_sparse_core_collective_offload_{name}=false" for name in _OFFLOADED)
 LEAST_EFFORT: dict[str, tuple[str, ...]] = FLAGS | dict.fromkeys(("v5p", "tpu7x"), (*_EVERY, *_WITHOUT))

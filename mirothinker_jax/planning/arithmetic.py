@@ -127,13 +127,15 @@ def memory(config: Config, stage: str, mesh: dict[str, int]) -> Memory:
     if m.ffn_tokens:  # a chunk's, the weights in float32, and the sums of their gradients
         inner = inner * min(1, m.ffn_tokens / tokens) + 2 * 3 * m.hidden * ffn * ITEM["float32"]
     working = max(tokens * attention, inner) + tokens * 4 * m.hidden * compute + 2 * layer * compute
-    accumulated = 4 * trained if training.rows > training.micro_rows else 0
+    # Those of micro-batches add up in float32: in place, or beside each one's own where they are of another dtype.
+    several = training.rows > training.micro_rows and stored_trained != ITEM["float32"]
+    gradients = stored_trained + (ITEM["float32"] if several else 0)
     averages = trained * 2 * ITEM["float32"]
     return Memory(
         count * stored + (trained * stored_trained if m.lora.rank else 0),
         # What waits in the host's memory comes a layer at a time, while another is computed.
         averages / (m.layers if training.optimizer.offload else 1),
-        trained * stored_trained + accumulated,
+        trained * gradients,
         tokens * (m.layers * kept + min(2, m.layers) * waits),
         working,
         averages * training.optimizer.offload + m.layers * tokens * waits + reference(config, stage, mesh),

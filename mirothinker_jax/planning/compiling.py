@@ -27,7 +27,8 @@ from mirothinker_jax.types import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """peak, host: bytes of a device's memory and of its host's. parameters, optimizer: of them in a device's memory.
+    """peak, host: bytes of a device's memory and of its host's. bound: the compiler said only that the peak is no more.
+    parameters, optimizer: bytes of them in a device's memory.
 
     fits: whether the compiler found room; if not, peak is what it asked for and `text`, the scheduled program, empty.
     seconds: of lowering and compiling.
@@ -35,6 +36,7 @@ class Compiled:
 
     fits: bool
     peak: int
+    bound: bool
     host: int
     parameters: int
     optimizer: int
@@ -72,11 +74,12 @@ def compile_step(config: Config, stage: str, topology: Topology) -> Compiled:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        return Compiled(False, asked_for(str(error), sum(parts)), 0, *parts, "", time.monotonic() - begun)
+        asked = asked_for(str(error), sum(parts))
+        return Compiled(False, asked, False, 0, *parts, "", time.monotonic() - begun)
     memory = compiled.memory_analysis()
     return Compiled(
         True,
-        peak(memory, round(topology.chip.memory_gib * GIB)),
+        *peak(memory, round(topology.chip.memory_gib * GIB)),
         memory.host_temp_size_in_bytes + memory.host_argument_size_in_bytes,
         *parts,
         compiled.as_text(),
@@ -84,8 +87,9 @@ def compile_step(config: Config, stage: str, topology: Topology) -> Compiled:
     )
 
 
-def peak(memory: Any, limit: int) -> int:
-    """Bytes of a device, of which `limit` can be used, from the `memory_analysis` of a compiler that found room.
+def peak(memory: Any, limit: int) -> tuple[int, bool]:
+    """Bytes of a device, of which `limit` can be used, from the `memory_analysis` of a compiler that found room; and
+    whether they are only a bound.
 
     Its peak is of the arguments, those in the host's memory among them (it does not count these when it looks for
     room), and of what else is held at once by the device or by the host, whichever holds more. Where that is the host,
@@ -93,9 +97,9 @@ def peak(memory: Any, limit: int) -> int:
     they are laid out (about a quarter more than their peak), and what there is.
     """
     of_larger = memory.peak_memory_in_bytes - memory.host_argument_size_in_bytes
-    own = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    laid_out = memory.argument_size_in_bytes + own + memory.temp_size_in_bytes
-    return min(of_larger, laid_out, limit)
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    bound = 0 < memory.host_temp_size_in_bytes >= of_larger - held
+    return min(of_larger, held + memory.temp_size_in_bytes, limit), bound
 
 
 def asked_for(said: str, held: int) -> int:

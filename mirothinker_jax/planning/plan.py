@@ -25,7 +25,8 @@ class Plan:
     Of the training step alone: what sampling takes beside it is `sampler_gib`. Sizes in GiB of a device, host_gib
     of its share of the host's memory; seconds of a step, an estimate. kinds: bytes by kind, exact for parameters and
     optimizer where it was compiled. settings: those that say rows and mesh, as the command line takes them. quick: the
-    compiler made the least effort, so that sizes are near those of training, and its schedule was not read.
+    compiler made the least effort, so that sizes are near those of training, and its schedule was not read. bound: a
+    device's peak is at most peak_gib, and up to a quarter less.
     """
 
     topology: Topology
@@ -44,6 +45,7 @@ class Plan:
     wall_s: float
     schedule: schedule.Schedule | None
     quick: bool = False
+    bound: bool = False
 
     @property
     def sure(self) -> bool:
@@ -74,6 +76,7 @@ class Plan:
             "quick": self.quick,
             "sure": self.sure,
             "peak_gib_per_device": self.peak_gib,
+            "peak_is_bound": self.bound,
             "hbm_gib_per_device": self.topology.chip.memory_gib,
             "host_gib_per_device": self.host_gib,
             "host_room_gib_per_device": room if math.isfinite(room) else None,
@@ -159,5 +162,5 @@ def make_plan(config: Config, stage: str, topology: Topology, quick: bool = Fals
     }
     return Plan(
         *(topology, stage, mesh, fits, made.peak / GIB, host, sampler, kinds, settings),
-        *(flops, tokens, balance, made.seconds, time.monotonic() - begun, program, quick),
+        *(flops, tokens, balance, made.seconds, time.monotonic() - begun, program, quick, made.bound),
     )

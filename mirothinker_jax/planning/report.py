@@ -18,7 +18,8 @@ def text(plan: Plan, changes: list[Change]) -> str:
     ]
     if plan.fits:
         fits = "fits" if plan.sure else "PERHAPS fits (plan it without --quick to be sure)"
-        lines.append(f"the training step {fits}: {plan.peak_gib:.2f} of {limit:.2f} GiB of a device")
+        size = f"{'at most ' if plan.bound else ''}{plan.peak_gib:.2f} of {limit:.2f} GiB"
+        lines.append(f"the training step {fits}: {size} of a device")
     elif plan.host_gib > (room := topology.chip.host_room_gib):
         over = plan.host_gib - room
         lines.append(

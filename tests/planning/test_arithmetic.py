@@ -73,10 +73,16 @@ def test_memory_by_kind():
     assert kinds["none"].saved > kinds["attention"].saved
     chunks = memory(planned("full", context=16, ffn_tokens=1024), "sft", mesh)
     assert chunks.working < full.working and chunks.saved == full.saved
-    several = memory(planned("full", rows=8, context=16), "sft", mesh)
-    assert several.gradients == 2 * full.gradients, (
-        "sums of micro-batches, and the gradient that is added to them"
-    )
+
+
+@pytest.mark.parametrize(("dtype", "one", "several"), [("float32", 4, 4), ("bfloat16", 2, 2 + 4)])
+def test_micro_batches_gradients(dtype, one, several):
+    """Bytes of a parameter's: they add up in place, in float32, or beside each micro-batch's own of another dtype."""
+    mesh = {"data": 1, "fsdp": 4, "context": 16, "tensor": 1, "expert": 1}
+    for rows, each in ((4, one), (8, several)):
+        config = planned("full", rows=rows, context=16)
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, param_dtype=dtype))
+        assert memory(config, "sft", mesh).gradients == each * parameters(config.model).total / 64
 
 
 def test_adapters_are_all_that_is_trained():

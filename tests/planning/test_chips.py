@@ -3,7 +3,7 @@
 import pytest
 
 from mirothinker_jax.config import ConfigError
-from mirothinker_jax.parallel.tpu_flags import generation_here, set_flags
+from mirothinker_jax.parallel.tpu_flags import FLAGS, LEAST_EFFORT, generation_here, set_flags
 from mirothinker_jax.planning.chips import GPUS, TPUS, parse, slices
 
 
@@ -35,6 +35,12 @@ def test_slices_grow(chip):
 def test_a_slice_that_is_not_there_is_answered_with_those_that_are(name, said):
     with pytest.raises(ConfigError, match=said):
         parse(name)
+
+
+@pytest.mark.parametrize("flags", [FLAGS, LEAST_EFFORT], ids=["all effort", "least"])
+def test_no_generation_holds_a_copy_of_the_parameters(flags):
+    assert set(flags) == set(TPUS)
+    assert all("xla_jf_bf16_propagation=false" in of_chip for of_chip in flags.values())
 
 
 def test_flags_of_a_generation_are_added_once_and_the_users_win():

@@ -47,6 +47,13 @@ def test_near_the_limit_the_least_effort_is_not_sure(share, quick, fits, sure):
     assert ("PERHAPS" in report.text(near, [])) is (fits and not sure)
 
 
+def test_a_bound_is_called_one():
+    exact = make_plan(parse_config([*QWEN]), "sft", parse("h100:8"))
+    assert exact.fits and not exact.figures()["peak_is_bound"] and "at most" not in report.text(exact, [])
+    bound = dataclasses.replace(exact, bound=True)
+    assert bound.figures()["peak_is_bound"] and f"at most {bound.peak_gib:.2f} of" in report.text(bound, [])
+
+
 def test_what_does_not_fit_is_answered_with_changes_that_do(capsys, tmp_path):
     """Each of the changes that are said to fit does, by the same rule."""
     out = tmp_path / "plan.json"
@@ -99,9 +106,10 @@ def test_a_sweep_compiles_nothing_that_the_host_has_no_room_for(capsys, monkeypa
 
 
 def test_changes_that_only_fit_together_are_advised_together(capsys):
-    """72B at 256K on 16 devices takes 60 GiB where both wait, and more than there are where one does."""
+    """72B at 512K on 16 devices takes 51 GiB where both wait, and more than there are where one does."""
     config = ("--config", "configs/mirothinker_v1_72b/sft.py", "--topology", "h100:16")
     sizes = ("--config.mesh.context=16", "--config.sft.training.micro_rows=1")
+    sizes += ("--config.sft.training.row_tokens=524288",)
     assert main([*config, *sizes]) == 3
     first = capsys.readouterr().out.partition("by a rule of thumb:\n")[2].splitlines()[0]
     changes = ("--config.model.remat=offload-all", "--config.sft.training.optimizer.offload=true")
@@ -111,19 +119,30 @@ def test_changes_that_only_fit_together_are_advised_together(capsys):
 
 
 def test_a_sweep_ends_with_the_first_that_fits(capsys):
-    assert main([*QWEN, "--topology", "h100", "--sweep"]) == 0
-    *_, last = [line for line in capsys.readouterr().out.splitlines() if line.startswith("sft on")]
-    assert last.startswith("sft on h100:4")
+    """Of a row of 128K tokens two devices are likely to have room for half, and have none."""
+    row = "--config.sft.training.row_tokens=131072"
+    assert main([*QWEN, "--topology", "h100", "--sweep", row]) == 0
+    said = capsys.readouterr().out.splitlines()
+    plans = [line for line in said if line.startswith(("sft on", "DOES NOT FIT", "the training step fits"))]
+    assert [line.partition(":")[0] for line in plans[:2]] == ["sft on h100", "DOES NOT FIT"]
+    assert plans[0].startswith("sft on h100:2")
+    assert plans[-2].startswith("sft on h100:4") and plans[-1].startswith("the training step fits")
 
 
 @pytest.mark.parametrize(
-    ("tokens", "mesh"), [(40_960, "fsdp 4"), (131_072, "fsdp 2 × context 2"), (262_144, "context 4")]
+    ("tokens", "found"),
+    [
+        (8_192, "h100:2: 2 devices, fsdp 2"),
+        (40_960, "h100:2: 2 devices, context 2"),
+        (131_072, "h100:4: 4 devices, fsdp 2 × context 2"),
+        (262_144, "h100:4: 4 devices, context 4"),
+    ],
 )
-def test_a_sweep_splits_a_row_no_more_than_it_must(capsys, tokens, mesh):
+def test_a_sweep_splits_a_row_no_more_than_it_must(capsys, tokens, found):
     sizes = (f"--config.sft.training.row_tokens={tokens}", "--config.sft.training.rows=32")
     assert main([*QWEN, "--topology", "h100", "--sweep", *sizes]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert [line for line in said if line.startswith("sft on")][-1] == f"sft on h100:4: 4 devices, {mesh}"
+    assert [line for line in said if line.startswith("sft on")][-1] == f"sft on {found}"
 
 
 @pytest.mark.parametrize(

@@ -132,14 +132,15 @@ def test_averages_in_the_hosts_memory_come_a_layer_at_a_time(tmp_path):
 
 
 def test_micro_batches_hold_no_copy_of_gradients_or_parameters(tmp_path):
-    """Parameters, two averages, a sum of gradients, and what layers take; with copies 5.8 times the parameters."""
+    """Parameters, two averages, a sum of gradients, and what layers take: 4.85 times the parameters. With a copy of
+    the parameters in bfloat16 5.02 times, and 5.8 with each micro-batch's gradients beside the sums too."""
     figures = plan(
         tmp_path,
         *("--config", "configs/qwen/sft.py:qwen3-0.6b", "--topology", "v5p:2x2x1"),
         *("--config.sft.training.rows=8", "--config.sft.training.micro_rows=4"),
         "--config.sft.training.row_tokens=512",
     )
-    assert figures["peak_gib_per_device"] < 5.2 * figures["gib_by_kind"]["parameters"]
+    assert figures["peak_gib_per_device"] < 4.95 * figures["gib_by_kind"]["parameters"]
 
 
 SLICES = {

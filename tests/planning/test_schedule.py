@@ -107,16 +107,18 @@ def test_what_a_step_would_have_taken(said, gib):
 
 
 @pytest.mark.parametrize(
-    ("of_larger", "host_argument", "temp", "device"),
+    ("of_larger", "host_argument", "temp", "host_temp", "device"),
     [
-        (98, 0, 106, 98),  # the device holds more at once than the host
-        (105, 0, 50, 64),  # the host does: 14 of arguments, 91 in its memory
-        (105, 9, 51, 65),  # and arguments are there too
-        (98, 9, 106, 89),
-        (500, 0, 400, 200),  # it was compiled, so it fits
+        (98, 0, 106, 0, (98, False)),  # the device's own: 14 of arguments, 84 that it holds at once
+        (98, 0, 106, 83, (98, False)),  # and more than the host
+        (98, 9, 106, 70, (89, False)),  # of the host's arguments none
+        (98, 0, 106, 84, (98, True)),  # the host's: what the device holds may be less
+        (105, 0, 50, 91, (64, True)),  # and is, since all its buffers are
+        (105, 9, 51, 82, (65, True)),
+        (500, 0, 400, 486, (200, True)),  # it was compiled, so it fits
     ],
 )
-def test_a_devices_peak_is_told_from_its_hosts(of_larger, host_argument, temp, device):
+def test_a_devices_peak_is_told_from_its_hosts(of_larger, host_argument, temp, host_temp, device):
     memory = SimpleNamespace(
         peak_memory_in_bytes=of_larger,
         host_argument_size_in_bytes=host_argument,
@@ -124,6 +126,7 @@ def test_a_devices_peak_is_told_from_its_hosts(of_larger, host_argument, temp, d
         output_size_in_bytes=14,
         alias_size_in_bytes=14,
         temp_size_in_bytes=temp,
+        host_temp_size_in_bytes=host_temp,
     )
     assert peak(memory, limit=200) == device
 

@@ -112,7 +112,7 @@ def test_bfloat16_compute_with_float32_masters_trains():
 
 @pytest.mark.parametrize(("dtype", "apart"), [("float32", 1e-6), ("bfloat16", 2**-8)])
 def test_gradients_of_micro_batches_add_up_in_float32(dtype, apart):
-    """Those of each micro-batch by itself, and none of the one that is padding; apart by what a gradient is rounded."""
+    """Those of each micro-batch by itself, and none of one beyond the count; apart by what a gradient is rounded."""
     model = ModelSpec.build(dataclasses.replace(tiny.QWEN3, param_dtype=dtype), tiny.VOCAB, tiny.mesh())
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), host(tiny.params(tiny.QWEN3)))
     rows = [batch_of(n) for n in range(3)]
