@@ -121,7 +121,7 @@ def text(figures: dict[str, Any] | None) -> str:
         return "none"
     size = figures["topology"].partition(":")[2]
     mesh = ", ".join(f"{axis} {n}" for axis, n in figures["mesh"].items() if n > 1)
-    gib = f"{'at most ' if figures['peak_is_bound'] else ''}{figures['peak_gib_per_device']:.1f} GiB"
+    gib = f"{'≤ ' if figures['peak_is_bound'] else ''}{figures['peak_gib_per_device']:.1f} GiB"
     if figures["quick"]:
         return f"{size}: {mesh}; {'perhaps' if unsure(figures) else 'about'} {gib}"
     return f"{size}: {mesh}; {gib}, {figures['step_s_estimate']:,.0f} s, {figures['mfu_estimate']:.0%}"
