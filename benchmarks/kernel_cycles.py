@@ -24,7 +24,9 @@ What it is not: a measurement. HBM's contention and the masked edges of packed r
 
 `--only NAME` makes the figures anew whose names contain it, `--chips` those of some chips, and the others of the
 results' file, which must be of the same versions, stay. `--sweep` looks for better block sizes than
-kernels/flash_attention/blocks.json has, one size at a time from those that are there, and writes what it found into it.
+kernels/flash_attention/blocks.json has, one size at a time from those that are there, and writes what it found into it:
+about 22 tries a round, of half a minute each. Of a v4 the simulator has no model; a kernel that a v4 has room for gets
+the cycles of a v5p, which has its matrix units.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cycles.simulator import CHIPS, Case, DidNotCompile, cycles_of
+from cycles.simulator import CHIPS, Case, DidNotCompile, cycles_of, kernels_of
 from measuring import Options
 from results import FOLDER, device, finish
 
@@ -46,8 +48,9 @@ from mirothinker_jax.data.atomic import replacing
 
 BLOCKS = Path(__file__).parents[1] / "kernels" / "flash_attention" / "blocks.json"
 HEADS = 8
-# Of whose kernels with tables, or with counts, the simulator aborts: on a v5e it has no model of how these are fetched.
-ABORTS = {"v5e": ("spans", "experts"), "tpu7x": ("spans",)}
+# Figures that are not made: where the simulator aborts, as of tables and counts on a v5e, having no model of how they
+# are fetched; and those of a v4 that take no block sizes of its own, and would be a v5p's.
+LEFT_OUT = {"v4": ("spans", "experts", "causal"), "v5e": ("spans", "experts"), "tpu7x": ("spans",)}
 Figures = dict[str, Callable[[], tuple[float, int]]]  # by name, what finds (utilisation, cycles)
 SHORT = {"forward": "fwd", "backward": "bwd"}
 # Block sizes (queries, keys, keys of a product) of which a peer gets the best.
@@ -57,14 +60,17 @@ PEERS = {
 }
 # Not backward on a v6e, where the simulator was not done with either of them after five minutes.
 PEER_PASSES = (("v5p", "forward"), ("v5p", "backward"), ("v6e", "forward"))
-# What a sweep tries. A strip is what a masked pass takes, which these figures have none of, and stays.
+# What a sweep tries. A strip is what a masked pass takes, which these figures have none of, and stays. Keys of a call
+# (segment) are limited backward alone, where their gradients stay in fast memory.
 CHOICES = {
-    "queries": (1024, 2048),
+    "segment": (2048, 4096),
+    "queries": (512, 1024, 2048),
     "chunk": (128, 256, 512),
     "tile": (128, 256, 512),
     "stretch": (1024, 2048, 4096),
     "ahead": (1, 2, 3, 4, 5, 6, 8),
 }
+MARGIN = 0.002  # of the peak: less is not worth another table
 
 
 def ours(chip: str) -> Figures:
@@ -77,23 +83,22 @@ def ours(chip: str) -> Figures:
         return after / before, after
 
     make = functools.partial
-    figures: Figures = {
-        f"{chip}_{SHORT[way]}_full_4k": make(share, Case(chip, way, "full", 4096, HEADS)) for way in SHORT
-    }
+    table = json.loads(BLOCKS.read_text()).get(chip, {})
+    figures: Figures = {}
+    for way in SHORT:
+        case = Case(chip, way, "full", 4096, HEADS, sizes=tuple(table.get(way, {}).items()))
+        figures[f"{chip}_{SHORT[way]}_full_4k"] = make(share, case)
     for way in ("inner", "turned", "outer"):
         case = Case(chip, way, "full", 4096, heads=8, system="experts")
         figures[f"{chip}_experts_{way}"] = make(share, case)
     long = Case(chip, "forward", "causal", 32768, heads=2)
     figures[f"{chip}_fwd_causal_32k"] = make(share, long, fitted)
     figures[f"{chip}_fwd_spans_over_full"] = spans
-    if chip == "v5p":  # of a v4, which has its matrix units and less fast memory, the simulator has no model
-        for way, sizes in json.loads(BLOCKS.read_text())["v4"].items():
-            case = Case(chip, way, "full", 4096, HEADS, sizes=tuple(sizes.items()))
-            figures[f"{chip}_{SHORT[way]}_v4_blocks"] = make(share, case)
-    for name in [name for name in figures if any(part in name for part in ABORTS.get(chip, ()))]:
-        print(f"{name}: left out, the simulator aborts", flush=True)
-        del figures[name]
-    return figures
+    return {
+        name: find
+        for name, find in figures.items()
+        if not any(part in name for part in LEFT_OUT.get(chip, ()))
+    }
 
 
 def fitted(case: Case) -> float:
@@ -128,27 +133,25 @@ def peer(system: str, chip: str) -> Figures:
 
 
 def sweep(chip: str, way: str) -> None:
-    """Coordinate descent: the best of one size, with the others as they are, until nothing is better."""
+    """Coordinate descent: the best of one size, with the others as they are, until nothing is better by MARGIN."""
     table = json.loads(BLOCKS.read_text())
     sizes = dict(table[chip][way])
 
-    def share(sizes: dict[str, int]) -> float:
-        case = Case(chip, way, "full", 4096, HEADS, sizes=tuple(sizes.items()))
-        try:
-            return case.utilisation(cycles_of(case))
-        except DidNotCompile as error:
-            print(f"{sizes}: {str(error)[-120:]}", flush=True)
-            return 0.0
+    def of(sizes: dict[str, int]) -> Case:
+        return Case(chip, way, "full", 4096, HEADS, sizes=tuple(sizes.items()))
 
-    best, better = share(sizes), True
+    best, better = _share(of(sizes)), True
     print(f"{chip} {way}: {best:.3f} with {sizes}", flush=True)
+    tries = [(name, size) for name, choices in CHOICES.items() for size in choices]
     while better:
         better = False
-        for name, choices in CHOICES.items():
-            for size in choices:
-                if size != sizes[name] and (there := share(sizes | {name: size})) > best:
-                    best, better, sizes = there, True, sizes | {name: size}
-                    print(f"{chip} {way}: {best:.3f} with {sizes}", flush=True)
+        for done, (name, size) in enumerate(tries, start=1):
+            tried = sizes | {name: size}
+            share = _share(of(tried))
+            print(f"{chip} {way}: {share:.3f} with {name} {size} ({done}/{len(tries)})", flush=True)
+            if share > best + MARGIN and _other_masks_fit(of(tried)):
+                best, better, sizes = share, True, tried
+                print(f"{chip} {way}: {best:.3f} with {sizes}", flush=True)
     table[chip][way] = sizes
     lines = (
         f' "{c}": {{\n' + ",\n".join(f'  "{w}": {json.dumps(s)}' for w, s in ways.items()) + "\n }"
@@ -156,6 +159,25 @@ def sweep(chip: str, way: str) -> None:
     )
     with replacing(BLOCKS) as scratch:
         scratch.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+@functools.cache
+def _share(case: Case) -> float:
+    """Of the peak; 0 where it does not compile."""
+    try:
+        return case.utilisation(cycles_of(case))
+    except DidNotCompile as error:
+        print(str(error)[-120:], flush=True)
+        return 0.0
+
+
+def _other_masks_fit(case: Case) -> bool:
+    """Whether there is room for the same sizes with a causal mask, and with a table."""
+    try:
+        return all(kernels_of(dataclasses.replace(case, mask=mask)) for mask in ("causal", "spans"))
+    except DidNotCompile as error:
+        print(str(error)[-120:], flush=True)
+        return False
 
 
 def main() -> None:

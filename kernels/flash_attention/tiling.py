@@ -1,5 +1,4 @@
-"""Which block sizes the kernels use: blocks.json, per chip, from `benchmarks/kernel_cycles.py --sweep`; a v4's are the
-best on a v5p of some that its fast memory holds."""
+"""Which block sizes the kernels use: blocks.json, per chip, from `benchmarks/kernel_cycles.py --sweep`."""
 
 from __future__ import annotations
 

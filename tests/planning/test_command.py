@@ -119,8 +119,8 @@ def test_changes_that_only_fit_together_are_advised_together(capsys):
 
 
 def test_a_sweep_ends_with_the_first_that_fits(capsys):
-    """Of a row of 128K tokens two devices are likely to have room for half, and have none."""
-    row = "--config.sft.training.row_tokens=131072"
+    """Of a row of 96K tokens two devices are likely to have room for half, and have none."""
+    row = "--config.sft.training.row_tokens=98304"
     assert main([*QWEN, "--topology", "h100", "--sweep", row]) == 0
     said = capsys.readouterr().out.splitlines()
     plans = [line for line in said if line.startswith(("sft on", "DOES NOT FIT", "the training step fits"))]
