@@ -14,8 +14,9 @@ from .layout import Layout
 
 @jax.custom_vjp
 def to_places(x: jax.Array, layout: Layout) -> jax.Array:
-    """[N, D] → [P, D]: the token at each place, zeros where there is none."""
-    return _rows(x, _token(layout))
+    """[N, D] → [P, D]: the token at each place; where there is none, the last one, for which nothing asks: zeros would
+    take a pass over all rows, and only what comes back (from_places' gradient) needs them."""
+    return x.at[_token(layout)].get(mode="clip")
 
 
 def _to_forward(x, layout):

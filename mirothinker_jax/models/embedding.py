@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
         index = jnp.clip(wanted, 0, table.shape[0] - 1) - jax.lax.axis_index("tensor") * part.shape[0]
         here = (index >= 0) & (index < part.shape[0])
         part = jax.lax.pcast(part, COPY_AXES, to="varying")  # the gradient is the sum over them
-        rows = jnp.where(here[..., None], _rows(part, index), 0).astype(dtype)
+        rows = jnp.where(here[..., None], _rows(dtype, part, index), 0)
         parts = jax.lax.all_to_all(rows, SPLIT_AXES, split_axis=0, concat_axis=0, tiled=True)
         return jax.lax.psum(jnp.moveaxis(parts, 0, 2).reshape(*tokens.shape, -1), "tensor")
 
@@ -37,17 +38,20 @@ def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
     return exchange(table, tokens)
 
 
-@jax.custom_vjp
-def _rows(part: jax.Array, index: jax.Array) -> jax.Array:
-    """[n, …, D], the rows of part [V, D] at int32 [n, …], or next to it where there is none."""
-    return part.at[index].get(mode="clip")
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _rows(dtype: Any, part: jax.Array, index: jax.Array) -> jax.Array:
+    """[n, …, D] in dtype, the rows of part [V, D] at int32 [n, …], or next to it where there is none.
+
+    The part is cast, not the rows, which are as many as all the tokens of the devices that share the table.
+    """
+    return part.astype(dtype).at[index].get(mode="clip")
 
 
-def _forward(part, index):
-    return _rows(part, index), (part, index)
+def _forward(dtype, part, index):
+    return _rows(dtype, part, index), (part, index)
 
 
-def _backward(saved, gradient):
+def _backward(dtype, saved, gradient):
     """Added up device by device. All at once, a TPU's compiler would begin with a sort of a million numbers: half a
     minute for it, where the rest of a layer takes some seconds."""
     part, index = saved
