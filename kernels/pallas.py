@@ -34,7 +34,7 @@ def little_memory() -> bool:
 
 def vmem_bytes() -> int:
     """The fast memory that a kernel reserves: with more the compiler has no room for the arrays that it wants to keep
-    there. On a v4 attention backward takes 14.8 MiB."""
+    there. A v4's kernels need nearly all of it."""
     return (15 if little_memory() else 32) << 20
 
 

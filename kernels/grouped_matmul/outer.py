@@ -1,4 +1,5 @@
-"""A Pallas TPU kernel for the gradients of experts' weights: for each expert Σ xᵀ g over the tokens that it had.
+"""A Pallas TPU kernel for the gradients of experts' weights: for each expert Σ xᵀ g over the tokens that it had,
+and g is zero at places without one.
 
 Places are sorted by expert in whole tiles (layout.py), so a step takes one tile, and what it adds to stays in fast
 memory while the tiles of one expert pass by.

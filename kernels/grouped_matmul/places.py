@@ -1,7 +1,7 @@
 """Tokens to their places (layout.py) and back, by gathers alone.
 
-The two are each other's transpose, and `place` and `source` each other's inverse, so neither needs a scatter for its
-gradient, which a TPU would do row by row.
+The two are each other's transpose (but for places without a token), and `place` and `source` each other's inverse, so
+neither needs a scatter for its gradient, which a TPU would do row by row.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from .layout import Layout
 
 @jax.custom_vjp
 def to_places(x: jax.Array, layout: Layout) -> jax.Array:
-    """[N, D] → [P, D]: the token at each place; where there is none, the last one, for which nothing asks: zeros would
-    take a pass over all rows, and only what comes back (from_places' gradient) needs them."""
+    """[N, D] → [P, D]: the token at each place; where there is none, the last one, since zeros would take one more pass
+    over all rows. What comes back for it (from_places' gradient) is zero, so it adds nothing to weights' gradients."""
     return x.at[_token(layout)].get(mode="clip")
 
 

@@ -69,8 +69,7 @@ def balance(row_tokens: int, devices: int) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of a device, by kind, and of its host's. A rule of thumb: within a quarter of what the compiler takes, for
-    dense models."""
+    """Bytes of a device, by kind, and of its host's. A rule of thumb, and mostly too little (sweep.LIKELY)."""
 
     parameters: float
     optimizer: float

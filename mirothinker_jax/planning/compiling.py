@@ -98,8 +98,9 @@ def peak(memory: Any, limit: int) -> tuple[int, bool]:
     """
     of_larger = memory.peak_memory_in_bytes - memory.host_argument_size_in_bytes
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    size = min(of_larger, held + memory.temp_size_in_bytes)
     bound = 0 < memory.host_temp_size_in_bytes >= of_larger - held
-    return min(of_larger, held + memory.temp_size_in_bytes, limit), bound
+    return min(size, limit), bound or size > limit
 
 
 def asked_for(said: str, held: int) -> int:

@@ -10,7 +10,12 @@ from mirothinker_jax.models.embedding import look_up
 from mirothinker_jax.parallel.mesh import make_mesh
 from mirothinker_jax.parallel.sharding import spec
 
-SHAPES = [MeshConfig(fsdp=8), MeshConfig(fsdp=2, context=4), MeshConfig(fsdp=2, context=2, tensor=2)]
+SHAPES = [
+    MeshConfig(fsdp=8),
+    MeshConfig(fsdp=2, context=4),
+    MeshConfig(fsdp=2, context=2, tensor=2),
+    MeshConfig(data=2, fsdp=2, tensor=2),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

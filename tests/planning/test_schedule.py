@@ -116,6 +116,7 @@ def test_what_a_step_would_have_taken(said, gib):
         (105, 0, 50, 91, (64, True)),  # and is, since all its buffers are
         (105, 9, 51, 82, (65, True)),
         (500, 0, 400, 486, (200, True)),  # it was compiled, so it fits
+        (500, 0, 400, 0, (200, True)),
     ],
 )
 def test_a_devices_peak_is_told_from_its_hosts(of_larger, host_argument, temp, host_temp, device):
