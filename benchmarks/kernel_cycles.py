@@ -141,8 +141,8 @@ def sweep(chip: str, way: str) -> None:
 
     best, better = _share(of(sizes)), True
     print(f"{chip} {way}: {best:.3f} with {sizes}", flush=True)
-    choices = {name: sizes for name, sizes in CHOICES.items() if (way, name) != ("forward", "segment")}
-    tries = [(name, size) for name, those in choices.items() for size in those]
+    of_way = [name for name in CHOICES if (way, name) != ("forward", "segment")]
+    tries = [(name, size) for name in of_way for size in CHOICES[name]]
     while better:
         better = False
         for done, (name, size) in enumerate(tries, start=1):

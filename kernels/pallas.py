@@ -34,7 +34,7 @@ def little_memory() -> bool:
 
 def vmem_bytes() -> int:
     """The fast memory that a kernel reserves: with more the compiler has no room for the arrays that it wants to keep
-    there. A v4's kernels need nearly all of it."""
+    there. A v4 has 16 MiB in all."""
     return (15 if little_memory() else 32) << 20
 
 
