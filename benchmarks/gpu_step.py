@@ -1,15 +1,16 @@
 """A training step on one GPU: ours with each rematerialisation policy, beside transformers on PyTorch.
 
     python benchmarks/gpu_step.py --transformers-python VENV/bin/python          (on the GPU's machine)
+    python benchmarks/gpu_step.py --rows 4
     python benchmarks/gpu_step.py --model qwen3-8b --lora-rank 16 --tokens 32768
 
 A step of supervised fine-tuning, as the training loop makes it: forward, backward, clipping and AdamW, of a published
-size with random weights, on one full row of random tokens, all trained. The whole model is in float32 with bfloat16
-products, as in configs/mirothinker_v1_*; with --lora-rank, adapters train on a model in bfloat16. transformers trains
-the same size on as many tokens: float32 with autocast to bfloat16, sdpa attention (plainly causal, which is its fast
-path), every layer recomputed in the backward pass, fused AdamW. Its first loss must be near ours (both models are
-random, and about as wrong as guessing); benchmarks/sft_step.py checks that the two compute the same. With adapters it
-is left out.
+size with random weights, on full rows of random tokens, each a micro-batch of its own; all weights are trained. The
+whole model is in float32 with bfloat16 products, as in configs/mirothinker_v1_*; with --lora-rank, adapters train on a
+model in bfloat16. transformers trains the same size on as many rows: float32 with autocast to bfloat16, sdpa attention
+(plainly causal, which is its fast path), every layer recomputed in the backward pass, fused AdamW. Its first loss must
+be near ours (both models are random, and about as wrong as guessing); benchmarks/sft_step.py checks that the two
+compute the same. With adapters it is left out.
 
 Each is a process of its own, one after the other, since each wants the GPU's memory. Time is the median step; memory is
 the allocator's highest. Useful flops are those of `plan`: nothing counts twice for being recomputed.
@@ -57,7 +58,9 @@ def main() -> None:
         systems.append((PEER, peer, PEER, like))
     found: dict[str, dict[str, Any]] = {}
     for name, python, file, model in systems:
-        setting = Setting(dataclasses.asdict(model), options.tokens, options.steps, options.seed)
+        setting = Setting(
+            dataclasses.asdict(model), options.tokens, options.rows, options.steps, options.seed
+        )
         command = [python, str(SYSTEMS / f"{file}.py"), json.dumps(dataclasses.asdict(setting))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -102,7 +105,7 @@ def reason(said: str) -> str:
 
 
 def report(o: argparse.Namespace, model: ModelConfig, found: dict[str, dict[str, Any]]) -> None:
-    flops = useful_flops(model, o.tokens, 1)
+    flops = useful_flops(model, o.tokens, o.rows)
     kind = next(iter(found.values()))["gpu"]
     peak = PEAK_TFLOP_S.get(kind)
     for figures in found.values():
@@ -111,19 +114,20 @@ def report(o: argparse.Namespace, model: ModelConfig, found: dict[str, dict[str,
     first = [f["first_losses"][0] for f in found.values()]
     if max(first) - min(first) > NEAR:
         raise SystemExit(f"the first losses, {first}, are more than {NEAR} apart")
-    rows = [
+    lines = [
         (
             name,
             f"{f['step_s']:.3f}",
-            f"{o.tokens / f['step_s']:,.0f}",
+            f"{o.rows * o.tokens / f['step_s']:,.0f}",
             f"{f['mfu']:.1%}" if f["mfu"] else "-",
             f"{f['peak_bytes'] / 2**30:.1f}",
             f"{f.get('host_bytes', 0) / 2**30:.1f}",
         )
         for name, f in found.items()
     ]
-    print(f"\n{o.model}, {o.tokens:,} tokens" + (f", adapters of rank {o.lora_rank}" if o.lora_rank else ""))
-    print(table(("", "step s", "tokens/s", "MFU", "GiB", "of the host"), rows))
+    adapters = f", adapters of rank {o.lora_rank}" if o.lora_rank else ""
+    print(f"\n{o.model}, {o.rows} x {o.tokens:,} tokens{adapters}")
+    print(table(("", "step s", "tokens/s", "MFU", "GiB", "of the host"), lines))
     theirs, fastest = found.get(PEER), min(f["step_s"] for n, f in found.items() if n != PEER)
     figures = {
         "time_vs_transformers": theirs and fastest / theirs["step_s"],
@@ -131,13 +135,16 @@ def report(o: argparse.Namespace, model: ModelConfig, found: dict[str, dict[str,
         "systems": found,
         "device": {"gpu": kind, **device()},
     }
-    finish("-".join(["gpu_step", o.model, str(o.tokens), *(["lora"] if o.lora_rank else [])]), figures)
+    rows = [f"{o.rows}x"] if o.rows > 1 else []
+    lora = ["lora"] if o.lora_rank else []
+    finish("-".join(["gpu_step", o.model, *rows, str(o.tokens), *lora]), figures)
 
 
 def arguments() -> argparse.Namespace:
     options = Options(__doc__)
     options.add("model", "qwen3-1.7b", "a preset of models/presets.py")
-    options.add("tokens", 8192, "of the row")
+    options.add("tokens", 8192, "of a row")
+    options.add("rows", 1, "of a step, each a micro-batch")
     options.add("lora-rank", 0, "of the adapters; 0: the whole model is trained")
     options.add("remat", "attention,offload,full,offload-all", "ours, with commas")
     options.add("steps", 3, "timed")

@@ -28,11 +28,12 @@ def system(s: Setting) -> tuple[Callable[[], float], Callable[[], int], dict[str
     model = ModelSpec.build(config, config.vocab_size, make_mesh(MeshConfig()))
     settings = OptimizerConfig(learning_rate=1e-4, schedule="constant", warmup_fraction=0.0)
     optimizer = make_optimizer(settings, 1)
-    tokens = np.random.default_rng(s.seed).integers(0, config.vocab_size, s.tokens).astype(np.int32)
-    batch = pack_rows([Sample(tokens, np.ones(s.tokens, bool))], s.tokens)
+    rng = np.random.default_rng(s.seed)
+    rows = rng.integers(0, config.vocab_size, (s.rows, s.tokens)).astype(np.int32)
+    batch = pack_rows([Sample(row, np.ones(s.tokens, bool)) for row in rows], s.tokens)
     with jax.set_mesh(model.mesh):
         state = init_state(model, optimizer, model.init(s.seed))
-        placed, used = to_global(model.mesh, batch, 1, 1)
+        placed, used = to_global(model.mesh, batch, 1, s.rows)
         begun = time.perf_counter()
         train = make_step(model, sft, optimizer).lower(state, placed, used).compile()  # pyright: ignore
         compile_s = time.perf_counter() - begun

@@ -34,16 +34,19 @@ def system(s: Setting) -> tuple[Callable[[], float], Callable[[], int], dict[str
     model.train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    tokens = torch.randint(0, s.model["vocab_size"], (1, s.tokens), device="cuda")
+    tokens = torch.randint(0, s.model["vocab_size"], (s.rows, 1, s.tokens), device="cuda")
 
     def step() -> float:
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = model(input_ids=tokens, labels=tokens).loss
-        loss.backward()
+        total = 0.0
+        for row in tokens:
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = model(input_ids=row, labels=row).loss / s.rows
+            loss.backward()
+            total += loss.detach()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        return loss.item()
+        return float(total)
 
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     return step, torch.cuda.max_memory_allocated, {"gpu": torch.cuda.get_device_name(), "versions": versions}

@@ -15,10 +15,12 @@ WARMUP_STEPS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """model: the fields of ModelConfig; of these the peer reads the sizes. tokens: of the row. steps: to be timed."""
+    """model: the fields of ModelConfig; of these the peer reads the sizes. tokens: of a row. rows: of a step,
+    each a micro-batch. steps: to be timed."""
 
     model: dict[str, Any]
     tokens: int
+    rows: int
     steps: int
     seed: int
 
