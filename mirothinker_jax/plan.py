@@ -76,13 +76,17 @@ def _run(options: argparse.Namespace, config: Config) -> int:
     if slice_ is None:
         plans = sweep.sweep(config, stage, chip, options.quick)
     else:
-        plans = iter([make_plan(config, stage, slice_, options.quick)])
-    for plan in plans:
-        changes = [] if plan.fits or slice_ is None else advice.advise(config, plan)
-        sys.stdout.write(report.text(plan, changes) + "\n")
+        plans = iter([(config, make_plan(config, stage, slice_, options.quick))])
+    for tried, plan in plans:
+        sys.stdout.write(report.text(plan) + "\n")
         sys.stdout.flush()
+        changes = [] if plan.fits else advice.advise(tried, plan)
     if plan is None:
-        raise ConfigError(f"no slice of {chip.name} comes near to what {stage} takes; shorten its rows")
+        raise ConfigError(
+            f"no slice of {chip.name}, and of its hosts' memory, comes near to what {stage} takes; shorten its rows"
+        )
+    if changes:
+        sys.stdout.write(report.advice(changes) + "\n")
     if options.json is not None:
         with replacing(options.json) as scratch:
             figures = plan.figures() | {"changes": [c.figures() for c in changes]}
@@ -142,7 +146,8 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--sweep",
         action="store_true",
-        help="try slices and meshes, smallest first, until it fits (--topology v5p)",
+        help="try slices and meshes, smallest first, until it fits (--topology v5p); that is of config.mesh.data, "
+        "fsdp and context and the stage's training.micro_rows, so the config's own are not read",
     )
     parser.add_argument(
         "--quick",

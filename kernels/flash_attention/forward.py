@@ -1,8 +1,8 @@
 """The forward kernel for TPUs: softmax(q kᵀ) v with a running maximum, keys on sublanes and queries on lanes.
 
 Unusual is that scores are computed transposed, [keys, queries]. What belongs to a query (its maximum, its sum, its
-spans) is then one row of lanes and costs a register per 128 queries instead of one per 8, and the reductions over
-keys are plain additions of registers; that is what the register file, the bottleneck of the usual layout, is short of.
+spans) is then one row of lanes and costs a register per 128 queries instead of one per 8 (registers are what the usual
+layout runs out of), and sums over keys are plain additions of registers.
 Values come transposed, so that no operand of a product is turned round inside.
 """
 

@@ -18,7 +18,8 @@ from .ring import Kernels, Ring, attention
 from .zigzag import Zigzag
 
 AUTO, GATHER, RING = "auto", "all-gather", "ring"
-# Flops that a TPU does while a byte travels to a neighbour: v5p 459e12 / 90e9, v6e 918e12 / 90e9; twice that is safe.
+# Flops that a TPU does while a byte travels to a neighbour: v5p 459e12 / 90e9 = 5,100, v6e 918e12 / 90e9 = 10,200, and
+# a device of a tpu7x 1153.5e12 / 50e9 = 23,100, of which its attention kernels reach at most a half. Twice a v6e's.
 # Groups that exchanged heads are neighbours' neighbours, whose transfers may share links: that is not counted.
 FLOPS_PER_BYTE = 20_000
 

@@ -1,4 +1,4 @@
-"""Where kernels meet the mesh: the only importer of `mirothinker_kernels`.
+"""Where attention kernels meet the mesh (those of experts do in experts.py).
 
 Heads go over `tensor`, rows over the batch axes, queries over `context`. How a query meets the keys of other devices
 of `context` is a strategy of ring_attention's; rows lie in the order of parallel/context.py.

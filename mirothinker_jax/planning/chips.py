@@ -47,6 +47,20 @@ class Chip:
         """Of host_gib, what a step may fill; the rest is for the host's own programs, and the rows it packs."""
         return 0.9 * self.host_gib or math.inf
 
+    @property
+    def assumptions(self) -> dict[str, float]:
+        """What a step's time is estimated with, besides the cycles that the compiler gives to fusions."""
+        return {
+            "peak_flops_per_s": self.flops,
+            "hertz": self.hertz,
+            "attention_forward_share_of_peak": self.forward,
+            "attention_backward_share_of_peak": self.backward,
+            "experts_products_share_of_peak": self.inner,
+            "experts_weight_gradients_share_of_peak": self.outer,
+            "link_bytes_per_s_one_way": self.link,
+            "host_link_bytes_per_s": HOST_LINK,
+        }
+
 
 TPUS = {
     chip.name: chip
@@ -112,5 +126,7 @@ def parse(text: str) -> Topology:
     chip = known[kind]
     there = slices(chip)
     if size not in there:
-        raise ConfigError(f"--topology {text}: {kind} comes as {', '.join(f'{kind}:{s}' for s in there)}")
+        raise ConfigError(
+            f"--topology {text}: plan knows {kind} as {', '.join(f'{kind}:{s}' for s in there)}"
+        )
     return Topology(text, chip, tuple(int(n) for n in size.split("x")))

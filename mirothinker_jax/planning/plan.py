@@ -49,9 +49,13 @@ class Plan:
 
     @property
     def sure(self) -> bool:
-        """Whether it fits, and would with all effort of the compiler."""
+        """Whether it fits by the compiler's word, and would with all of its effort."""
         limit = self.topology.chip.memory_gib
-        return self.fits and (not self.quick or self.peak_gib < SURE * limit)
+        return self.fits and self.compiled and (not self.quick or self.peak_gib < SURE * limit)
+
+    @property
+    def compiled(self) -> bool:
+        return self.compile_s is not None
 
     @property
     def step_s(self) -> float | None:
@@ -72,7 +76,7 @@ class Plan:
             "stage": self.stage,
             "mesh": self.mesh,
             "fits": self.fits,
-            "compiled": self.compile_s is not None,
+            "compiled": self.compiled,
             "quick": self.quick,
             "sure": self.sure,
             "peak_gib_per_device": self.peak_gib,
@@ -91,11 +95,17 @@ class Plan:
             "mfu_estimate": self.mfu,
             "balance": self.balance,
             "exposed_s_estimate": None if s is None else s.exposed,
-            "exposed_collectives": None if s is None else sum(t.exposed > 1e-5 for t, _ in s.transfers),
+            "exposed_collectives": None if s is None else self._exposed_collectives(s),
+            "assumptions": None if s is None else self.topology.chip.assumptions,
             "transfers": None
             if s is None
             else [dataclasses.asdict(t) | {"times": n} for t, n in s.transfers],
         }
+
+    @staticmethod
+    def _exposed_collectives(s: schedule.Schedule) -> int:
+        """Of the program's text, those between devices that wait for more than 10 µs."""
+        return sum(t.kind in schedule.COLLECTIVES and t.exposed > 1e-5 for t, _ in s.transfers)
 
 
 def checked(config: Config, stage: str, topology: Topology) -> dict[str, int]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import collections
 
 from mirothinker_jax.planning.advice import Change
-from mirothinker_jax.planning.chips import GIB
+from mirothinker_jax.planning.chips import GIB, HOST_LINK, Chip
 from mirothinker_jax.planning.plan import Plan
 
 
-def text(plan: Plan, changes: list[Change]) -> str:
+def text(plan: Plan) -> str:
     topology, limit = plan.topology, plan.topology.chip.memory_gib
     mesh = " × ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
     lines = [
@@ -17,7 +17,9 @@ def text(plan: Plan, changes: list[Change]) -> str:
         f"  {' '.join(plan.settings)}",
     ]
     if plan.fits:
-        fits = "fits" if plan.sure else "PERHAPS fits (plan it without --quick to be sure)"
+        fits = "fits" if plan.sure else "fits by a rule of thumb"
+        if plan.quick and not plan.sure:
+            fits = "PERHAPS fits (plan it without --quick to be sure)"
         size = f"{'at most ' if plan.bound else ''}{plan.peak_gib:.2f} of {limit:.2f} GiB"
         lines.append(f"the training step {fits}: {size} of a device")
     elif plan.host_gib > (room := topology.chip.host_room_gib):
@@ -41,7 +43,7 @@ def text(plan: Plan, changes: list[Change]) -> str:
             f"  {plan.sampler_gib:8.2f} GiB  besides parameters and optimizer, while it samples: the whole model "
             f"and its slots' cache{' (TOO MUCH: sample elsewhere)' if sampling > limit else ''}"
         )
-    if plan.compile_s is None:
+    if not plan.compiled:
         lines.append("by arithmetic: no compiler for this chip is at hand, so no schedule and no time")
     else:
         quick = ", with the least effort: no times, and the memory is approximate" if plan.quick else ""
@@ -57,17 +59,31 @@ def text(plan: Plan, changes: list[Change]) -> str:
             "transfers with nothing to hide behind)",
             f"  {plan.tokens / s.seconds:,.0f} tokens/s, {100 * plan.mfu:.1f}% MFU = useful flops / (seconds × "
             f"{topology.devices} devices × {topology.chip.flops / 1e12:.0f} TFLOP/s)",
+            *_assumptions(topology.chip),
             *_transfers(plan),
         ]
-    if changes:
-        lines.append(
-            "cheapest changes, and what a device (and its host, for it) would hold by a rule of thumb:"
-        )
-        lines += [
-            f"  {c.gib:8.2f} GiB ({c.host_gib:.2f}), {'fits' if c.fits else 'not enough'}:  {c.what}  ({c.cost})"
-            for c in changes
-        ]
     return "\n".join(lines)
+
+
+def advice(changes: list[Change]) -> str:
+    lines = [
+        "cheapest changes to these settings, and what a device (and its host, for it) would hold by a rule of thumb:"
+    ]
+    lines += [
+        f"  {c.gib:8.2f} GiB ({c.host_gib:.2f}), {'fits' if c.fits else 'not enough'}:  {c.what}  ({c.cost})"
+        for c in changes
+    ]
+    return "\n".join(lines)
+
+
+def _assumptions(chip: Chip) -> list[str]:
+    return [
+        f"  assumed: fusions take the compiler's cycles, at {chip.hertz / 1e9:g} GHz; gathers, scatters, sorts none;",
+        f"    of the peak, attention kernels reach {chip.forward:g} forward and {chip.backward:g} backward, experts' "
+        f"products {chip.inner:g} and {chip.outer:g};",
+        f"    {chip.link / 1e9:g} GB/s each way to a neighbour, {HOST_LINK / 1e9:g} GB/s to the host; nothing else on "
+        "the links, and no time between steps",
+    ]
 
 
 def _transfers(plan: Plan) -> list[str]:

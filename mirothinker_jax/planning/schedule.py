@@ -25,7 +25,7 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
 _ARRAY = re.compile(r"(pred|s8|u8|s16|u16|s32|u32|s64|u64|bf16|f16|f32|f64)\[([\d,]*)\]")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8}
-_COLLECTIVES = ("collective-permute", "all-gather", "all-reduce", "reduce-scatter", "all-to-all")
+COLLECTIVES = ("collective-permute", "all-gather", "all-reduce", "reduce-scatter", "all-to-all")
 # Our kernels, and the field of Chip that holds the share of the peak that they reach.
 SHARES = {
     "flash_forward": "forward",
@@ -137,7 +137,7 @@ class _Program:
                 seconds = float(flops[1]) / (self.chip.flops * self._share(at)) if flops else 0.0
                 clock, count = clock + seconds, count + 1
                 kernels += seconds if "flash_" in at.name else 0.0
-            elif at.op in _COLLECTIVES:
+            elif at.op in COLLECTIVES:
                 seconds = self._seconds(at, at.shape)
                 clock += seconds
                 self._note(Transfer(at.name, at.op, name, seconds, 0.0, 0), times)
@@ -226,10 +226,10 @@ def _instructions(block: str) -> Iterator[Instruction]:
 def _kind(at: Instruction) -> str:
     """What a start starts; empty where that takes no link (prefetches into fast memory)."""
     base = at.op.removesuffix("-start").removesuffix("-done")
-    if base in _COLLECTIVES:
+    if base in COLLECTIVES:
         return base
     if base in ("call", "async"):  # by the SparseCores: the name says what
-        return next((kind for kind in _COLLECTIVES if at.name.startswith(kind)), "")
+        return next((kind for kind in COLLECTIVES if at.name.startswith(kind)), "")
     copies = ("copy", "dynamic-slice", "dynamic-update-slice")
     return "host copy" if base in copies and HOST in at.line.split(" metadata=")[0] else ""
 

@@ -18,9 +18,9 @@ from mirothinker_jax.planning.plan import Plan, checked, make_plan
 LIKELY, HOPELESS = 0.85, 1.2
 
 
-def sweep(config: Config, stage: str, chip: Chip, quick: bool = False) -> Iterator[Plan]:
-    """Plans on ever larger slices; the last one fits, if any does. Slices that are far too small by the rule of thumb
-    are passed over, and so are meshes that are likely to be, but for the leanest of a slice.
+def sweep(config: Config, stage: str, chip: Chip, quick: bool = False) -> Iterator[tuple[Config, Plan]]:
+    """Configs and their plans on ever larger slices; the last one fits, if any does. Slices that are far too small by
+    the rule of thumb are passed over, and so are meshes that are likely to be, but for the leanest of a slice.
 
     Of the config's mesh, `tensor` and `expert` stay. A row is split over `context`, over as few devices as fit, since
     each then has more tokens to compute with the weights that it gathers; what is left of the devices takes other rows,
@@ -32,7 +32,7 @@ def sweep(config: Config, stage: str, chip: Chip, quick: bool = False) -> Iterat
     tried = False
     for size in chips.slices(chip):
         topology = chips.parse(f"{chip.name}:{size}")
-        candidates = []
+        candidates, here = [], None
         for context in (1 << n for n in range(topology.devices.bit_length())):
             parts = topology.devices // (context * max(1, config.mesh.tensor))
             try:
@@ -42,17 +42,18 @@ def sweep(config: Config, stage: str, chip: Chip, quick: bool = False) -> Iterat
                 )
                 rough = arithmetic.memory(changed, stage, checked(changed, stage, topology))
             except ConfigError as error:
-                refused = error
+                here = here or error
                 continue
             tried = True
             if rough.host / GIB <= chip.host_room_gib:  # of the host the rule is exact
                 candidates.append((rough.total / GIB, changed))
+        refused = here or refused  # of a slice, that of the mesh which splits a row the least
         leanest = min((rough for rough, _ in candidates), default=0.0)
         for rough, changed in candidates:
             if rough > (HOPELESS if rough == leanest else LIKELY) * chip.memory_gib:
                 continue
             plan = make_plan(changed, stage, topology, quick)
-            yield plan
+            yield changed, plan
             if plan.fits:
                 return
     if not tried:

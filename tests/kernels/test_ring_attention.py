@@ -12,7 +12,7 @@ import pytest
 import tiny
 from attention_cases import assert_close, case, spans
 from jax.sharding import PartitionSpec
-from mirothinker_kernels.flash_attention import blockwise, tpu
+from mirothinker_kernels.flash_attention import blockwise, gpu, gpu_visits, tpu
 from mirothinker_kernels.flash_attention.mask import Mask
 from mirothinker_kernels.flash_attention.reference import visible
 from mirothinker_kernels.flash_attention.strips import Blocks
@@ -33,6 +33,9 @@ LENGTH = 2 * DEVICES * CHUNK
 XLA = Kernels(blockwise.forward, blockwise.backward)
 BLOCKS = Blocks(queries=128, chunk=128, tile=32, strip=32, stretch=64, segment=128, ahead=1)
 TPU = Kernels(*(functools.partial(f, largest=BLOCKS, interpret=True) for f in (tpu.forward, tpu.backward)))
+TILES = (gpu_visits.Tile(32, 64, warps=4, stages=2), gpu_visits.Tile(64, 32, warps=4, stages=2))
+LARGEST = gpu.Tiles(TILES[0], TILES[0], TILES[1])
+GPU = Kernels(*(functools.partial(f, largest=LARGEST, interpret=True) for f in (gpu.forward, gpu.backward)))
 STRATEGIES = [Strategy(keys, exchange) for keys in (RING, GATHER) for exchange in (1, 2, 4, 8)]
 
 
@@ -84,6 +87,23 @@ def test_every_strategy_gives_what_one_device_does(strategy, dtype):
 def test_the_tpu_kernels_go_round(strategy, groups, dtype):
     """And go on from the first half of the gathered keys to the second."""
     check(strategy, TPU, groups, 128, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("strategy", "kernels", "groups", "size"),
+    [
+        pytest.param(Strategy(RING, 2), TPU, 8, 64, id="tpu-ring-ulysses-2"),
+        pytest.param(Strategy(GATHER, 4), TPU, 8, 128, id="tpu-all-gather-ulysses-4"),
+        pytest.param(Strategy(GATHER, 8), TPU, 4, 64, id="tpu-ulysses-8"),
+        pytest.param(Strategy(RING), GPU, 4, 64, id="gpu-ring"),
+        pytest.param(Strategy(GATHER), GPU, 1, 128, id="gpu-all-gather"),
+        pytest.param(Strategy(RING, 4), GPU, 8, 64, id="gpu-ring-ulysses-4"),
+    ],
+)
+def test_kernels_with_heads_exchanged_and_those_of_gpus(strategy, kernels, groups, size, dtype):
+    check(strategy, kernels, groups, size, dtype)
 
 
 def test_the_tpu_kernels_go_on_from_part_to_part_of_the_keys():

@@ -8,13 +8,15 @@ import pytest
 import tiny
 from rows import DPO, GRPO, LENGTH, LENGTHS, ROWS, packed, preferences
 
-from mirothinker_jax.config import ContextConfig
+from mirothinker_jax.config import ContextConfig, OptimizerConfig
 from mirothinker_jax.data.packing import Sample, pack_pairs, pack_rows
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.objectives.sft import sft
 from mirothinker_jax.parallel.placement import to_global
 from mirothinker_jax.parallel.sharding import batch_sharding, replicated
-from mirothinker_jax.trainer.step import make_gradient, make_logprobs
+from mirothinker_jax.trainer.optimizer import make_optimizer
+from mirothinker_jax.trainer.state import init_state
+from mirothinker_jax.trainer.step import make_gradient, make_logprobs, make_step
 from mirothinker_jax.types import Batch
 
 LAYOUTS = {
@@ -84,6 +86,35 @@ def test_so_does_every_way_to_meet_the_keys_of_others(one_device, params, contex
     """Of packed rows that eight devices share."""
     ways = Gradient(tiny.mesh(context=8), dataclasses.replace(tiny.QWEN3, context=context))
     tiny.assert_close(ways(params, packed()), one_device(params, packed()), RELATIVE)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("relaxed_promotion")  # optax mixes dtypes
+def test_their_training_curves_coincide(params):
+    """Twelve steps of AdamW, of one device and of eight: by the ring, by gathered keys, by exchanged heads alone."""
+    settings = OptimizerConfig(learning_rate=3e-3, schedule="constant", warmup_fraction=0.0)
+
+    def curve(mesh, context):
+        model = ModelSpec.build(dataclasses.replace(tiny.QWEN3, context=context), tiny.VOCAB, mesh)
+        optimizer = make_optimizer(settings, 1)
+        placed, used = to_global(mesh, packed(), ROWS, 1)
+        losses = []
+        with jax.set_mesh(mesh):
+            # The step donates its state: each run gets parameters of its own.
+            state = init_state(
+                model, optimizer, jax.device_put(jax.tree.map(np.array, params), model.shardings)
+            )
+            step = make_step(model, sft, optimizer)
+            for _ in range(12):
+                state, figures = step(state, placed, used)
+                losses.append(float(figures["loss"]))
+        return losses
+
+    ways = [ContextConfig("ring"), ContextConfig("all-gather"), ContextConfig(ulysses=4)]
+    expected = curve(tiny.mesh(), ContextConfig())
+    assert expected[-1] < 0.8 * expected[0]
+    for context in ways:
+        np.testing.assert_allclose(curve(tiny.mesh(fsdp=2, context=4), context), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

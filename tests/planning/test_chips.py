@@ -25,11 +25,11 @@ def test_slices_grow(chip):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("v5p:3x3x3", "v5p comes as v5p:2x2x1, v5p:2x2x2, v5p:2x2x4, v5p:2x4x4, v5p:4x4x4"),
-        ("v5p", "v5p comes as v5p:2x2x1"),
+        ("v5p:3x3x3", "plan knows v5p as v5p:2x2x1, v5p:2x2x2, v5p:2x2x4, v5p:2x4x4, v5p:4x4x4"),
+        ("v5p", "plan knows v5p as v5p:2x2x1"),
         ("v6:4x4", "did you mean v6e"),
         ("abacus:8", "chips: v4, v5e, v5p, v6e, tpu7x, h100"),
-        ("h100:7", "h100 comes as h100:1, h100:2, h100:4, h100:8"),
+        ("h100:7", "plan knows h100 as h100:1, h100:2, h100:4, h100:8"),
     ],
 )
 def test_a_slice_that_is_not_there_is_answered_with_those_that_are(name, said):

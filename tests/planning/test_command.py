@@ -7,11 +7,13 @@ import pytest
 
 from mirothinker_jax.flags import parse as parse_config
 from mirothinker_jax.plan import main
-from mirothinker_jax.planning import report
+from mirothinker_jax.planning import chips, report
 from mirothinker_jax.planning.chips import GPUS, parse
 from mirothinker_jax.planning.plan import make_plan
+from mirothinker_jax.planning.schedule import Schedule, Transfer
 
 QWEN = ("--config", "configs/qwen/sft.py:qwen3-8b")
+SWEEP = ("--topology", "h100", "--sweep")
 
 
 @pytest.fixture(autouse=True)
@@ -40,18 +42,41 @@ def test_a_plan_by_arithmetic(capsys, tmp_path):
 def test_near_the_limit_the_least_effort_is_not_sure(share, quick, fits, sure):
     """Of a device's memory; a host may have no room where the device has."""
     config, topology = parse_config([*QWEN]), parse("h100:8")
-    near = dataclasses.replace(
-        make_plan(config, "sft", topology), quick=quick, fits=fits, peak_gib=share * topology.chip.memory_gib
-    )
+    compiled = dataclasses.replace(make_plan(config, "sft", topology), compile_s=1.0)
+    near = dataclasses.replace(compiled, quick=quick, fits=fits, peak_gib=share * topology.chip.memory_gib)
     assert near.figures()["sure"] is sure
-    assert ("PERHAPS" in report.text(near, [])) is (fits and not sure)
+    assert ("PERHAPS" in report.text(near)) is (fits and not sure)
+
+
+def test_what_nothing_compiled_is_not_sure():
+    plan = make_plan(parse_config([*QWEN]), "sft", parse("h100:8"))
+    figures, said = plan.figures(), report.text(plan)
+    assert figures["fits"] and not figures["sure"] and figures["assumptions"] is None
+    assert "fits by a rule of thumb: " in said and "PERHAPS" not in said and "assumed" not in said
+
+
+def test_a_time_comes_with_its_assumptions_and_host_copies_are_no_collectives():
+    kinds = ("host copy", "all-gather", "collective-permute")
+    waits = [
+        Transfer(kind, kind, "main", 1.0, hidden, 0) for kind, hidden in zip(kinds, (0, 0, 1), strict=True)
+    ]
+    plan = dataclasses.replace(
+        make_plan(parse_config([*QWEN]), "sft", parse("h100:8")),
+        topology=parse("v5p:2x2x2"),
+        compile_s=1.0,
+        schedule=Schedule(8.0, 4.0, tuple((t, 3.0) for t in waits)),
+    )
+    figures, said = plan.figures(), report.text(plan)
+    assert figures["exposed_collectives"] == 1 and figures["exposed_s_estimate"] == 6.0
+    assert figures["assumptions"]["attention_backward_share_of_peak"] == 0.96
+    assert "reach 0.91 forward and 0.96 backward" in said and "90 GB/s each way" in said
 
 
 def test_a_bound_is_called_one():
     exact = make_plan(parse_config([*QWEN]), "sft", parse("h100:8"))
-    assert exact.fits and not exact.figures()["peak_is_bound"] and "at most" not in report.text(exact, [])
+    assert exact.fits and not exact.figures()["peak_is_bound"] and "at most" not in report.text(exact)
     bound = dataclasses.replace(exact, bound=True)
-    assert bound.figures()["peak_is_bound"] and f"at most {bound.peak_gib:.2f} of" in report.text(bound, [])
+    assert bound.figures()["peak_is_bound"] and f"at most {bound.peak_gib:.2f} of" in report.text(bound)
 
 
 def test_what_does_not_fit_is_answered_with_changes_that_do(capsys, tmp_path):
@@ -129,6 +154,23 @@ def test_a_sweep_ends_with_the_first_that_fits(capsys):
     assert plans[-2].startswith("sft on h100:4") and plans[-1].startswith("the training step fits")
 
 
+def test_a_sweep_that_finds_no_room_ends_with_changes(capsys, monkeypatch):
+    """To the last settings that it tried, of the largest slice."""
+    monkeypatch.setitem(GPUS, "h100", dataclasses.replace(GPUS["h100"], memory_gib=15.0))
+    monkeypatch.setattr(chips, "slices", lambda chip: ["4", "8"])
+    sizes = ("--config.sft.training.row_tokens=16384", "--config.sft.training.rows=32")
+    assert main([*QWEN, *SWEEP, *sizes]) == 3
+    said = capsys.readouterr().out
+    assert said.count("cheapest changes") == 1 and "sft on h100:8" in said
+    changes = said.partition("by a rule of thumb:\n")[2].splitlines()
+    last = [line.split() for line in said.splitlines() if line.startswith("  --config.mesh")][-1]
+    fitting = [
+        line.partition("fits:  ")[2].partition("  (")[0].split() for line in changes if "fits:" in line
+    ]
+    assert fitting
+    assert main([*QWEN, *sizes, "--topology", "h100:8", *last, *fitting[0]]) == 0
+
+
 @pytest.mark.parametrize(
     ("tokens", "found"),
     [
@@ -148,7 +190,7 @@ def test_a_sweep_splits_a_row_no_more_than_it_must(capsys, tokens, found):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((*QWEN, "--topology", "h100:7"), "h100 comes as h100:1, h100:2, h100:4"),
+        ((*QWEN, "--topology", "h100:7"), "plan knows h100 as h100:1, h100:2, h100:4"),
         ((*QWEN, "--topology", "h100:8", "--sweep"), "--sweep takes a chip without a size"),
         ((*QWEN, "--topology", "h100:8", "--stage", "grpo"), "config.stages is ('sft',); give one of them"),
         (
@@ -162,6 +204,11 @@ def test_a_sweep_splits_a_row_no_more_than_it_must(capsys, tokens, found):
         (
             (*QWEN, "--topology", "h100", "--sweep", "--config.mesh.tensor=3"),
             "can be divided for this config",
+        ),
+        # What stands in the way, and not that a mesh is too large for a slice.
+        (
+            (*("--config", "configs/mirothinker_v1_30b/sft.py", "--config.mesh.expert=8"), *SWEEP),
+            "training.rows (20) must be a multiple of training.micro_rows (1024)",
         ),
         (("--config", "configs/toy/pipeline.py", "--topology", "h100:8"), "config.model.vocab_size is 0"),
     ],
