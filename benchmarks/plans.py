@@ -85,19 +85,33 @@ def plan(cell: Cell, quick: bool) -> dict[str, Any]:
 
     Raises RuntimeError with what `plan` says where it breaks.
     """
+    try:
+        found = run([*cell.options, "--sweep", "--topology", cell.chip, *(["--quick"] if quick else [])])
+    except RuntimeError as error:
+        if "comes near to what" not in str(error):
+            raise
+        return {"fits": False, "quick": quick}
+    return plan(cell, quick=False) if unsure(found) else found
+
+
+def run(arguments: list[str]) -> dict[str, Any]:
+    """FIGURES of `plan` with these arguments. Raises RuntimeError with what it says where it has none."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "plan.json"
-        command = [sys.executable, "-m", "mirothinker_jax.plan", "--sweep", "--topology", cell.chip]
-        command += ["--json", str(figures), *cell.options, *(["--quick"] if quick else [])]
+        command = [sys.executable, "-m", "mirothinker_jax.plan", "--json", str(figures), *arguments]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode in (0, DOES_NOT_FIT):
-            found = json.loads(figures.read_text())
-            if unsure(found):
-                return plan(cell, quick=False)
-            return {key: found[key] for key in FIGURES}
-    if "comes near to what" not in done.stderr:
-        raise RuntimeError(f"exit status {done.returncode}: {done.stderr[-500:]}")
-    return {"fits": False, "quick": quick}
+        if done.returncode not in (0, DOES_NOT_FIT):
+            raise RuntimeError(f"exit status {done.returncode}: {done.stderr[-500:]}")
+        found = json.loads(figures.read_text())
+    return {key: found[key] for key in FIGURES}
+
+
+def versions() -> dict[str, str]:
+    """What a plan depends on besides our own code."""
+    try:
+        return {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+    except importlib.metadata.PackageNotFoundError:
+        raise SystemExit("libtpu is not installed: pip install -e '.[tpu]' (no TPU needed)") from None
 
 
 def unsure(figures: dict[str, Any]) -> bool:
@@ -121,11 +135,19 @@ def text(figures: dict[str, Any] | None) -> str:
     if not figures["fits"]:
         return "none"
     size = figures["topology"].partition(":")[2]
-    mesh = ", ".join(f"{axis} {n}" for axis, n in figures["mesh"].items() if n > 1)
-    gib = f"{'≤ ' if figures['peak_is_bound'] else ''}{figures['peak_gib_per_device']:.1f} GiB"
+    mesh, gib = mesh_of(figures), f"{size_of(figures)} GiB"
     if figures["quick"]:
         return f"{size}: {mesh}; {'perhaps' if unsure(figures) else 'about'} {gib}"
     return f"{size}: {mesh}; {gib}, {figures['step_s_estimate']:,.0f} s, {figures['mfu_estimate']:.0%}"
+
+
+def mesh_of(figures: dict[str, Any]) -> str:
+    return ", ".join(f"{axis} {n}" for axis, n in figures["mesh"].items() if n > 1)
+
+
+def size_of(figures: dict[str, Any]) -> str:
+    """GiB of a device."""
+    return f"{'≤ ' if figures['peak_is_bound'] else ''}{figures['peak_gib_per_device']:.1f}"
 
 
 def main() -> None:
@@ -136,13 +158,10 @@ def main() -> None:
             raise SystemExit(f"--{name}: {', '.join(sorted(unknown))} is not one of {', '.join(known)}")
     if options.jobs < 1:
         raise SystemExit(f"--jobs {options.jobs}: at least 1")
-    try:
-        versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
-    except importlib.metadata.PackageNotFoundError:
-        raise SystemExit("libtpu is not installed: pip install -e '.[tpu]' (no TPU needed)") from None
+    made_by = versions()
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     cells = [Cell(*c) for c in itertools.product(models, STAGES, LENGTHS, chips)]
-    made_of = {cell.name: {"versions": versions, "options": cell.options} for cell in cells}
+    made_of = {cell.name: {"versions": made_by, "options": cell.options} for cell in cells}
     quick = bool(options.quick)
     if quick and "v4" in chips:
         raise SystemExit(
