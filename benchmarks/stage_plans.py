@@ -40,6 +40,7 @@ ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("30b/sft", "v5p:4x4x4", {}),
     ("30b/dpo", "v5p:4x4x4", {}),
     ("30b/grpo", "v5p:4x4x4", {}),
+    ("72b/sft", "v5p:4x4x4", {}),
     ("72b/sft", "v5p:2x4x4", {"mesh.context": 32} | SHARED),
     ("72b/sft", "v5p:2x4x4", {"mesh.context": 32} | SHARED | ALL),
     ("72b/sft", "v5p:2x4x4", {"mesh.context": 32} | SHARED | ALL | OPTIMIZER),

@@ -2,8 +2,8 @@
 
 Unusual is that scores are computed transposed, [keys, queries]. What belongs to a query (its maximum, its sum, its
 spans) is then one row of lanes and costs a register per 128 queries instead of one per 8 (registers are what the usual
-layout runs out of), and sums over keys are plain additions of registers.
-Values come transposed, so that no operand of a product is turned round inside.
+layout runs out of), and sums over keys are plain additions of registers. Values come transposed, so that no operand of
+a product is turned round inside.
 """
 
 from __future__ import annotations

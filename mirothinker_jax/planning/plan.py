@@ -95,17 +95,12 @@ class Plan:
             "mfu_estimate": self.mfu,
             "balance": self.balance,
             "exposed_s_estimate": None if s is None else s.exposed,
-            "exposed_collectives": None if s is None else self._exposed_collectives(s),
+            "exposed_collectives": None if s is None else s.exposed_collectives,
             "assumptions": None if s is None else self.topology.chip.assumptions,
             "transfers": None
             if s is None
             else [dataclasses.asdict(t) | {"times": n} for t, n in s.transfers],
         }
-
-    @staticmethod
-    def _exposed_collectives(s: schedule.Schedule) -> int:
-        """Of the program's text, those between devices that wait for more than 10 µs."""
-        return sum(t.kind in schedule.COLLECTIVES and t.exposed > 1e-5 for t, _ in s.transfers)
 
 
 def checked(config: Config, stage: str, topology: Topology) -> dict[str, int]:

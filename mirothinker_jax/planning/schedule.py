@@ -79,6 +79,11 @@ class Schedule:
     def exposed(self) -> float:
         return sum(t.exposed * times for t, times in self.transfers)
 
+    @property
+    def exposed_collectives(self) -> int:
+        """Those in the program's text, between devices, that have to be waited for for more than 10 µs."""
+        return sum(t.kind in COLLECTIVES and t.exposed > 1e-5 for t, _ in self.transfers)
+
 
 def read(text: str, chip: Chip, chunks: int, micro_batches: int) -> Schedule:
     """Of a scheduled HLO module.
