@@ -84,13 +84,17 @@ def main() -> None:
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     given = {" ".join(arguments_of(*row)): arguments_of(*row) for row in ROWS}
     left = [name for name in given if kept.get(name, {}).get("versions") != made_by]
-    for number, name in enumerate(left, 1):
-        begun = time.monotonic()
-        kept[name] = run(given[name]) | {"versions": made_by, "arguments": given[name]}
+    begun = time.monotonic()
+    for done, name in enumerate(left, 1):
+        try:
+            kept[name] = run(given[name]) | {"versions": made_by, "arguments": given[name]}
+        except RuntimeError as error:
+            raise SystemExit(f"{name}: {error}") from None
         ordered = {name: kept[name] for name in given if name in kept}
         with replacing(KEPT) as scratch:
             scratch.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
-        print(f"{number}/{len(left)} {name}: {time.monotonic() - begun:.0f} s", flush=True)
+        rest = (time.monotonic() - begun) / done * (len(left) - done) / 60
+        print(f"{done}/{len(left)} {name}; {rest:.0f} min left", flush=True)
     print("| config | rows × tokens | at a time | slice | mesh | GiB | of its host | step, s | MFU |")
     print("| --- " * 9 + "|")
     for (config, _, settings), name in zip(ROWS, given, strict=True):
