@@ -11,14 +11,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tiny
+from mirothinker_kernels.flash_attention import gpu, gpu_visits
 from mirothinker_kernels.flash_attention.reference import visible
-from mirothinker_kernels.ring_attention.ring import Ring, attention
+from mirothinker_kernels.ring_attention.ring import Kernels, Ring, attention
 
 from mirothinker_jax.data.packing import pack_pairs, pack_rows
 
 LENGTH = 203  # neither a whole block, nor a strip, nor a tile, nor a chunk
 KV_HEADS = 2
 ROWS = ("causal", "packed", "trunk and branches", "mostly padding", "rows that see nothing")
+
+
+def kernels_of(module, **options):
+    return Kernels(*(functools.partial(f, **options) for f in (module.forward, module.backward)))
+
+
+def gpu_kernels(queries, keys):
+    """With blocks of so many queries and keys; of the kernel that goes by keys, the other way round."""
+    first, second = (gpu_visits.Tile(*n, warps=4, stages=2) for n in ((queries, keys), (keys, queries)))
+    return kernels_of(gpu, largest=gpu.Tiles(first, first, second), interpret=jax.default_backend() == "cpu")
 
 
 def spans(length=LENGTH):

@@ -2,7 +2,6 @@
 plain XLA, against dense float32: output, log-sum-exp and all gradients, for every kind of mask; tolerances are those of
 attention_cases.py."""
 
-import functools
 import itertools
 
 import jax
@@ -10,37 +9,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from attention_cases import LENGTH, ROWS, assert_close, case, graded, on_one_device, spans
+from attention_cases import (
+    LENGTH,
+    ROWS,
+    assert_close,
+    case,
+    gpu_kernels,
+    graded,
+    kernels_of,
+    on_one_device,
+    spans,
+)
 from jax.sharding import AxisType
-from mirothinker_kernels.flash_attention import blockwise, gpu, gpu_visits, tpu
+from mirothinker_kernels.flash_attention import blockwise, gpu, tpu
 from mirothinker_kernels.flash_attention import mask as m
 from mirothinker_kernels.flash_attention.reference import visible
 from mirothinker_kernels.flash_attention.strips import Blocks
 from mirothinker_kernels.flash_attention.tiling import TABLE, fitted, largest
 from mirothinker_kernels.pallas import vmem_bytes
-from mirothinker_kernels.ring_attention.ring import Kernels
 
 from mirothinker_jax.data.packing import pack_pairs
 
-
-def kernels(module, **options):
-    return Kernels(*(functools.partial(f, **options) for f in (module.forward, module.backward)))
-
-
 # Fine: several segments, stretches of several strips, more pieces ahead than a tile has. Coarse: one of each.
-FINE = kernels(tpu, largest=Blocks(128, 64, 16, 32, stretch=64, segment=128, ahead=3), interpret=True)
-COARSE = kernels(tpu, largest=Blocks(256, 256, 64, 128, stretch=128, segment=256, ahead=1), interpret=True)
-
-
-def gpu_kernels(queries, keys):
-    """With blocks of so many queries and keys; of the kernel that goes by keys, the other way round."""
-    first, second = (gpu_visits.Tile(*n, warps=4, stages=2) for n in ((queries, keys), (keys, queries)))
-    return kernels(gpu, largest=gpu.Tiles(first, first, second), interpret=jax.default_backend() == "cpu")
-
-
+FINE = kernels_of(tpu, largest=Blocks(128, 64, 16, 32, stretch=64, segment=128, ahead=3), interpret=True)
+COARSE = kernels_of(tpu, largest=Blocks(256, 256, 64, 128, stretch=128, segment=256, ahead=1), interpret=True)
 GPU, GPU_WIDE = gpu_kernels(32, 64), gpu_kernels(128, 32)
 CHUNKS, ONE_CHUNK, LOOPS = (
-    kernels(blockwise, chunk=n) for n in (64, 256, 3)
+    kernels_of(blockwise, chunk=n) for n in (64, 256, 3)
 )  # a chunk of 3: bands of 3 chunks
 
 
@@ -100,7 +95,7 @@ def test_stretches_without_a_mask(dtype):
     )
     whole = table[..., 5::2] - table[..., 4::2]
     assert (whole[0, 1:, 1] >= STRETCHES.reach).all() and (whole[2, :, 0] >= STRETCHES.reach).any()
-    run = kernels(tpu, largest=STRETCHES, interpret=True)
+    run = kernels_of(tpu, largest=STRETCHES, interpret=True)
     got = jax.jit(lambda arrays: graded(on_one_device(run, mask), arrays, weights))(arrays)
     assert_close(got, exact, rounded, dtype)
 
@@ -110,7 +105,7 @@ def test_stretches_without_a_mask(dtype):
 def test_blocks_that_gpus_get(blocks, dtype):
     arrays, weights, exact, rounded = case(2, 64, dtype, LONG)
     mask = m.Mask.of_spans(spans(LONG), jnp.arange(LONG, dtype=jnp.int32), aligned=True)
-    run = kernels(gpu, largest=blocks, interpret=jax.default_backend() == "cpu")
+    run = kernels_of(gpu, largest=blocks, interpret=jax.default_backend() == "cpu")
     got = jax.jit(lambda arrays: graded(on_one_device(run, mask), arrays, weights))(arrays)
     assert_close(got, exact, rounded, dtype)
 
@@ -122,7 +117,7 @@ def test_gradients_begin_with_whatever_the_memory_holds(monkeypatch):
     assert fitted(small, LONG, LONG, 4).segment * tpu.UNROLLED < LONG
     monkeypatch.setattr(jax.lax, "empty", lambda shape, dtype: jnp.full(shape, jnp.nan, dtype))
     mask = m.Mask.of_spans(spans(LONG), jnp.arange(LONG, dtype=jnp.int32))
-    run = kernels(tpu, largest=small, interpret=True)
+    run = kernels_of(tpu, largest=small, interpret=True)
     got = jax.jit(lambda arrays: graded(on_one_device(run, mask), arrays, weights))(arrays)
     assert_close(got, exact, rounded, jnp.float32)
 

@@ -3,20 +3,18 @@
 Chunks of 13 tokens: neither a tile nor a block. Tolerances are those of attention_cases.py.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from attention_cases import assert_close, case, spans
+from attention_cases import assert_close, case, gpu_kernels, kernels_of, spans
 from jax.sharding import PartitionSpec
-from mirothinker_kernels.flash_attention import blockwise, gpu, gpu_visits, tpu
+from mirothinker_kernels.flash_attention import blockwise, tpu
 from mirothinker_kernels.flash_attention.mask import Mask
 from mirothinker_kernels.flash_attention.reference import visible
 from mirothinker_kernels.flash_attention.strips import Blocks
-from mirothinker_kernels.ring_attention.ring import Kernels, Ring, attention
+from mirothinker_kernels.ring_attention.ring import Ring, attention
 from mirothinker_kernels.ring_attention.strategies import (
     GATHER,
     RING,
@@ -30,12 +28,10 @@ from mirothinker_jax.parallel.context import zigzag
 
 DEVICES, CHUNK = 8, 13
 LENGTH = 2 * DEVICES * CHUNK
-XLA = Kernels(blockwise.forward, blockwise.backward)
+XLA = kernels_of(blockwise)
 BLOCKS = Blocks(queries=128, chunk=128, tile=32, strip=32, stretch=64, segment=128, ahead=1)
-TPU = Kernels(*(functools.partial(f, largest=BLOCKS, interpret=True) for f in (tpu.forward, tpu.backward)))
-TILES = (gpu_visits.Tile(32, 64, warps=4, stages=2), gpu_visits.Tile(64, 32, warps=4, stages=2))
-LARGEST = gpu.Tiles(TILES[0], TILES[0], TILES[1])
-GPU = Kernels(*(functools.partial(f, largest=LARGEST, interpret=True) for f in (gpu.forward, gpu.backward)))
+TPU = kernels_of(tpu, largest=BLOCKS, interpret=True)
+TRITON = gpu_kernels(32, 64)
 STRATEGIES = [Strategy(keys, exchange) for keys in (RING, GATHER) for exchange in (1, 2, 4, 8)]
 
 
@@ -89,21 +85,22 @@ def test_the_tpu_kernels_go_round(strategy, groups, dtype):
     check(strategy, TPU, groups, 128, dtype)
 
 
+# Named so that `-k gpu`, on a GPU, does not select them: they need eight devices.
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("strategy", "kernels", "groups", "size"),
+    ("strategy", "run", "groups", "size"),
     [
         pytest.param(Strategy(RING, 2), TPU, 8, 64, id="tpu-ring-ulysses-2"),
         pytest.param(Strategy(GATHER, 4), TPU, 8, 128, id="tpu-all-gather-ulysses-4"),
         pytest.param(Strategy(GATHER, 8), TPU, 4, 64, id="tpu-ulysses-8"),
-        pytest.param(Strategy(RING), GPU, 4, 64, id="gpu-ring"),
-        pytest.param(Strategy(GATHER), GPU, 1, 128, id="gpu-all-gather"),
-        pytest.param(Strategy(RING, 4), GPU, 8, 64, id="gpu-ring-ulysses-4"),
+        pytest.param(Strategy(RING), TRITON, 4, 64, id="triton-ring"),
+        pytest.param(Strategy(GATHER), TRITON, 1, 128, id="triton-all-gather"),
+        pytest.param(Strategy(RING, 4), TRITON, 8, 64, id="triton-ring-ulysses-4"),
     ],
 )
-def test_kernels_with_heads_exchanged_and_those_of_gpus(strategy, kernels, groups, size, dtype):
-    check(strategy, kernels, groups, size, dtype)
+def test_so_do_they_with_heads_exchanged_and_triton_s(strategy, run, groups, size, dtype):
+    check(strategy, run, groups, size, dtype)
 
 
 def test_the_tpu_kernels_go_on_from_part_to_part_of_the_keys():
