@@ -92,7 +92,7 @@ def ours(chip: str) -> Figures:
         case = Case(chip, way, "full", 4096, heads=8, system="experts")
         figures[f"{chip}_experts_{way}"] = make(share, case)
     long = Case(chip, "forward", "causal", 32768, heads=2)
-    figures[f"{chip}_fwd_causal_32k"] = make(share, long, fitted)
+    figures[f"{chip}_fwd_causal_32k"] = make(share, long, extrapolate_cycles)
     figures[f"{chip}_fwd_spans_over_full"] = spans
     for name in [name for name in figures if any(part in name for part in LEFT_OUT.get(chip, ()))]:
         print(f"{name}: not made, see LEFT_OUT", flush=True)
@@ -100,7 +100,7 @@ def ours(chip: str) -> Figures:
     return figures
 
 
-def fitted(case: Case) -> float:
+def extrapolate_cycles(case: Case) -> float:
     """Cycles of a causal row from two that are shorter, as a·S² + b·S."""
     half, one = (cycles_of(dataclasses.replace(case, length=n)) for n in (8192, 16384))
     square = (one - 2 * half) / (16384**2 - 2 * 8192**2)

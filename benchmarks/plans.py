@@ -71,11 +71,11 @@ class Cell(NamedTuple):
         tokens = LENGTHS[self.tokens]
         settings = {
             "agent.context_tokens": tokens,
-            f"{self.stage}.training.row_tokens": tokens * (2 if self.stage == "dpo" else 1),
+            f"{self.stage}.training.sequence_length": tokens * (2 if self.stage == "dpo" else 1),
             "model.remat": "offload-all",
         }
         if self.tokens == "32K" and self.stage == "sft":
-            settings["sft.training.rows"] = 128
+            settings["sft.training.batch_size"] = 128
         file = f"configs/mirothinker_v1_{config}/{self.stage}.py{argument}"
         return ["--config", file, *(f"--config.{key}={value}" for key, value in settings.items())]
 

@@ -25,14 +25,14 @@ from mirothinker_jax.flags import parse as parse_config
 
 KEPT = FOLDER / "stage_plans.json"
 ALL, OPTIMIZER = {"model.remat": "offload-all"}, {"training.optimizer.offload": "true"}
-SHARED = {"training.micro_rows": 1}  # all devices share a row
-MILLION = {"training.rows": 1, "training.row_tokens": 1_048_576, "data.shards": 1} | SHARED
+SHARED = {"training.microbatch_size": 1}  # all devices share a row
+MILLION = {"training.batch_size": 1, "training.sequence_length": 1_048_576, "data.shards": 1} | SHARED
 # (config, slice, settings; those of training are the stage's)
 ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("8b/sft", "v5p:4x4x4", {"training.rows": 4}),
-    ("8b/sft", "v5p:4x4x4", {"training.rows": 4} | ALL),
+    ("8b/sft", "v5p:4x4x4", {"training.batch_size": 4}),
+    ("8b/sft", "v5p:4x4x4", {"training.batch_size": 4} | ALL),
     ("8b/sft", "v5p:2x2x4", {"mesh.context": 16} | SHARED),
-    ("8b/sft", "v6e:4x8", {"mesh.context": 16, "training.micro_rows": 2} | ALL),
+    ("8b/sft", "v6e:4x8", {"mesh.context": 16, "training.microbatch_size": 2} | ALL),
     ("8b/sft", "v5p:4x4x4", {"mesh.context": 64} | MILLION | ALL),
     ("8b/sft", "v5p:2x2x2", {"mesh.context": 8} | MILLION | ALL),
     ("8b/dpo", "v5p:4x4x4", {}),
@@ -66,8 +66,8 @@ def line(config: str, settings: dict[str, Any], figures: dict[str, Any]) -> str:
     seconds = figures["step_s_estimate"]
     cells = (
         ", ".join([f"{config}.py", *named]),
-        f"{training.rows} × {training.row_tokens:,}",
-        str(training.micro_rows),
+        f"{training.batch_size} × {training.sequence_length:,}",
+        str(training.microbatch_size),
         figures["topology"],
         mesh_of(figures),
         f"{size_of(figures)} of {figures['hbm_gib_per_device']:.1f}",

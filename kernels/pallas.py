@@ -44,7 +44,7 @@ def product(a: Any, b: Any, dimensions: Any) -> jax.Array:
     return jax.lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
 
 
-def shaped(shape: Any, dtype: Any, like: jax.Array) -> jax.ShapeDtypeStruct:
+def shape_like(shape: Any, dtype: Any, like: jax.Array) -> jax.ShapeDtypeStruct:
     """A result that varies over the mesh axes that `like` varies over (inside a shard_map)."""
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(like).manual_axis_type)
 

@@ -121,24 +121,32 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One run of the training loop. A step sees `rows` rows, `micro_rows` at a time (gradients add up)."""
+    """One run of the training loop. A step sees `batch_size` rows, `microbatch_size` at a time (gradients add up)."""
 
     steps: int = 100  # optimizer updates
-    rows: int = 8  # per step, over all devices
-    micro_rows: int = 8  # of them at a time, over all devices
-    row_tokens: int = 2048  # length of a packed row
+    batch_size: int = 8  # sequences (packed rows) per step, over all devices
+    microbatch_size: int = 8  # of them at a time, over all devices
+    sequence_length: int = 2048  # length of a packed row
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     checkpoint_every: int = 50  # steps between checkpoints
     keep_checkpoints: int = 2  # how many of the newest stay on disk
     log_every: int = 10  # steps between lines of metrics
 
     def __post_init__(self):
-        for key in ("steps", "rows", "micro_rows", "row_tokens", "checkpoint_every", "keep_checkpoints"):
+        for key in (
+            "steps",
+            "batch_size",
+            "microbatch_size",
+            "sequence_length",
+            "checkpoint_every",
+            "keep_checkpoints",
+        ):
             check(getattr(self, key) >= 1, f"training.{key} is {getattr(self, key)}; it must be ≥ 1")
         check(self.log_every >= 1, f"training.log_every is {self.log_every}; it must be ≥ 1")
         check(
-            self.rows % self.micro_rows == 0,
-            f"training.rows ({self.rows}) must be a multiple of training.micro_rows ({self.micro_rows})",
+            self.batch_size % self.microbatch_size == 0,
+            f"training.batch_size ({self.batch_size}) must be a multiple of training.microbatch_size "
+            f"({self.microbatch_size})",
         )
 
 
@@ -162,7 +170,9 @@ class SFTConfig:
 class DPOConfig:
     """Rafailov et al. (arXiv 2305.18290) on summed log-probs, + sft_coef · SFT on the chosen one."""
 
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(row_tokens=4096))  # two episodes
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(sequence_length=4096)
+    )  # two episodes
     beta: float = 0.1  # β: how far the policy may move from the SFT model
     sft_coef: float = 0.1  # λ: weight of the SFT loss on the chosen sequence
     questions: int = 200  # questions that pairs are sampled for
@@ -256,7 +266,7 @@ class Config:
         check(
             order == sorted(set(order)), f"stages is {self.stages}; they run in the order {STAGES}, each once"
         )
-        self.check_row_tokens(max(1, self.mesh.context))
+        self.check_sequence_length(max(1, self.mesh.context))
         check(
             self.model.lora.rank == 0 or bool(self.model.init_from),
             f"model.lora.rank is {self.model.lora.rank} without model.init_from, and adapters of a random model learn "
@@ -269,10 +279,10 @@ class Config:
             "alone (stages=sft, evaluation.questions=0), or set it back to 'mcp'",
         )
         if "sft" in self.stages:
-            rows = self.sft.training.rows
+            rows = self.sft.training.batch_size
             check(
                 rows % self.data.shards == 0,
-                f"sft.training.rows ({rows}) must be a multiple of data.shards ({self.data.shards})",
+                f"sft.training.batch_size ({rows}) must be a multiple of data.shards ({self.data.shards})",
             )
             check(
                 bool(self.data.path) or not self.tools.search_url,
@@ -286,8 +296,8 @@ class Config:
             )
         if "dpo" in self.stages:
             check(
-                self.dpo.training.row_tokens >= 2 * self.agent.context_tokens,
-                f"dpo.training.row_tokens ({self.dpo.training.row_tokens}) must hold two episodes: "
+                self.dpo.training.sequence_length >= 2 * self.agent.context_tokens,
+                f"dpo.training.sequence_length ({self.dpo.training.sequence_length}) must hold two episodes: "
                 f"at least 2 · agent.context_tokens ({2 * self.agent.context_tokens})",
             )
         if "grpo" in self.stages:
@@ -297,18 +307,18 @@ class Config:
                 "replay; set it to False",
             )
             check(
-                self.grpo.training.row_tokens >= self.agent.context_tokens,
-                f"grpo.training.row_tokens ({self.grpo.training.row_tokens}) must hold an episode: "
+                self.grpo.training.sequence_length >= self.agent.context_tokens,
+                f"grpo.training.sequence_length ({self.grpo.training.sequence_length}) must hold an episode: "
                 f"at least agent.context_tokens ({self.agent.context_tokens})",
             )
 
-    def check_row_tokens(self, context: int) -> None:
+    def check_sequence_length(self, context: int) -> None:
         """Rows divide over `context` devices; asked again where mesh.context is -1 and the devices are known."""
         for stage in self.stages:
-            tokens = getattr(self, stage).training.row_tokens
+            tokens = getattr(self, stage).training.sequence_length
             check(
                 context == 1 or tokens % (2 * context) == 0,
-                f"{stage}.training.row_tokens ({tokens}) must be a multiple of 2 · mesh.context ({2 * context}): "
+                f"{stage}.training.sequence_length ({tokens}) must be a multiple of 2 · mesh.context ({2 * context}): "
                 "a device has a chunk from the front of a row and one from behind",
             )
 

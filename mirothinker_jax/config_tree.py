@@ -33,7 +33,7 @@ def check(condition: bool, message: str) -> None:
     """Raises ConfigError(message) unless `condition` holds.
 
     Inside a dataclass of settings the message begins with the key: as the class knows it (`rows`), or with
-    the names of groups above it (`training.rows`); `build` completes it to `config.sft.training.rows`.
+    the names of groups above it (`training.batch_size`); `build` completes it to `config.sft.training.batch_size`.
     """
     if not condition:
         raise ConfigError(message)
@@ -85,7 +85,7 @@ def build(cls: type[T], values: Any, prefix: str = "") -> T:
         if key not in hints:
             raise ConfigError(unknown_key(name, [k.name for k in keys(cls, prefix)]))
         if not dataclasses.is_dataclass(hints[key]):
-            arguments[key] = _typed(name, value, hints[key])
+            arguments[key] = _convert(name, value, hints[key])
         elif hasattr(value, "items"):
             arguments[key] = build(typing.cast(type, hints[key]), value, f"{name}.")
         else:
@@ -96,7 +96,7 @@ def build(cls: type[T], values: Any, prefix: str = "") -> T:
         raise ConfigError(_absolute(prefix, str(error))) from None
 
 
-def resolved(config: Any) -> dict[str, Any]:
+def to_plain(config: Any) -> dict[str, Any]:
     """The whole tree as plain JSON values (tuples become lists): what is saved beside a checkpoint."""
     return json.loads(json.dumps(dataclasses.asdict(config), allow_nan=False))
 
@@ -146,17 +146,17 @@ def type_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
-def _typed(name: str, value: Any, hint: Any) -> Any:
+def _convert(name: str, value: Any, hint: Any) -> Any:
     """`value` as `hint`, or a ConfigError that names the key."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         items = list(value) if isinstance(value, (list, tuple)) else [value]
-        return tuple(_typed(name, v, arguments[0]) for v in items)
+        return tuple(_convert(name, v, arguments[0]) for v in items)
     if origin in (types.UnionType, typing.Union):
         if value is None and types.NoneType in arguments:
             return None
         (hint,) = (a for a in arguments if a is not types.NoneType)
-        return _typed(name, value, hint)
+        return _convert(name, value, hint)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
@@ -171,7 +171,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
 def _absolute(prefix: str, message: str) -> str:
     """A dataclass names its keys from where it stands; here that becomes the name from the root.
 
-    `rows …` and `training.rows …` raised under `sft.training.` both become `config.sft.training.rows …`.
+    `rows …` and `training.batch_size …` raised under `sft.training.` both become `config.sft.training.batch_size …`.
     """
     parts = prefix.rstrip(".").split(".") if prefix else []
     overlap = next(

@@ -3,7 +3,7 @@
     config = flags.parse(sys.argv[1:], description="Trains …", program="python -m mirothinker_jax.train")
 
 A config file is Python: it runs with the rights of the user. It returns an ml_collections ConfigDict, so a
-setting may follow another one (`c.agent.context_tokens = c.grpo.training.get_ref("row_tokens")`) and an
+setting may follow another one (`c.agent.context_tokens = c.grpo.training.get_ref("sequence_length")`) and an
 override reaches both. Unusual: overrides are read by the type that the dataclass declares, not by the type
 of the value in the file, and every mistake ends in one line on stderr and exit code 2.
 """

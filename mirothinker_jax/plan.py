@@ -147,7 +147,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--sweep",
         action="store_true",
         help="try slices and meshes, smallest first, until it fits (--topology v5p); that is of config.mesh.data, "
-        "fsdp and context and the stage's training.micro_rows, so the config's own are not read",
+        "fsdp and context and the stage's training.microbatch_size, so the config's own are not read",
     )
     parser.add_argument(
         "--quick",

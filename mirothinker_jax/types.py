@@ -74,13 +74,13 @@ class Batch:
         return self.tokens.shape
 
     @staticmethod
-    def empty(rows: int, row_tokens: int, routes: tuple[int, int] | None = None) -> Batch:
+    def empty(rows: int, sequence_length: int, routes: tuple[int, int] | None = None) -> Batch:
         """A batch of padding, in numpy: nothing is trained and every position sees itself alone. `routes` is (L, k)
         where it has room for routes."""
-        shape = (rows, row_tokens)
+        shape = (rows, sequence_length)
         ints = lambda: np.zeros(shape, np.int32)  # noqa: E731
         floats = lambda: np.zeros(shape, np.float32)  # noqa: E731
-        own = np.broadcast_to(np.arange(row_tokens, dtype=np.int32), shape).copy()
+        own = np.broadcast_to(np.arange(sequence_length, dtype=np.int32), shape).copy()
         return Batch(
             tokens=ints(),
             targets=ints(),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mirothinker_jax import config, flags
 from mirothinker_jax.config import Config, ConfigError, build, default
-from mirothinker_jax.config_tree import difference, flat, keys, resolved
+from mirothinker_jax.config_tree import difference, flat, keys, to_plain
 
 GOOD = """
 from mirothinker_jax import config
@@ -21,7 +21,7 @@ from mirothinker_jax import config
 def get_config():
     c = config.default()
     c.seed = 3
-    c.agent.context_tokens = c.grpo.training.get_ref("row_tokens")
+    c.agent.context_tokens = c.grpo.training.get_ref("sequence_length")
     return c
 """
 
@@ -59,7 +59,7 @@ def test_resolved_config_survives_json():
     tree = default()
     tree.stages, tree.tokenizer.symbols, tree.mesh.context = ("sft", "dpo"), (" ", '{"a": "'), 2
     built = build(Config, tree)
-    again = build(Config, json.loads(json.dumps(resolved(built))))
+    again = build(Config, json.loads(json.dumps(to_plain(built))))
     assert again == built
     assert built.tokenizer.symbols == (" ", '{"a": "')
 
@@ -88,7 +88,13 @@ def test_file_and_overrides(good):
 
 def test_the_last_of_two_values_wins_and_references_follow(good):
     c = flags.parse(
-        ["--config", good, "--config.seed=1", "--config.seed=2", "--config.grpo.training.row_tokens=2048"]
+        [
+            "--config",
+            good,
+            "--config.seed=1",
+            "--config.seed=2",
+            "--config.grpo.training.sequence_length=2048",
+        ]
     )
     assert c.seed == 2
     assert c.agent.context_tokens == 2048
@@ -247,16 +253,22 @@ def test_not_a_python_file(capsys, tmp_path):
         ("--config.model.ffn_tokens=-1", "config.model.ffn_tokens is -1; give 0 for all of a device's"),
         ("--config.model.heads=3", "config.model.heads (3) must be a multiple of model.kv_heads (2)"),
         (
-            "--config.sft.training.micro_rows=3",
-            "config.sft.training.rows (8) must be a multiple of training.micro_rows (3)",
+            "--config.sft.training.microbatch_size=3",
+            "config.sft.training.batch_size (8) must be a multiple of training.microbatch_size (3)",
         ),
         (
             "--config.sft.training.optimizer.schedule=cos",
             "config.sft.training.optimizer.schedule is 'cos'; choose one of",
         ),
         ("--config.stages=grpo,sft", "config.stages is ('grpo', 'sft'); they run in the order"),
-        ("--config.sft.training.row_tokens=0", "config.sft.training.row_tokens is 0; it must be ≥ 1"),
-        ("--config.data.shards=3", "config.sft.training.rows (8) must be a multiple of data.shards (3)"),
+        (
+            "--config.sft.training.sequence_length=0",
+            "config.sft.training.sequence_length is 0; it must be ≥ 1",
+        ),
+        (
+            "--config.data.shards=3",
+            "config.sft.training.batch_size (8) must be a multiple of data.shards (3)",
+        ),
         (
             "--config.agent.turn_tokens=2048",
             "config.agent.turn_tokens (2048) must be below agent.context_tokens (2048)",
@@ -279,8 +291,9 @@ def test_wrong_arguments(capsys, good, argument, expected):
     ("arguments", "expected"),
     [
         (
-            ("--config.stages=dpo", "--config.dpo.training.row_tokens=1000"),
-            "config.dpo.training.row_tokens (1000) must hold two episodes: at least 2 · agent.context_tokens (4096)",
+            ("--config.stages=dpo", "--config.dpo.training.sequence_length=1000"),
+            "config.dpo.training.sequence_length (1000) must hold two episodes: at least 2 · "
+            "agent.context_tokens (4096)",
         ),
         (
             ("--config.model.ffn_tokens=64", "--config.model.moe.experts=8"),
@@ -307,7 +320,7 @@ def test_read_raises_for_callers_in_python(good):
 
 
 def test_difference_names_keys_with_both_values():
-    old, new = resolved(Config()), resolved(Config(seed=5))
+    old, new = to_plain(Config()), to_plain(Config(seed=5))
     new["model"] |= {"hidden": 256}
     del new["data"]["open_bins"]
     assert difference(old, old) == []

@@ -36,7 +36,7 @@ def ours(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) ->
     segment = min(length, sizes.get("segment", length))
     blocks = strips.Blocks(**{**vars(blocks), "segment": max(segment, blocks.strip)})
     at_once = segment if way == "backward" else length  # keys of a call of the kernel
-    blocks = tiling.fitted(blocks, length, at_once, exact=mask != "causal")
+    blocks = tiling.fit_blocks(blocks, length, at_once, exact=mask != "causal")
     # Tables read as zeros: all queries see all strips of keys.
     spans = [((1, 4, length), jnp.int32), ((), jnp.int32)] if mask == "spans" else []
     half, single = jnp.bfloat16, jnp.float32

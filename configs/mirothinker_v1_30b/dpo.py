@@ -11,6 +11,6 @@ from mirothinker_jax import recipes
 
 
 def get_config(model: str = "qwen3-30b-a3b-thinking-2507"):
-    c = recipes.dpo(model, native_tokens=262_144, context=16, micro_rows=4)
+    c = recipes.dpo(model, native_tokens=262_144, context=16, microbatch_size=4)
     c.run_dir = "runs/mirothinker-30b-dpo"
     return c

@@ -11,6 +11,6 @@ from mirothinker_jax import recipes
 
 
 def get_config(model: str = "qwen2.5-72b"):
-    c = recipes.sft(model, native_tokens=32_768, context=32, micro_rows=2)
+    c = recipes.sft(model, native_tokens=32_768, context=32, microbatch_size=2)
     c.run_dir = "runs/mirothinker-72b-sft"
     return c

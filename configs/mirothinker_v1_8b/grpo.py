@@ -11,6 +11,6 @@ from mirothinker_jax import recipes
 
 
 def get_config(model: str = "qwen3-8b"):
-    c = recipes.grpo(model, native_tokens=32_768, context=16, micro_rows=4)
+    c = recipes.grpo(model, native_tokens=32_768, context=16, microbatch_size=4)
     c.run_dir = "runs/mirothinker-8b-grpo"
     return c

@@ -28,7 +28,7 @@ def get_config(model: str):
     c.model.remat = "full"
 
     t = c.sft.training
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 300, 8, 1, 8192
+    t.steps, t.batch_size, t.microbatch_size, t.sequence_length = 300, 8, 1, 8192
     t.checkpoint_every, t.log_every = 100, 1
     t.optimizer.learning_rate = 2e-4
     t.optimizer.weight_decay = 0.0

@@ -28,7 +28,7 @@ def get_config(model: str):
     c.model.remat = "full"
 
     t = c.sft.training
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 1000, 128, 16, 40960
+    t.steps, t.batch_size, t.microbatch_size, t.sequence_length = 1000, 128, 16, 40960
     t.checkpoint_every, t.log_every = 100, 1
     t.optimizer.learning_rate = 4e-5
     t.optimizer.schedule, t.optimizer.warmup_fraction, t.optimizer.final_fraction = "cosine", 0.1, 0.0

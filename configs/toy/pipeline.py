@@ -78,7 +78,7 @@ def get_config():
     c.sft.expert_calls = 5  # enough for three hops; the questions go to six
     c.sft.expert_mistake_rate = 0.05
     t = c.sft.training
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 900, 8, 8, 512
+    t.steps, t.batch_size, t.microbatch_size, t.sequence_length = 900, 8, 8, 512
     t.checkpoint_every, t.log_every = 200, 10
     t.optimizer.learning_rate = 8e-3
     t.optimizer.warmup_fraction = 0.05
@@ -87,14 +87,14 @@ def get_config():
     t = c.dpo.training
     c.dpo.questions, c.dpo.samples = 384, 4
     # About three epochs, as MiroThinker v0.1 took: in five the policy unlearns how to end a turn.
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 16, 8, 8, 1280
+    t.steps, t.batch_size, t.microbatch_size, t.sequence_length = 16, 8, 8, 1280
     t.checkpoint_every, t.log_every = 16, 2
     t.optimizer.learning_rate = 1e-4
     t.optimizer.weight_decay = 0.0
 
     c.grpo.questions, c.grpo.group = 32, 8
     t = c.grpo.training
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 64, 128, 2, 640
+    t.steps, t.batch_size, t.microbatch_size, t.sequence_length = 64, 128, 2, 640
     t.checkpoint_every, t.log_every = 16, 1
     t.optimizer.learning_rate = 1e-3
     t.optimizer.schedule = "linear"

@@ -4,7 +4,7 @@
 
 Each line of the file is {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]};
 ArrayRecord files and tfds:NAME/SPLIT are read too. The tokenizer is trained on the file itself. A conversation
-must fit a row (sft.training.row_tokens). Nothing is evaluated: the figures are in metrics.jsonl and TensorBoard.
+must fit a row (sft.training.sequence_length). Nothing is evaluated: the figures are in metrics.jsonl and TensorBoard.
 """
 
 from mirothinker_jax.config import default
@@ -25,7 +25,7 @@ def get_config():
     c.model.remat = "none"
 
     t = c.sft.training
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 300, 8, 8, 512
+    t.steps, t.batch_size, t.microbatch_size, t.sequence_length = 300, 8, 8, 512
     t.checkpoint_every, t.log_every = 100, 10
     t.optimizer.learning_rate = 2e-3
     return c

@@ -31,18 +31,23 @@ def get_config():
 
     c.sft.expert_episodes, c.sft.expert_calls = 18, 4
     t = c.sft.training
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 160, 8, 8, 192
+    t.steps, t.batch_size, t.microbatch_size, t.sequence_length = 160, 8, 8, 192
     t.checkpoint_every, t.log_every = 40, 10
     t.optimizer.learning_rate = 1e-2
 
     c.dpo.questions, c.dpo.samples = 8, 6
     t = c.dpo.training
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 4, 4, 4, 512
+    t.steps, t.batch_size, t.microbatch_size, t.sequence_length = 4, 4, 4, 512
     t.checkpoint_every, t.log_every = 2, 1
 
     c.grpo.questions, c.grpo.group, c.grpo.question_pool = 4, 4, 8
     t = c.grpo.training
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 4, 16, 4, 256  # room for every episode: one shape
+    t.steps, t.batch_size, t.microbatch_size, t.sequence_length = (
+        4,
+        16,
+        4,
+        256,
+    )  # room for every episode: one shape
     t.checkpoint_every, t.log_every = 2, 1
 
     c.evaluation.questions, c.evaluation.budgets = 8, (0, 2, 4)

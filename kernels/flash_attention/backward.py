@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ..pallas import PLAIN, ROWS_BY_ROWS, in_hbm, product, shaped
+from ..pallas import PLAIN, ROWS_BY_ROWS, in_hbm, product, shape_like
 from . import mask as m
 from .forward import LOG2_E, table_row
 from .strips import Blocks, Place, for_strips, visible
@@ -150,9 +150,9 @@ def backward(
             ],
         ),
         out_shape=[
-            shaped(q.shape, jnp.float32, q),
-            shaped(k.shape, jnp.float32, q),
-            shaped(v.shape, jnp.float32, q),
+            shape_like(q.shape, jnp.float32, q),
+            shape_like(k.shape, jnp.float32, q),
+            shape_like(v.shape, jnp.float32, q),
         ],
         input_output_aliases={len(prefetch) + 7 + i: i for i in range(3)},
         compiler_params=pltpu.CompilerParams(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ..pallas import PLAIN, ROWS_BY_ROWS, product, shaped
+from ..pallas import PLAIN, ROWS_BY_ROWS, product, shape_like
 from . import mask as m
 from .strips import Blocks, Place, for_strips, idle, segment_of, visible
 
@@ -172,8 +172,8 @@ def forward(
             ],
         ),
         out_shape=[
-            shaped(q.shape, q.dtype if carry is None else jnp.float32, q),
-            shaped((heads, 1, length), jnp.float32, q),
+            shape_like(q.shape, q.dtype if carry is None else jnp.float32, q),
+            shape_like((heads, 1, length), jnp.float32, q),
         ],
         input_output_aliases=aliases,
         compiler_params=pltpu.CompilerParams(

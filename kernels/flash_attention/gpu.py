@@ -55,7 +55,7 @@ def forward(q, k, v, mask, carry=None, *, largest: Tiles | None = None, interpre
     largest: blocks, instead of `tiles()`. interpret: run on any backend, slowly, for tests.
     """
     length, size = q.shape[2:]
-    tile = _fitted((largest or tiles()).forward, q, k)
+    tile = _fit_tile((largest or tiles()).forward, q, k)
     block = max(tile.queries, tile.keys)
     mask = mask.of_padded(q.shape[0], length, k.shape[2], block, block)
     if carry is not None:
@@ -80,7 +80,7 @@ def backward(
 ):
     """(dq [B, H, T, E], dk and dv [B, K, S, E], float32); see `Kernels.backward` of ring_attention, and `forward`."""
     length, size, keys = *q.shape[2:], k.shape[2]
-    by_queries, by_keys = (_fitted(tile, q, k) for tile in (largest or tiles())[1:])
+    by_queries, by_keys = (_fit_tile(tile, q, k) for tile in (largest or tiles())[1:])
     block = max(by_queries.queries, by_queries.keys, by_keys.queries, by_keys.keys)
     mask = mask.of_padded(q.shape[0], length, keys, block, block)
     q, k, v, d_out = (_pad(x, block) for x in (q, k, v, d_out))
@@ -92,7 +92,7 @@ def backward(
     return dq[:, :, :length, :size], dk[:, :, :keys, :size], dv[:, :, :keys, :size]
 
 
-def _fitted(tile: Tile, q: jax.Array, k: jax.Array) -> Tile:
+def _fit_tile(tile: Tile, q: jax.Array, k: jax.Array) -> Tile:
     """This tile, smaller where there are fewer tokens, and a quarter of it for float32 operands, which need registers
     instead of tensor cores, and for heads of 256, which would fill fast memory."""
     share = max(1, _power(q.shape[3]) // 128) ** 2 * (4 if q.dtype == jnp.float32 else 1)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from ..pallas import PLAIN, ROWS_BY_ROWS, product, shaped
+from ..pallas import PLAIN, ROWS_BY_ROWS, product, shape_like
 from . import gpu_visits as visits
 from . import mask as m
 from .gpu_forward import LOG2_E, by_queries, table_by_queries
@@ -62,7 +62,7 @@ def dq_by_queries(q, k, v, mask: m.Mask, lse, delta, d_out, dq, tile: Tile, scal
         grid=(blocks, heads, batch),
         in_specs=in_specs,
         out_specs=of_block,
-        out_shape=shaped(q.shape, jnp.float32, q),
+        out_shape=shape_like(q.shape, jnp.float32, q),
         input_output_aliases=aliases,
         compiler_params=plgpu.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
         interpret=interpret,
@@ -113,7 +113,7 @@ def dk_dv_by_keys(q, k, v, mask: m.Mask, lse, delta, d_out, tile: Tile, scale: f
         grid=(keys // tile.keys, kv_heads, batch),
         in_specs=[of_group, of_block, of_block, of_tokens, of_tokens, of_group, *table_specs],
         out_specs=[of_block, of_block],
-        out_shape=[shaped(k.shape, jnp.float32, q)] * 2,
+        out_shape=[shape_like(k.shape, jnp.float32, q)] * 2,
         compiler_params=plgpu.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
         interpret=interpret,
     )(q, k, v, lse, delta, d_out, *table)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from ..pallas import PLAIN, ROWS_BY_ROWS, product, shaped
+from ..pallas import PLAIN, ROWS_BY_ROWS, product, shape_like
 from . import gpu_visits as visits
 from . import mask as m
 from .gpu_visits import Tile
@@ -78,8 +78,8 @@ def forward(q, k, v, mask: m.Mask, tile: Tile, scale: float, carry, interpret: b
         in_specs=in_specs,
         out_specs=[of_block, of_token],
         out_shape=[
-            shaped(q.shape, q.dtype if carry is None else jnp.float32, q),
-            shaped(q.shape[:3], jnp.float32, q),
+            shape_like(q.shape, q.dtype if carry is None else jnp.float32, q),
+            shape_like(q.shape[:3], jnp.float32, q),
         ],
         input_output_aliases=aliases,
         compiler_params=plgpu.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),

@@ -22,13 +22,13 @@ def largest(way: str) -> Blocks:
     return TABLE["v6e" if wide_units() else "v4" if little_memory() else "v5p"][way]
 
 
-def fitted(blocks: Blocks, queries: int, keys: int, item_bytes: int = 2, exact: bool = False) -> Blocks:
+def fit_blocks(blocks: Blocks, queries: int, keys: int, item_bytes: int = 2, exact: bool = False) -> Blocks:
     """These sizes, shrunk where there are fewer queries or keys, so that padding stays below a block or a strip.
 
     A quarter of them for float32 operands (`item_bytes` 4): each of their products is six, and all parts of a pass are
     held at once. exact: a segment is whole stretches, for a mask under which every query sees all keys.
 
-    >>> fitted(TABLE["v5p"]["forward"], 300, 9000)
+    >>> fit_blocks(TABLE["v5p"]["forward"], 300, 9000)
     Blocks(queries=512, chunk=256, tile=128, strip=1024, stretch=4096, segment=5120, ahead=5)
     """
     share = 4 if item_bytes == 4 else 1

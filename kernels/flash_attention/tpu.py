@@ -29,7 +29,7 @@ def forward(q, k, v, mask, carry=None, *, largest: Blocks | None = None, interpr
     largest: the largest block sizes; None: the table's. interpret: run on any backend, slowly, for tests.
     """
     length, keys = q.shape[2], k.shape[2]
-    blocks = tiling.fitted(
+    blocks = tiling.fit_blocks(
         largest or tiling.largest("forward"), length, keys, q.dtype.itemsize, exact=mask.kind == "full"
     )
     mask = mask.of_padded(q.shape[0], length, keys, blocks.queries, blocks.segment)
@@ -50,7 +50,7 @@ def backward(
 ):
     """(dq [B, H, T, E], dk and dv [B, K, S, E], float32); see `Kernels.backward` of ring_attention."""
     length, keys = q.shape[2], k.shape[2]
-    blocks = tiling.fitted(
+    blocks = tiling.fit_blocks(
         largest or tiling.largest("backward"), length, keys, q.dtype.itemsize, exact=mask.kind == "full"
     )
     lse, delta = (_lanes(_pad(x, blocks.queries)) for x in (lse, delta))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ..pallas import PLAIN, ROWS_BY_ROWS, product, shaped, vmem_bytes
+from ..pallas import PLAIN, ROWS_BY_ROWS, product, shape_like, vmem_bytes
 from .layout import Layout
 
 
@@ -60,7 +60,7 @@ def products(
             in_specs=specs,
             out_specs=pl.BlockSpec((rows, part), lambda j, t, table: (at(t, table), j)),
         ),
-        out_shape=shaped((places, width), pairs[0][0].dtype, pairs[0][0]),
+        out_shape=shape_like((places, width), pairs[0][0].dtype, pairs[0][0]),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=vmem_bytes()
         ),

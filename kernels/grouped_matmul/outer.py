@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ..pallas import COLUMNS_BY_COLUMNS, product, shaped, vmem_bytes
+from ..pallas import COLUMNS_BY_COLUMNS, product, shape_like, vmem_bytes
 from .layout import Layout
 
 BLOCK = 1024  # the largest part of a dimension that a step takes: two of them keep a v5p's two cores busy
@@ -58,7 +58,7 @@ def outer_sums(
             out_specs=pl.BlockSpec((1, across, down), lambda i, j, t, table: (table[t], i, j)),
             scratch_shapes=[pltpu.VMEM((across, down), jnp.float32)],
         ),
-        out_shape=shaped((experts, wide, narrow), x.dtype, x),
+        out_shape=shape_like((experts, wide, narrow), x.dtype, x),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=vmem_bytes()
         ),

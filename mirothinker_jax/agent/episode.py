@@ -112,7 +112,7 @@ def _reserve(setting: Setting, chat: Chat) -> tuple[int, int]:
     return request, 2 * setting.turn_tokens + setting.output_tokens + request
 
 
-def least_context(setting: Setting, chat: Chat) -> int:
+def min_context_tokens(setting: Setting, chat: Chat) -> int:
     """The context in which an agent can be sure of two turns with calls, but for what the question takes."""
     result = len(chat.observation([""])) + setting.output_tokens
     return len(chat.prompt(setting.system, "")) + setting.turn_tokens + result + _reserve(setting, chat)[1]

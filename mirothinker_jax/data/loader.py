@@ -34,7 +34,7 @@ class SFTSource:
       conversations: what to train on.
       chat: renders them.
       settings: shards, shuffle, open_bins, read_threads.
-      row_tokens: T.
+      sequence_length: T.
       rows: rows of the GLOBAL batch; this process gives rows / process_count of them.
       seed: of the shuffle.
 
@@ -47,7 +47,7 @@ class SFTSource:
         conversations: ConversationSource,
         chat: Chat,
         settings: DataConfig,
-        row_tokens: int,
+        sequence_length: int,
         rows: int,
         seed: int,
         process_index: int = 0,
@@ -59,26 +59,28 @@ class SFTSource:
                 f"data.shards ({shards}) must be a multiple of the number of processes ({process_count})"
             )
         if rows % shards:
-            raise ConfigError(f"sft.training.rows ({rows}) must be a multiple of data.shards ({shards})")
+            raise ConfigError(
+                f"sft.training.batch_size ({rows}) must be a multiple of data.shards ({shards})"
+            )
         if examples < shards:
             raise ConfigError(
                 f"data.shards is {shards} for {examples} conversations; lower it, or give more data"
             )
         self._rows_per_shard = rows // shards
-        self._row_tokens = row_tokens
+        self._sequence_length = sequence_length
         # What a saved position belongs to: anything else here and it would point somewhere else.
         self._identity = {
             "examples": examples,
             "shard_count": shards,
-            "row_tokens": row_tokens,
+            "sequence_length": sequence_length,
             "open_bins": settings.open_bins,
             "shuffle": settings.shuffle,
             "seed": seed,
         }
-        columns = _Render(conversations, chat, row_tokens)
+        columns = _Render(conversations, chat, sequence_length)
         own = shards // process_count
         self._streams = {
-            shard: iter(_stream(columns, settings, row_tokens, examples, shard, seed))
+            shard: iter(_stream(columns, settings, sequence_length, examples, shard, seed))
             for shard in range(process_index * own, (process_index + 1) * own)
         }
 
@@ -91,7 +93,7 @@ class SFTSource:
         rows = [next(stream) for stream in self._streams.values() for _ in range(self._rows_per_shard)]
         column = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
         inside = column["tokens_segment_ids"] > 0
-        batch = Batch.empty(len(rows), self._row_tokens)
+        batch = Batch.empty(len(rows), self._sequence_length)
         batch.tokens[:] = column["tokens"]
         batch.targets[:] = column["targets"]
         batch.weights[:] = column["weights"]
@@ -132,17 +134,17 @@ class SFTSource:
 class _Render:
     """Example number → its shifted columns: what grain's threads do."""
 
-    def __init__(self, conversations: ConversationSource, chat: Chat, row_tokens: int):
-        self._conversations, self._chat, self._row_tokens = conversations, chat, row_tokens
+    def __init__(self, conversations: ConversationSource, chat: Chat, sequence_length: int):
+        self._conversations, self._chat, self._sequence_length = conversations, chat, sequence_length
 
     def __call__(self, index: int) -> dict[str, np.ndarray]:
         rendered = render(self._conversations, self._chat, index)
-        check_length(self._conversations.location(index), len(rendered.tokens), self._row_tokens)
+        check_length(self._conversations.location(index), len(rendered.tokens), self._sequence_length)
         return shift(Sample(*rendered))
 
 
 def _stream(
-    columns: _Render, settings: DataConfig, row_tokens: int, examples: int, shard: int, seed: int
+    columns: _Render, settings: DataConfig, sequence_length: int, examples: int, shard: int, seed: int
 ) -> grain.IterDataset:
     """Shard `shard`: examples shard, shard + shards, … in a new order every epoch, first-fit into rows."""
     own_seed = int(np.random.SeedSequence([seed, shard]).generate_state(1)[0])
@@ -156,7 +158,7 @@ def _stream(
     )
     return grain.experimental.FirstFitPackIterDataset(
         rendered.to_iter_dataset(ahead),
-        length_struct=dict.fromkeys(_COLUMNS, row_tokens),
+        length_struct=dict.fromkeys(_COLUMNS, sequence_length),
         num_packing_bins=settings.open_bins,
         seed=own_seed,
         shuffle_bins=settings.shuffle,

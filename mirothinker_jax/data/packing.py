@@ -93,7 +93,7 @@ def shift(sample: Sample) -> dict[str, np.ndarray]:
 
 def pack_rows(
     samples: Sequence[Sample],
-    row_tokens: int,
+    sequence_length: int,
     row_multiple: int = 1,
     routes: tuple[int, int] | None = None,
 ) -> Batch:
@@ -107,10 +107,10 @@ def pack_rows(
       ConfigError: a sample longer than a row.
     """
     sizes = [len(sample) for sample in samples]
-    _check_sizes("sample", sizes, row_tokens)
+    _check_sizes("sample", sizes, sequence_length)
     order = sorted(range(len(sizes)), key=lambda i: -sizes[i])  # stable: equals stay in order
-    rows = first_fit([sizes[i] for i in order], row_tokens)
-    batch = Batch.empty(_round_up(len(rows), row_multiple), row_tokens, routes)
+    rows = first_fit([sizes[i] for i in order], sequence_length)
+    batch = Batch.empty(_round_up(len(rows), row_multiple), sequence_length, routes)
     for row, members in enumerate(rows):
         start = 0
         for sequence, member in enumerate(members):
@@ -120,7 +120,9 @@ def pack_rows(
     return batch
 
 
-def pack_pairs(pairs: Sequence[Pair], row_tokens: int, pairs_per_row: int, row_multiple: int = 1) -> Batch:
+def pack_pairs(
+    pairs: Sequence[Pair], sequence_length: int, pairs_per_row: int, row_multiple: int = 1
+) -> Batch:
     """Packs preference pairs, first fit in the given order, at most `pairs_per_row` to a row.
 
     Of pair i of a row, the chosen sequence is 2i, the rejected one 2i + 1. The last prompt token predicts
@@ -137,9 +139,9 @@ def pack_pairs(pairs: Sequence[Pair], row_tokens: int, pairs_per_row: int, row_m
       ConfigError: a pair longer than a row.
     """
     sizes = [len(pair) for pair in pairs]
-    _check_sizes("pair (prompt + 1 + chosen + rejected)", sizes, row_tokens)
-    rows = first_fit(sizes, row_tokens, pairs_per_row)
-    batch = Batch.empty(_round_up(len(rows), row_multiple), row_tokens)
+    _check_sizes("pair (prompt + 1 + chosen + rejected)", sizes, sequence_length)
+    rows = first_fit(sizes, sequence_length, pairs_per_row)
+    batch = Batch.empty(_round_up(len(rows), row_multiple), sequence_length)
     for row, members in enumerate(rows):
         start = 0
         for i, member in enumerate(members):
@@ -222,10 +224,10 @@ def _round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def _check_sizes(what: str, sizes: Sequence[int], row_tokens: int) -> None:
+def _check_sizes(what: str, sizes: Sequence[int], sequence_length: int) -> None:
     for i, size in enumerate(sizes):
-        if size > row_tokens:
+        if size > sequence_length:
             raise ConfigError(
-                f"{what} {i} has {size} tokens, a row {row_tokens}; raise row_tokens to at least {size}, "
+                f"{what} {i} has {size} tokens, a row {sequence_length}; raise sequence_length to at least {size}, "
                 "or leave the example out"
             )

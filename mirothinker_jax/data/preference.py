@@ -21,7 +21,7 @@ class PreferenceSource:
         pairs: Sequence[Pair],
         reference: Callable[[Batch], Batch],
         *,
-        row_tokens: int,
+        sequence_length: int,
         pairs_per_row: int,
         rows: int,
         seed: int,
@@ -36,7 +36,7 @@ class PreferenceSource:
                 "no preference pairs: every question was answered always right or always wrong; "
                 "remove the run's dpo folder, and raise dpo.questions or dpo.samples"
             )
-        self._batch = reference(pack_pairs(pairs, row_tokens, pairs_per_row))
+        self._batch = reference(pack_pairs(pairs, sequence_length, pairs_per_row))
         self._rows, self._seed, self._shard, self._position = rows, seed, shard, 0
         self.pairs = len(pairs)
 

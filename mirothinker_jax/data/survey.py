@@ -21,12 +21,12 @@ def render(conversations: ConversationSource, chat: Chat, index: int) -> Rendere
         raise DataError(f"{conversations.location(index)}: {error}") from None
 
 
-def check_length(where: str, tokens: int, row_tokens: int) -> None:
+def check_length(where: str, tokens: int, sequence_length: int) -> None:
     """Raises DataError where a conversation does not fit a row."""
-    if tokens > row_tokens:
+    if tokens > sequence_length:
         raise DataError(
-            f"{where}: messages: {tokens} tokens do not fit a row of {row_tokens}; raise sft.training.row_tokens, or "
-            "take the conversation out"
+            f"{where}: messages: {tokens} tokens do not fit a row of {sequence_length}; raise "
+            "sft.training.sequence_length, or take the conversation out"
         )
 
 
@@ -34,14 +34,14 @@ def survey(
     conversations: ConversationSource,
     chat: Chat,
     numbers: Sequence[int],
-    row_tokens: int,
+    sequence_length: int,
     threads: int,
     advance: Callable[[int], object],
 ) -> int:
     """Renders the conversations of these numbers; returns the tokens of the longest.
 
     Args:
-      row_tokens: what each must fit.
+      sequence_length: what each must fit.
       threads: that render at the same time.
       advance: told how many more are done.
 
@@ -55,14 +55,15 @@ def survey(
             sizes = pool.map(lambda n: len(render(conversations, chat, n).tokens), part)
             for number, size in zip(part, sizes, strict=True):
                 longest = max(longest, size)
-                if size > row_tokens:
+                if size > sequence_length:
                     beyond.append(number)
             advance(len(part))
     if len(beyond) > 1:
         raise DataError(
             f"{conversations.location(beyond[0])} and {len(beyond) - 1} more of {len(numbers)} conversations do "
-            f"not fit a row of {row_tokens} tokens; raise sft.training.row_tokens to {longest}, or take them out"
+            f"not fit a row of {sequence_length} tokens; raise sft.training.sequence_length to "
+            f"{longest}, or take them out"
         )
     if beyond:
-        check_length(conversations.location(beyond[0]), longest, row_tokens)
+        check_length(conversations.location(beyond[0]), longest, sequence_length)
     return longest

@@ -86,7 +86,7 @@ def choose(episodes: Sequence[Episode]) -> list[Episode]:
     return list({id(e): e for e in chosen}.values())[:3]
 
 
-def spoken(text: str) -> list[Part]:
+def split_thought(text: str) -> list[Part]:
     """What the policy said in one turn: thoughts, calls, and the rest (an answer where it holds a box)."""
     parts, end = [], 0
     text = text.strip().removesuffix("<|im_end|>")
@@ -106,7 +106,7 @@ def _episode(record: dict[str, Any]) -> Episode:
     for segment in record["segments"]:
         text = str(segment["text"])
         if segment["source"] == "policy":
-            parts += spoken(text)
+            parts += split_thought(text)
         else:
             kind = "prompt" if segment["source"] == "prompt" else "observation"
             parts.append(_part(kind, text if kind == "prompt" else _FRAME.sub("", text)))

@@ -16,7 +16,7 @@ from mirothinker_jax.evals.statistics import Accuracy, accuracy_by
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.rollout.collect import Collector, EpisodeSpec
 from mirothinker_jax.rollout.sampling import Sampling
-from mirothinker_jax.trajectory.reward import Grade, rewarded
+from mirothinker_jax.trajectory.reward import Grade, with_reward
 from mirothinker_jax.trajectory.types import Trajectory
 
 
@@ -44,7 +44,7 @@ def evaluate(
     sampling = Sampling(settings.temperature, settings.top_p)
     trajectories, _ = collector.run(params, episodes, sampling, bar)
     return [
-        dataclasses.replace(rewarded(t, grade), metrics={"max_calls": e.max_calls})
+        dataclasses.replace(with_reward(t, grade), metrics={"max_calls": e.max_calls})
         for t, e in zip(trajectories, episodes, strict=True)
     ]
 

@@ -72,7 +72,7 @@ def groups_svg(lines: Sequence[Line], name: str, x_title: str) -> str:
 
 def steps_svg(line: Line, name: str) -> str:
     """A figure against training steps; many points are thinned, and their running mean stands out."""
-    x, y = thinned(line.x, line.y, _MOST_POINTS)
+    x, y = subsample(line.x, line.y, _MOST_POINTS)
     figure, axes = _figure(3.7, 2.4)
     colour = _STYLES.get(line.stage, _OTHER)[0]
     smooth = running_mean(y, len(y) // 20)
@@ -88,7 +88,7 @@ def steps_svg(line: Line, name: str) -> str:
     return _svg(figure, axes, name, legend=False)
 
 
-def thinned(x: Sequence[float], y: Sequence[float], most: int) -> tuple[list[float], list[float]]:
+def subsample(x: Sequence[float], y: Sequence[float], most: int) -> tuple[list[float], list[float]]:
     """At most `most` points, each the mean of neighbours."""
     size = -(-len(y) // most)
     if size <= 1:

@@ -18,11 +18,11 @@ import jinja2
 from markupsafe import Markup
 
 from mirothinker_jax.config import STAGES, Config
-from mirothinker_jax.config_tree import flat, resolved
+from mirothinker_jax.config_tree import flat, to_plain
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.evals.episodes import choose, read_episodes
 from mirothinker_jax.evals.plots import Line, groups_svg, steps_svg
-from mirothinker_jax.evals.series import PLOTTED, Series, plotted, read_series
+from mirothinker_jax.evals.series import PLOTTED, Series, read_series, series_to_plot
 from mirothinker_jax.evals.statistics import Accuracy, difference
 from mirothinker_jax.evals.summary import read_summary
 
@@ -66,7 +66,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
         figures={stage: list(figures.values()) for stage, figures in series.items()},
         phases=_phases(summary.get("phases", {})),
         machine=_machine(summary),
-        changed=_changed(run / "config.json"),
+        changed=_changed_results(run / "config.json"),
         episodes={stage: chosen for stage, chosen in episodes.items() if chosen},
         notes=notes,
     )
@@ -129,7 +129,7 @@ def _groups(summary: Mapping[str, Any], key: str, name: str, x_title: str) -> di
 
 def _training(stage: str, figures: Mapping[str, Series]) -> list[dict[str, Any]]:
     plots = []
-    for series in plotted(figures):
+    for series in series_to_plot(figures):
         title, meaning = PLOTTED[series.name]
         first, last = series.values[0], series.values[-1]
         svg = steps_svg(Line(stage, title, series.steps, series.values), f"{stage}-{series.name}")
@@ -162,7 +162,7 @@ def _machine(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _changed(path: Path) -> list[tuple[str, str, str]]:
+def _changed_results(path: Path) -> list[tuple[str, str, str]]:
     """(key, default, this run's value) for each setting of config.json that differs from the default."""
     if not path.exists():
         return []
@@ -170,7 +170,7 @@ def _changed(path: Path) -> list[tuple[str, str, str]]:
         here = flat(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}); the run writes it when it starts") from None
-    defaults = flat(resolved(Config()))
+    defaults = flat(to_plain(Config()))
     return [(k, _setting(defaults.get(k, "")), _setting(v)) for k, v in here.items() if defaults.get(k) != v]
 
 

@@ -75,7 +75,7 @@ def read_series(path: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Serie
     return {s: {n: _series(s, n, p) for n, p in names.items()} for s, names in points.items()}, unreadable
 
 
-def plotted(series: Mapping[str, Series]) -> list[Series]:
+def series_to_plot(series: Mapping[str, Series]) -> list[Series]:
     """A stage's series that are worth a plot: known by name, with at least one finite value."""
     return [series[name] for name in PLOTTED if name in series and series[name].values]
 

@@ -53,23 +53,23 @@ def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
     _refuse(values, family)
     values = {**_DEFAULTS, **{_ALIASES.get(k, k): v for k, v in values.items() if v is not None}}
     values.setdefault("num_key_value_heads", values.get("num_attention_heads"))
-    fields = {ours: _required(values, theirs) for theirs, ours in _PLAIN.items()}
+    fields = {ours: _require(values, theirs) for theirs, ours in _PLAIN.items()}
     # Qwen2 has no head_dim of its own; Qwen3's configuration class falls back to 128.
     fallback = fields["hidden"] // fields["heads"] if family == "qwen2" else 128
     fields |= {
-        "head_dim": _required({"head_dim": fallback, **values}, "head_dim"),
+        "head_dim": _require({"head_dim": fallback, **values}, "head_dim"),
         "qk_norm": family != "qwen2",
         "qkv_bias": family == "qwen2",
     }
     if family == "qwen3_moe":
-        fields["moe"] = {ours: _required(values, theirs) for theirs, ours in _MOE.items()}
+        fields["moe"] = {ours: _require(values, theirs) for theirs, ours in _MOE.items()}
     rope = _rope(values)
-    fields["rope_theta"] = float(_required({**values, **rope}, "rope_theta"))
+    fields["rope_theta"] = float(_require({**values, **rope}, "rope_theta"))
     fields["yarn"] = _yarn(rope, values)
     return fields
 
 
-def _required(values: Mapping[str, Any], key: str, group: str = "") -> Any:
+def _require(values: Mapping[str, Any], key: str, group: str = "") -> Any:
     """The value of a field; all but those of _NOT_SIZES are whole numbers above 0."""
     if key not in values:
         raise ConfigError(f"{group}{key} is missing; give the model's own config.json")
@@ -114,7 +114,7 @@ def _rope(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _yarn(rope: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    native = _required({"max_position_embeddings": 32768, **values}, "max_position_embeddings")
+    native = _require({"max_position_embeddings": 32768, **values}, "max_position_embeddings")
     kind = rope.get("rope_type", rope.get("type", "default"))  # the newer and the older spelling
     if kind == "default":
         return {"factor": 1.0, "native_tokens": native}
@@ -124,8 +124,8 @@ def _yarn(rope: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError("rope_scaling has truncate=false; supported is plain YaRN, which truncates")
     if unknown := [key for key, value in rope.items() if key not in _OF_YARN and value]:
         raise ConfigError(f"rope_scaling has {', '.join(unknown)}; supported is plain YaRN, without")
-    given = {key: float(_required(rope, key, "rope_scaling.")) for key in _YARN if rope.get(key)}
-    factor = float(_required(rope, "factor", "rope_scaling."))
+    given = {key: float(_require(rope, key, "rope_scaling.")) for key in _YARN if rope.get(key)}
+    factor = float(_require(rope, "factor", "rope_scaling."))
     return {"factor": factor, "native_tokens": values.get(_NATIVE) or rope.get(_NATIVE) or native, **given}
 
 

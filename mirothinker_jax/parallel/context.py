@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 
-def zigzag(row_tokens: int, devices: int) -> np.ndarray:
+def zigzag(sequence_length: int, devices: int) -> np.ndarray:
     """int64 [T], the place in the row of each token of a batch. One device: the row's own order.
 
     >>> zigzag(8, 2)
     array([0, 1, 6, 7, 2, 3, 4, 5])
     """
-    chunks = np.arange(row_tokens).reshape(2 * devices, -1)
+    chunks = np.arange(sequence_length).reshape(2 * devices, -1)
     return np.concatenate([chunks[:devices], chunks[: devices - 1 : -1]], axis=1).reshape(-1)

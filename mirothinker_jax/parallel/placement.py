@@ -36,18 +36,18 @@ def data_shard(mesh: Mesh) -> tuple[int, int]:
     return held[0] // len(held), parts // len(held)
 
 
-def to_global(mesh: Mesh, local: Batch, micro_rows: int, least: int) -> tuple[Batch, np.int32]:
-    """The step's batch [M, micro_rows, T] on the mesh, and how many micro-batches are in use (int32). Tokens of a row
-    are in the order of parallel/context.py.
+def to_global(mesh: Mesh, local: Batch, microbatch_size: int, least: int) -> tuple[Batch, np.int32]:
+    """The step's batch [M, microbatch_size, T] on the mesh, and how many micro-batches are in use (int32). Tokens of a
+    row are in the order of parallel/context.py.
 
     Args:
-      local: this process's rows, numpy [R, T], R a multiple of its share of micro_rows and the same on every
+      local: this process's rows, numpy [R, T], R a multiple of its share of microbatch_size and the same on every
         process (asking the others here would make every step wait for the one before).
-      micro_rows: rows of a micro-batch over all processes.
+      microbatch_size: rows of a micro-batch over all processes.
       least: the smallest M; a larger need is rounded up to a power of two, so that few shapes compile.
     """
     index, count = data_shard(mesh)
-    block = micro_rows // count
+    block = microbatch_size // count
     used = local.shape[0] // block
     assert used * block == local.shape[0], (local.shape, block)
     room = least if used <= least else 1 << (used - 1).bit_length()
@@ -61,10 +61,10 @@ def to_global(mesh: Mesh, local: Batch, micro_rows: int, least: int) -> tuple[Ba
 
         def part(where: tuple[slice, ...] | None) -> np.ndarray:
             assert where is not None
-            first, last, _ = where[1].indices(micro_rows)
+            first, last, _ = where[1].indices(microbatch_size)
             return filled[where[0], first - index * block : last - index * block, *where[2:]]
 
-        return jax.make_array_from_callback((room, micro_rows, *rows.shape[1:]), sharding, part)
+        return jax.make_array_from_callback((room, microbatch_size, *rows.shape[1:]), sharding, part)
 
     return jax.tree.map(place, local.padded(room * block - local.shape[0])), np.int32(used)
 

@@ -61,14 +61,14 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def everywhere(condition: bool) -> bool:
+def all_processes(condition: bool) -> bool:
     """Whether it holds on every process. Every process must ask."""
     if jax.process_count() == 1:
         return condition
     return bool(np.all(multihost_utils.process_allgather(np.bool_(condition))))
 
 
-def most(value: int) -> int:
+def max_over_processes(value: int) -> int:
     """The largest of the processes' values. Every process must ask."""
     if jax.process_count() == 1:
         return value

@@ -81,7 +81,7 @@ def to_hf_folder(run: Path, out: Path, dtype: str | None, shard_bytes: int) -> s
     values = to_hf(model, vocab_size, values) | {"torch_dtype": dtype}
     values.pop("dtype", None)  # transformers 5's newer name of the same
     listed = tensors(model, vocab_size)
-    read = _merged(model, reader(checkpoints / str(step)))
+    read = _merge_adapters(model, reader(checkpoints / str(step)))
     write(out, listed, dtype, read, shard_bytes, _bar)
     if base:
         _copy(base, out)
@@ -96,7 +96,7 @@ def to_hf_folder(run: Path, out: Path, dtype: str | None, shard_bytes: int) -> s
     return f"{len(listed)} tensors of step {step}, {dtype}{without}"
 
 
-def _merged(
+def _merge_adapters(
     model: ModelConfig, stored: Callable[[Leaf, Index], np.ndarray]
 ) -> Callable[[Tensor], np.ndarray]:
     """Reads a tensor's slice of our parameters, with its adapter's product added in float32."""

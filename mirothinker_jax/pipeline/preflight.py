@@ -14,7 +14,7 @@ from mirothinker_jax.data.messages import DataError
 from mirothinker_jax.data.survey import survey
 from mirothinker_jax.parallel.mesh import check_model, check_rows, make_mesh
 from mirothinker_jax.parallel.placement import data_shard
-from mirothinker_jax.parallel.processes import everywhere, most
+from mirothinker_jax.parallel.processes import all_processes, max_over_processes
 from mirothinker_jax.pipeline.workshop import Workshop
 
 logger = logging.getLogger(__name__)
@@ -34,9 +34,11 @@ def check_run(shop: Workshop) -> None:
     c = shop.config
     mesh = make_mesh(c.mesh)
     check_model(mesh.shape, c.model, c.model.vocab_size)
-    c.check_row_tokens(mesh.shape["context"])
+    c.check_sequence_length(mesh.shape["context"])
     for stage in c.stages:
-        check_rows(mesh.shape, f"{stage}.training.micro_rows", getattr(c, stage).training.micro_rows)
+        check_rows(
+            mesh.shape, f"{stage}.training.microbatch_size", getattr(c, stage).training.microbatch_size
+        )
     _, blocks = data_shard(mesh)
     if "sft" in c.stages:
         check(
@@ -76,16 +78,16 @@ def check_tokens(shop: Workshop, survey_data: bool) -> None:
 
 def _survey(shop: Workshop) -> int:
     """Every process renders its share of the conversations; the tokens of the longest."""
-    threads, row_tokens = shop.config.data.read_threads, shop.config.sft.training.row_tokens
+    threads, sequence_length = shop.config.data.read_threads, shop.config.sft.training.sequence_length
     numbers = range(len(shop.conversations))[jax.process_index() :: jax.process_count()]
     tokens, wrong = 0, None
     with shop.phases("survey"), shop.bar(len(numbers), "survey", "conversation") as bar:
         try:
-            tokens = survey(shop.conversations, shop.chat, numbers, row_tokens, threads, bar.update)
+            tokens = survey(shop.conversations, shop.chat, numbers, sequence_length, threads, bar.update)
         except DataError as error:
             wrong = error
-    if not everywhere(wrong is None):
+    if not all_processes(wrong is None):
         raise wrong or DataError(
             "another process found a conversation that cannot be trained on; see its message"
         )
-    return most(tokens)
+    return max_over_processes(tokens)

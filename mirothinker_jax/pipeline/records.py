@@ -11,16 +11,16 @@ from pathlib import Path
 
 import jax
 
-from mirothinker_jax.parallel.processes import barrier, everywhere
+from mirothinker_jax.parallel.processes import all_processes, barrier
 from mirothinker_jax.trajectory import store
 from mirothinker_jax.trajectory.types import Trajectory
 
 
-def recorded(path: Path, sample: Callable[[int, int], list[Trajectory]]) -> list[Trajectory]:
+def read_or_sample(path: Path, sample: Callable[[int, int], list[Trajectory]]) -> list[Trajectory]:
     """The episodes in `path`. Where it is not there yet, each process samples its share, sample(index, count),
     and the first one puts the shares together."""
     index, count = jax.process_index(), jax.process_count()
-    if not everywhere(path.exists()):
+    if not all_processes(path.exists()):
         store.write(store.share(path, index, count), sample(index, count))
         barrier(f"sampled {path}")
         if index == 0 and count > 1:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from mirothinker_jax.config import Config
-from mirothinker_jax.config_tree import ConfigError, difference, resolved
+from mirothinker_jax.config_tree import ConfigError, difference, to_plain
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.evals.heldout import Evaluation, assess, evaluate
 from mirothinker_jax.evals.report import write_report
@@ -25,7 +25,7 @@ from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import barrier, start_processes
 from mirothinker_jax.pipeline.phases import Phases
 from mirothinker_jax.pipeline.preflight import check_run, check_tokens
-from mirothinker_jax.pipeline.records import recorded
+from mirothinker_jax.pipeline.records import read_or_sample
 from mirothinker_jax.pipeline.stages import STAGES
 from mirothinker_jax.pipeline.workshop import Workshop, task
 from mirothinker_jax.trainer import loop
@@ -59,11 +59,11 @@ def run(config: Config) -> dict[str, Any]:
     with Workshop(config, folder, phases) as shop:
         if config.data.path:
             _ = shop.conversations  # what is wrong with the user's files is said before anything is written
-        _check_same(folder, resolved(config))
+        _check_same(folder, to_plain(config))
         check_run(shop)
         _claim(folder, config, first)
         with MetricsLog(folder, enabled=first) as log:
-            fresh = not _made(folder, ("sft/checkpoints/*",))
+            fresh = not _exists_any(folder, ("sft/checkpoints/*",))
             check_tokens(shop, survey_data=config.data.survey and "sft" in config.stages and fresh)
             params = _initial(shop)
             for stage in config.stages:
@@ -80,7 +80,7 @@ def _claim(folder: Path, config: Config, first: bool) -> None:
     if first:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as scratch:
-            scratch.write_text(json.dumps(resolved(config), indent=2))
+            scratch.write_text(json.dumps(to_plain(config), indent=2))
     barrier("config")
     if not path.exists():
         raise ConfigError(
@@ -92,10 +92,10 @@ def _claim(folder: Path, config: Config, first: bool) -> None:
 def _check_same(folder: Path, new: dict[str, Any]) -> None:
     """Raises ConfigError where the run folder was made with settings that contradict these."""
     path = folder / "config.json"
-    if not path.exists() or not _made(folder, MADE):
+    if not path.exists() or not _exists_any(folder, MADE):
         return
     old = json.loads(path.read_text())
-    free = (*FREE, *(key for key, patterns in FREE_UNTIL.items() if not _made(folder, patterns)))
+    free = (*FREE, *(key for key, patterns in FREE_UNTIL.items() if not _exists_any(folder, patterns)))
     changed = [line for line in difference(old, new) if not line.removeprefix("config.").startswith(free)]
     if changed:
         raise ConfigError(
@@ -110,7 +110,7 @@ def _check_same(folder: Path, new: dict[str, Any]) -> None:
         )
 
 
-def _made(folder: Path, patterns: Iterable[str]) -> bool:
+def _exists_any(folder: Path, patterns: Iterable[str]) -> bool:
     return any(True for pattern in patterns for _ in folder.glob(pattern))
 
 
@@ -133,7 +133,7 @@ def _train(shop: Workshop, log: MetricsLog, stage: str, before: Params) -> Param
         objective=objective,
         log=log,
         identity=shop.identity,
-        config=resolved(shop.config),
+        config=to_plain(shop.config),
     )
     with shop.phases(f"{stage} training"):
         return loop.run(job).params
@@ -149,7 +149,7 @@ def _evaluate(shop: Workshop, stage: str, params: Params) -> Evaluation:
         with shop.phases(phase), shop.bar(total, phase, "episode") as bar:
             return evaluate(stage, params, tasks, shop.collector, is_correct, c.evaluation, c.seed, bar)
 
-    return assess(recorded(shop.folder / stage / "eval_trajectories.jsonl", sample))
+    return assess(read_or_sample(shop.folder / stage / "eval_trajectories.jsonl", sample))
 
 
 def _conclude(

@@ -13,14 +13,14 @@ from mirothinker_jax.data.loader import SFTSource
 from mirothinker_jax.data.preference import PreferenceSource
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.objectives.of_stage import objective_of
-from mirothinker_jax.pipeline.records import recorded
+from mirothinker_jax.pipeline.records import read_or_sample
 from mirothinker_jax.pipeline.workshop import Workshop, task
 from mirothinker_jax.rollout.collect import EpisodeSpec
 from mirothinker_jax.rollout.sampling import Sampling
 from mirothinker_jax.rollout.source import GRPOSource
 from mirothinker_jax.trainer.reference import make_reference
 from mirothinker_jax.trajectory.pairs import make_pairs
-from mirothinker_jax.trajectory.reward import rewarded
+from mirothinker_jax.trajectory.reward import with_reward
 from mirothinker_jax.trajectory.types import Trajectory
 from mirothinker_jax.trajectory.views import preference_pair
 from mirothinker_jax.types import BatchSource, Objective
@@ -38,7 +38,13 @@ def sft_stage(shop: Workshop, before: Params) -> Stage:
     c = shop.config
     training = c.sft.training
     source = SFTSource(
-        shop.conversations, shop.chat, c.data, training.row_tokens, training.rows, c.seed, *shop.shard
+        shop.conversations,
+        shop.chat,
+        c.data,
+        training.sequence_length,
+        training.batch_size,
+        c.seed,
+        *shop.shard,
     )
     return Stage(training, source, objective_of(c, "sft"))
 
@@ -50,10 +56,10 @@ def dpo_stage(shop: Workshop, before: Params) -> Stage:
     pairs = make_pairs(episodes, c.pairs_per_question, shop.config.seed)
     source = PreferenceSource(
         [preference_pair(*pair) for pair in pairs],
-        make_reference(shop.model, before, c.training.micro_rows, shared=True),
-        row_tokens=c.training.row_tokens,
+        make_reference(shop.model, before, c.training.microbatch_size, shared=True),
+        sequence_length=c.training.sequence_length,
         pairs_per_row=c.pairs_per_row,
-        rows=c.training.rows,
+        rows=c.training.batch_size,
         seed=shop.config.seed,
         shard=shop.shard,
     )
@@ -73,9 +79,9 @@ def _samples(shop: Workshop, params: Params) -> list[Trajectory]:
         ]
         with shop.phases("dpo samples"), shop.bar(len(episodes), "dpo samples", "episode") as bar:
             sampled, _ = shop.collector.run(params, episodes, Sampling(), bar)
-        return [rewarded(t, is_correct) for t in sampled]
+        return [with_reward(t, is_correct) for t in sampled]
 
-    return recorded(shop.folder / "dpo" / "samples.jsonl", sample)
+    return read_or_sample(shop.folder / "dpo" / "samples.jsonl", sample)
 
 
 def _seed(*parts: int) -> int:
@@ -87,7 +93,7 @@ def grpo_stage(shop: Workshop, before: Params) -> Stage:
     c, m = shop.config.grpo, shop.model.config
     reference = None
     if c.kl_coef > 0:
-        reference = make_reference(shop.model, before, c.training.micro_rows, shared=False, offload=True)
+        reference = make_reference(shop.model, before, c.training.microbatch_size, shared=False, offload=True)
     tasks = [task(q) for q in shop.questions("grpo")]
     source = GRPOSource(
         c,
@@ -97,7 +103,7 @@ def grpo_stage(shop: Workshop, before: Params) -> Stage:
         max_calls=shop.config.agent.max_calls,
         folder=shop.folder / "grpo" / "rollouts",
         seed=shop.config.seed,
-        micro_rows=c.training.micro_rows // shop.shard[1],
+        microbatch_size=c.training.microbatch_size // shop.shard[1],
         shard=(jax.process_index(), jax.process_count()),
         block=shop.shard,
         reference=reference,

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from mirothinker_jax.agent.episode import Setting, Task, least_context
+from mirothinker_jax.agent.episode import Setting, Task, min_context_tokens
 from mirothinker_jax.agent.prompt import system_prompt
 from mirothinker_jax.config import Config, check
 from mirothinker_jax.data.chat import Chat
@@ -153,7 +153,7 @@ class Workshop(contextlib.ExitStack):
         """What an episode runs under; its context must have room for an agent that acts."""
         agent, output = self.config.agent, self.config.tools.output_tokens
         setting = Setting(self.system, agent.max_calls, agent.context_tokens, agent.turn_tokens, output)
-        least = least_context(setting, self.chat)
+        least = min_context_tokens(setting, self.chat)
         check(
             agent.context_tokens >= least,
             f"agent.context_tokens is {agent.context_tokens}; with this system prompt, turns of agent.turn_tokens="

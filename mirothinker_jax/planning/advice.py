@@ -9,7 +9,7 @@ from typing import Any
 from mirothinker_jax.config import Config, ConfigError
 from mirothinker_jax.planning import arithmetic, chips
 from mirothinker_jax.planning.chips import GIB, Chip, Topology
-from mirothinker_jax.planning.plan import Plan, checked
+from mirothinker_jax.planning.plan import Plan, check_slice
 
 ROOM = 0.97  # of a device's memory: what the rule of thumb may promise
 FFN_TOKENS = 8192  # of a device at a time, where it has many more
@@ -50,7 +50,7 @@ def advise(config: Config, plan: Plan) -> list[Change]:
     for what, cost, make, topology in _neighbours(config, plan):
         try:
             changed = make()
-            mesh = checked(changed, plan.stage, topology)
+            mesh = check_slice(changed, plan.stage, topology)
         except ConfigError:  # training would refuse it
             continue
         rough = arithmetic.memory(changed, plan.stage, mesh)
@@ -95,9 +95,9 @@ def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable
     if not config.model.ffn_tokens:
         setting = f"--config.model.ffn_tokens={FFN_TOKENS}"
         yield setting, "feed-forward blocks take so many tokens at a time", model(ffn_tokens=FFN_TOKENS), here
-    if training.micro_rows > parts:
-        setting = f"--config.{stage}.training.micro_rows={parts}"
-        yield setting, "more micro-batches of a step", trained(micro_rows=parts), here
+    if training.microbatch_size > parts:
+        setting = f"--config.{stage}.training.microbatch_size={parts}"
+        yield setting, "more micro-batches of a step", trained(microbatch_size=parts), here
     there = chips.slices(here.chip)
     for size in there[there.index(here.name.partition(":")[2]) + 1 :][:2]:
         larger = chips.parse(f"{here.chip.name}:{size}")
@@ -113,9 +113,9 @@ def _neighbours(config: Config, plan: Plan) -> Iterator[tuple[str, str, Callable
     if config.model.param_dtype == "float32":
         cost = "parameters keep 8 significant bits, rounded stochastically"
         yield "--config.model.param_dtype=bfloat16", cost, model(param_dtype="bfloat16"), here
-    half = training.row_tokens // 2
-    setting = f"--config.{stage}.training.row_tokens={half}"
-    yield setting, "longer samples do not fit", trained(row_tokens=half), here
+    half = training.sequence_length // 2
+    setting = f"--config.{stage}.training.sequence_length={half}"
+    yield setting, "longer samples do not fit", trained(sequence_length=half), here
 
 
 def with_training(config: Config, stage: str, **fields: Any) -> Config:

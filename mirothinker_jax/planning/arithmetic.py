@@ -51,19 +51,19 @@ def _linear(m: ModelConfig) -> list[tuple[int, int]]:
     return [sizes[name] for name in m.lora.targets if name in sizes] + of_experts
 
 
-def useful_flops(model: ModelConfig, row_tokens: int, rows: int) -> float:
+def useful_flops(model: ModelConfig, sequence_length: int, rows: int) -> float:
     """Of a step whose rows are one causal sample each: 6 per active parameter and token (4 where they are frozen), and
     causal-halved attention (forward 4 per pair of query and key, head and size, backward twice that); what is computed
     again does not count."""
-    pairs = row_tokens**2 / 2
+    pairs = sequence_length**2 / 2
     attention = 12 * pairs * model.heads * model.head_dim * model.layers
     each = 4.0 if model.lora.rank else 6.0
-    return rows * (each * parameters(model).active * row_tokens + attention)
+    return rows * (each * parameters(model).active * sequence_length + attention)
 
 
-def balance(row_tokens: int, devices: int) -> float:
+def balance(sequence_length: int, devices: int) -> float:
     """Busiest over mean of the devices that share a causal row: visible pairs of query and key."""
-    work = (zigzag(row_tokens, devices).reshape(devices, -1) + 1.0).sum(1)
+    work = (zigzag(sequence_length, devices).reshape(devices, -1) + 1.0).sum(1)
     return float(work.max() / work.mean())
 
 
@@ -98,8 +98,8 @@ def memory(config: Config, stage: str, mesh: dict[str, int]) -> Memory:
     compute, stored = ITEM[m.compute_dtype], ITEM[m.param_dtype]
     count, trained = (n / _split(m, mesh) for n in (parameters(m).total, parameters(m).trained))
     stored_trained = ITEM["float32"] if m.lora.rank else stored
-    rows = training.micro_rows / math.prod(mesh[axis] for axis in ("data", "fsdp", "expert"))
-    tokens = rows * training.row_tokens / mesh["context"]
+    rows = training.microbatch_size / math.prod(mesh[axis] for axis in ("data", "fsdp", "expert"))
+    tokens = rows * training.sequence_length / mesh["context"]
     heads, kv, ffn = (n / mesh["tensor"] for n in (m.heads, m.kv_heads, m.ffn))
     attended = heads * (m.head_dim * compute + 4)
     qkv = (heads + 2 * kv) * m.head_dim * compute
@@ -127,7 +127,7 @@ def memory(config: Config, stage: str, mesh: dict[str, int]) -> Memory:
         inner = inner * min(1, m.ffn_tokens / tokens) + 2 * 3 * m.hidden * ffn * ITEM["float32"]
     working = max(tokens * attention, inner) + tokens * 4 * m.hidden * compute + 2 * layer * compute
     # Those of micro-batches add up in float32: in place, or beside each one's own where they are of another dtype.
-    several = training.rows > training.micro_rows and stored_trained != ITEM["float32"]
+    several = training.batch_size > training.microbatch_size and stored_trained != ITEM["float32"]
     gradients = stored_trained + (ITEM["float32"] if several else 0)
     averages = trained * 2 * ITEM["float32"]
     return Memory(

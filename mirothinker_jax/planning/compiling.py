@@ -17,7 +17,7 @@ from mirothinker_jax.config import Config
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.objectives.of_stage import objective_of
 from mirothinker_jax.parallel.mesh import make_mesh
-from mirothinker_jax.parallel.sharding import HOST, batch_sharding, replicated
+from mirothinker_jax.parallel.sharding import HOST, batch_sharding, replicated_sharding
 from mirothinker_jax.planning.chips import GIB, Topology
 from mirothinker_jax.trainer.optimizer import make_optimizer
 from mirothinker_jax.trainer.state import abstract_state
@@ -60,12 +60,16 @@ def compile_step(config: Config, stage: str, topology: Topology) -> Compiled:
     model = ModelSpec.build(config.model, config.model.vocab_size, mesh)
     optimizer = make_optimizer(training.optimizer, training.steps)
     state = abstract_state(model, optimizer)
-    shape = training.rows // training.micro_rows, training.micro_rows, training.row_tokens
+    shape = (
+        training.batch_size // training.microbatch_size,
+        training.microbatch_size,
+        training.sequence_length,
+    )
     rows = batch_sharding(mesh, leading=1)
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((*shape, *x.shape[2:]), x.dtype, sharding=rows), Batch.empty(1, 1)
     )
-    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
+    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated_sharding(mesh))
     begun = time.monotonic()
     parts = _bytes(state.params), _bytes(state.opt_state)
     step: Any = make_step(model, objective_of(config, stage), optimizer)

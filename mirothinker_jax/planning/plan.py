@@ -103,7 +103,7 @@ class Plan:
         }
 
 
-def checked(config: Config, stage: str, topology: Topology) -> dict[str, int]:
+def check_slice(config: Config, stage: str, topology: Topology) -> dict[str, int]:
     """The mesh's sizes on the slice. Raises ConfigError where training would refuse the config there."""
     if stage not in config.stages:
         raise ConfigError(
@@ -113,8 +113,8 @@ def checked(config: Config, stage: str, topology: Topology) -> dict[str, int]:
         raise ConfigError("config.model.vocab_size is 0: plan needs the size; use a preset, or give one")
     mesh = sizes(config.mesh, topology.devices)
     check_model(mesh, config.model, config.model.vocab_size)
-    check_rows(mesh, f"{stage}.training.micro_rows", getattr(config, stage).training.micro_rows)
-    config.check_row_tokens(mesh["context"])
+    check_rows(mesh, f"{stage}.training.microbatch_size", getattr(config, stage).training.microbatch_size)
+    config.check_sequence_length(mesh["context"])
     return {axis: mesh[axis] for axis in MESH_AXES}
 
 
@@ -126,18 +126,19 @@ def make_plan(config: Config, stage: str, topology: Topology, quick: bool = Fals
     """
     begun = time.monotonic()
     training = getattr(config, stage).training
-    mesh = checked(config, stage, topology)
+    mesh = check_slice(config, stage, topology)
     rough = arithmetic.memory(config, stage, mesh)
     kinds = rough.on_device
-    flops = arithmetic.useful_flops(config.model, training.row_tokens, training.rows)
-    balance = arithmetic.balance(training.row_tokens, mesh["context"])
+    flops = arithmetic.useful_flops(config.model, training.sequence_length, training.batch_size)
+    balance = arithmetic.balance(training.sequence_length, mesh["context"])
     limit = topology.chip.memory_gib * GIB
     settings = [f"--config.mesh.{axis}={size}" for axis, size in mesh.items()]
     settings += [
-        f"--config.{stage}.training.{key}={getattr(training, key)}" for key in ("rows", "micro_rows")
+        f"--config.{stage}.training.{key}={getattr(training, key)}"
+        for key in ("batch_size", "microbatch_size")
     ]
     sampler = 0.0 if stage == "sft" else arithmetic.sampler(config, mesh) / GIB
-    tokens = training.rows * training.row_tokens
+    tokens = training.batch_size * training.sequence_length
     if not topology.compiles:
         peak, host = rough.total / GIB, rough.host / GIB
         fits = rough.total <= limit and host <= topology.chip.host_room_gib
@@ -149,13 +150,15 @@ def make_plan(config: Config, stage: str, topology: Topology, quick: bool = Fals
     from mirothinker_jax.planning.compiling import compile_step
 
     made = compile_step(config, stage, topology)
-    local = training.micro_rows * training.row_tokens / (mesh["data"] * mesh["fsdp"] * mesh["expert"])
+    local = (
+        training.microbatch_size * training.sequence_length / (mesh["data"] * mesh["fsdp"] * mesh["expert"])
+    )
     chunks = -(-local // (mesh["context"] * POSITIONS))
     program = None
     host = (made.host + arithmetic.reference(config, stage, mesh)) / GIB
     fits = made.fits and host <= topology.chip.host_room_gib
     if made.fits and not quick:
-        micro_batches = training.rows // training.micro_rows
+        micro_batches = training.batch_size // training.microbatch_size
         program = schedule.read(made.text, topology.chip, int(chunks), micro_batches)
     rest = made.peak - made.parameters - made.optimizer
     saved = min(rough.saved, max(0.0, rest))

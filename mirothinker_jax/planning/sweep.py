@@ -9,7 +9,7 @@ from mirothinker_jax.config import Config, ConfigError
 from mirothinker_jax.planning import arithmetic, chips
 from mirothinker_jax.planning.advice import with_training
 from mirothinker_jax.planning.chips import GIB, Chip
-from mirothinker_jax.planning.plan import Plan, checked, make_plan
+from mirothinker_jax.planning.plan import Plan, check_slice, make_plan
 
 # Of a device's memory, by the rule of thumb, which leaves out much of what a step computes with: of the steps in
 # docs/plans.md, which keep little or nothing of a layer on the device, the compiler's peak is 0.98 to 2.2 times what it
@@ -24,7 +24,7 @@ def sweep(config: Config, stage: str, chip: Chip, quick: bool = False) -> Iterat
 
     Of the config's mesh, `tensor` and `expert` stay. A row is split over `context`, over as few devices as fit, since
     each then has more tokens to compute with the weights that it gathers; what is left of the devices takes other rows,
-    one at a time (micro_rows).
+    one at a time (microbatch_size).
 
     Raises ConfigError where no slice can be divided like that.
     """
@@ -38,9 +38,9 @@ def sweep(config: Config, stage: str, chip: Chip, quick: bool = False) -> Iterat
             try:
                 mesh = dataclasses.replace(config.mesh, data=1, fsdp=-1, context=context)
                 changed = with_training(
-                    dataclasses.replace(config, mesh=mesh), stage, micro_rows=max(1, parts)
+                    dataclasses.replace(config, mesh=mesh), stage, microbatch_size=max(1, parts)
                 )
-                rough = arithmetic.memory(changed, stage, checked(changed, stage, topology))
+                rough = arithmetic.memory(changed, stage, check_slice(changed, stage, topology))
             except ConfigError as error:
                 here = here or error
                 continue

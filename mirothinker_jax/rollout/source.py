@@ -18,12 +18,12 @@ from mirothinker_jax.agent.episode import Task
 from mirothinker_jax.config import GRPOConfig
 from mirothinker_jax.data.packing import Sample, pack_rows
 from mirothinker_jax.models.qwen import Params
-from mirothinker_jax.parallel.processes import barrier, everywhere, mean_figures, most
+from mirothinker_jax.parallel.processes import all_processes, barrier, max_over_processes, mean_figures
 from mirothinker_jax.rollout.collect import Collector, EpisodeSpec
 from mirothinker_jax.rollout.sampling import Sampling
 from mirothinker_jax.trajectory import store
 from mirothinker_jax.trajectory.advantage import group_advantages
-from mirothinker_jax.trajectory.reward import Grade, rewarded, violates_format
+from mirothinker_jax.trajectory.reward import Grade, violates_format, with_reward
 from mirothinker_jax.trajectory.types import Stop, Trajectory
 from mirothinker_jax.trajectory.views import policy_sample
 from mirothinker_jax.types import Batch
@@ -42,7 +42,7 @@ class GRPOSource:
         max_calls: int,
         folder: Path,
         seed: int,
-        micro_rows: int,
+        microbatch_size: int,
         shard: tuple[int, int] = (0, 1),
         block: tuple[int, int] | None = None,
         reference: Callable[[Batch], Batch] | None = None,
@@ -50,12 +50,17 @@ class GRPOSource:
     ):
         """`shard` is this process's (index, count) of the step's questions, which it samples. `block` is its
         (index, count) of row blocks, which it trains on; None: the same. Where several processes hold one
-        block (they split its tokens or heads), each trains on what all of them sampled. `micro_rows` is a
+        block (they split its tokens or heads), each trains on what all of them sampled. `microbatch_size` is a
         block's share of a micro-batch; `reference` fills in `ref_logprobs` where a KL term needs them. `routes` is
         the (L, k) of the routers whose choices are recorded and replayed; None: they are not."""
         self._config, self._tasks, self._collector, self._grade = config, tasks, collector, grade
         self._max_calls, self._folder, self._seed = max_calls, folder, seed
-        self._micro_rows, self._shard, self._reference, self._routes = micro_rows, shard, reference, routes
+        self._microbatch_size, self._shard, self._reference, self._routes = (
+            microbatch_size,
+            shard,
+            reference,
+            routes,
+        )
         index, count = block or shard
         self._members = range(index * shard[1] // count, (index + 1) * shard[1] // count)
 
@@ -63,8 +68,10 @@ class GRPOSource:
         figures = self._record(step, params)
         trajectories = [t for member in self._members for t in store.read(self._path(step, member))]
         samples, equal = self._samples(trajectories)
-        batch = pack_rows(samples, self._config.training.row_tokens, self._micro_rows, self._routes)
-        batch = batch.padded(most(batch.shape[0]) - batch.shape[0])  # every process gives as many rows
+        batch = pack_rows(samples, self._config.training.sequence_length, self._microbatch_size, self._routes)
+        batch = batch.padded(
+            max_over_processes(batch.shape[0]) - batch.shape[0]
+        )  # every process gives as many rows
         if self._reference is not None:
             batch = self._reference(batch)
         return batch, mean_figures(figures | describe(trajectories) | {"equal_groups": equal})
@@ -77,13 +84,13 @@ class GRPOSource:
         its share goes along, with nothing to sample, where another has not."""
         path = self._path(step, self._shard[0])
         recorded = path.exists()
-        if everywhere(recorded):
+        if all_processes(recorded):
             return {}
         episodes = [] if recorded else self._episodes(step)
         sampled, figures = self._collector.run(params, episodes, Sampling(routes=self._routes is not None))
         if not recorded:
             c = self._config
-            graded = [rewarded(t, self._grade, c.correct_coef, c.format_coef) for t in sampled]
+            graded = [with_reward(t, self._grade, c.correct_coef, c.format_coef) for t in sampled]
             store.write(path, [dataclasses.replace(t, policy_version=step) for t in graded])
         barrier(f"rollouts of step {step}")
         return figures

@@ -115,7 +115,7 @@ def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 
 @lru_cache(maxsize=512)
-def _remembered(reader: Reader, html: str, url: str) -> Page:
+def _read_cached(reader: Reader, html: str, url: str) -> Page:
     return reader(html, url)
 
 
@@ -125,7 +125,7 @@ def _read(response: httpx.Response, url: str, reader: Reader) -> Page:
         if response.charset_encoding is None and (found := _META_CHARSET.search(response.content[:2048])):
             response.encoding = _known_encoding(found[1].decode("ascii"))
         text = response.text[:PAGE_CHARS]
-        return _remembered(reader, text, url) if len(text) <= _REMEMBERED_CHARS else reader(text, url)
+        return _read_cached(reader, text, url) if len(text) <= _REMEMBERED_CHARS else reader(text, url)
     if kind.startswith("text/") or kind.endswith(("json", "xml")):
         text = response.text[:PAGE_CHARS]
         return Page(url, tuple(" ".join(line.split()) for line in text.splitlines() if line.strip()))

@@ -163,12 +163,12 @@ class ToolExecutor:
             logger.warning("%s failed in call %s", tool.spec.name, request_id, exc_info=True)
             failure, text = Failure.TOOL_ERROR, f"{type(error).__name__}: {error}"[:_MESSAGE_CHARS]
         result = ToolResult(text, failure, time.monotonic() - start)
-        return self._capped(result)
+        return self._cap(result)
 
     def _failed(self, failure: Failure, text: str) -> ToolResult:
-        return self._capped(ToolResult(text, failure))
+        return self._cap(ToolResult(text, failure))
 
-    def _capped(self, result: ToolResult) -> ToolResult:
+    def _cap(self, result: ToolResult) -> ToolResult:
         text, cut = self._truncate(result.text, self._settings.output_tokens)
         return replace(result, text=text, truncated=cut)
 

@@ -44,12 +44,12 @@ def isolated_command(program: list[str]) -> list[str]:
     Raises:
       ConfigError: a tool is missing on this machine, with what to install.
     """
-    bwrap = _required("bwrap", "bubblewrap")
+    bwrap = _require("bwrap", "bubblewrap")
     folders = sorted({sys.base_prefix, sys.prefix})
     sources = {folder: folder for folder in folders}
     outer: list[str] = []
     if os.geteuid() == 0:
-        setpriv = _required("setpriv", "util-linux")
+        setpriv = _require("setpriv", "util-linux")
         sources = {folder: f"{_RELAY}/{i}" for i, folder in enumerate(folders)}
         capabilities = [a for c in ("SETUID", "SETGID") for a in ("--cap-add", f"CAP_{c}")]
         outer = [bwrap, "--die-with-parent", "--cap-drop", "ALL", *capabilities]
@@ -70,7 +70,7 @@ def isolated_command(program: list[str]) -> list[str]:
     return [*outer, *inner, "--remount-ro", "/", "--chdir", HOME, *program]
 
 
-def _required(program: str, package: str) -> str:
+def _require(program: str, package: str) -> str:
     path = shutil.which(program)
     if path is None:
         raise ConfigError(

@@ -20,7 +20,7 @@ from mirothinker_jax.config import EXECUTION, ConfigError, ModelConfig
 from mirothinker_jax.models.qwen import STACKED, Params, combine, split
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.placement import gather_state
-from mirothinker_jax.parallel.sharding import placed
+from mirothinker_jax.parallel.sharding import with_shardings
 from mirothinker_jax.trainer.state import TrainState
 
 CHUNK_BYTES = 64 << 20  # of one stored piece, where it can be cut along the layers
@@ -51,7 +51,7 @@ class Checkpoints:
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state, save_args=_chunked(state)),
+                state=ocp.args.StandardSave(state, save_args=_chunk_sizes(state)),
                 source=ocp.args.JsonSave(gather_state(source)),
                 identity=ocp.args.JsonSave(self._identity),
                 config=ocp.args.JsonSave(config),
@@ -89,7 +89,7 @@ class Checkpoints:
             )
 
 
-def _chunked(state: TrainState) -> Any:
+def _chunk_sizes(state: TrainState) -> Any:
     """How leaves are stored: what is stacked over layers in pieces of some layers, so that an export, which reads layer
     by layer, need not hold all of them."""
 
@@ -134,7 +134,7 @@ def load_params(folder: str, model: ModelSpec, identity: dict[str, Any], seed: i
         path = newest(folder)
     except ConfigError as error:
         raise ConfigError(f"config.model.init_from: {error}") from None
-    abstract = placed(model.abstract, model.shardings)
+    abstract = with_shardings(model.abstract, model.shardings)
     with Checkpoints(path, 1, identity) as checkpoints:
         checkpoints.check_identity(
             "config.model.init_from needs the model settings that wrote it, and its tokenizer as tokenizer.path"

@@ -50,7 +50,7 @@ class Job:
 def run(job: Job) -> TrainState:
     """Trains to the last step, from the newest checkpoint where there is one. Bit-exact across restarts."""
     c = job.training
-    check_rows(job.model.mesh.shape, f"{job.stage}.training.micro_rows", c.micro_rows)
+    check_rows(job.model.mesh.shape, f"{job.stage}.training.microbatch_size", c.microbatch_size)
     optimizer = make_optimizer(c.optimizer, c.steps)
     schedule = make_schedule(c.optimizer, c.steps)
     with (
@@ -62,7 +62,7 @@ def run(job: Job) -> TrainState:
         first = int(state.step)
         logger.info(
             "%s: %.3gM parameters, %d steps of %d × %d tokens on %d device(s)",
-            *(job.stage, count_parameters(state.params) / 1e6, c.steps, c.rows, c.row_tokens),
+            *(job.stage, count_parameters(state.params) / 1e6, c.steps, c.batch_size, c.sequence_length),
             job.model.mesh.size,
         )
         bar = progress(c.steps, first, job.stage, "step", enabled=jax.process_index() == 0)
@@ -71,7 +71,9 @@ def run(job: Job) -> TrainState:
             begun = time.monotonic()
             local, figures = job.source.next(number, state.params)
             loaded = time.monotonic()
-            batch, used = to_global(job.model.mesh, local, c.micro_rows, c.rows // c.micro_rows)
+            batch, used = to_global(
+                job.model.mesh, local, c.microbatch_size, c.batch_size // c.microbatch_size
+            )
             state, device_figures = step(state, batch, used)
             late.read()
             late.hold(number, local, figures | {"time/source_s": loaded - begun}, device_figures)

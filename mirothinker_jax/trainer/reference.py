@@ -19,9 +19,9 @@ from mirothinker_jax.types import Batch
 
 
 def make_reference(
-    model: ModelSpec, params: Params, micro_rows: int, shared: bool, offload: bool = False
+    model: ModelSpec, params: Params, microbatch_size: int, shared: bool, offload: bool = False
 ) -> Callable[[Batch], Batch]:
-    """A function that fills in `ref_logprobs` of numpy rows [R, T], micro_rows at a time.
+    """A function that fills in `ref_logprobs` of numpy rows [R, T], microbatch_size at a time.
 
     With `shared` every process passes the same rows and gets them all back; without, each passes its own. With
     `offload` it keeps a copy of the parameters, in the host's memory: nothing of the device's is taken while the
@@ -32,18 +32,18 @@ def make_reference(
         params = jax.jit(lambda params: params, out_shardings=where)(params)
     logprobs = make_logprobs(model, where)
     index, count = data_shard(model.mesh)
-    block = micro_rows // count
+    block = microbatch_size // count
 
     def fill(batch: Batch) -> Batch:
         rows = batch.shape[0]
-        step = micro_rows if shared else block
+        step = microbatch_size if shared else block
         # The reference's routers choose for themselves.
         whole = dataclasses.replace(batch, routes=None).padded(-rows % step)
-        if shared:  # micro-batch m is rows m·micro_rows …, of which this process places its block
+        if shared:  # micro-batch m is rows m·microbatch_size …, of which this process places its block
             whole = jax.tree.map(
                 lambda x: x.reshape(-1, count, block, x.shape[1])[:, index].reshape(-1, x.shape[1]), whole
             )
-        placed, used = to_global(model.mesh, whole, micro_rows, 1)
+        placed, used = to_global(model.mesh, whole, microbatch_size, 1)
         filled = []
         with jax.set_mesh(model.mesh):
             for m in range(int(used)):

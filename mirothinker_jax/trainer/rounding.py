@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 
 
-def exact(params: Any) -> Any:
+def to_float32(params: Any) -> Any:
     """The same numbers in float32."""
     return jax.tree.map(lambda x: x.astype(jnp.float32), params)
 
 
-def rounded(updated: Any, like: Any, key: jax.Array) -> Any:
+def round_stochastically(updated: Any, like: Any, key: jax.Array) -> Any:
     """`updated`, float32 and finite, in the dtypes of `like`: bfloat16 stochastically, float32 as it is.
 
     Each leaf has its own key, and each number its own noise, whatever devices hold it.

@@ -15,9 +15,9 @@ import optax
 
 from mirothinker_jax.models.qwen import Params, split
 from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.parallel.sharding import on_host, placed, replicated
+from mirothinker_jax.parallel.sharding import on_host, replicated_sharding, with_shardings
 from mirothinker_jax.trainer.optimizer import Optimizer
-from mirothinker_jax.trainer.rounding import exact
+from mirothinker_jax.trainer.rounding import to_float32
 
 
 @jax.tree_util.register_dataclass
@@ -32,14 +32,14 @@ class TrainState:
 def _moments(model: ModelSpec, optimizer: Optimizer) -> Any:
     """Shapes of the optimizer's state, which is float32 whatever the parameters are."""
     return jax.eval_shape(
-        lambda params: optimizer.init(exact(params)), split(model.config, model.abstract)[0]
+        lambda params: optimizer.init(to_float32(params)), split(model.config, model.abstract)[0]
     )
 
 
 def state_shardings(model: ModelSpec, optimizer: Optimizer) -> TrainState:
     """The sharding of every leaf: optimizer moments, of trained parameters only, are split as their parameter is, and
     wait in the host's memory where the optimizer says so."""
-    whole = replicated(model.mesh)
+    whole = replicated_sharding(model.mesh)
     moments = optax.tree_utils.tree_map_params(
         optimizer,
         lambda _, sharding: on_host(sharding) if optimizer.offload else sharding,
@@ -54,7 +54,7 @@ def abstract_state(model: ModelSpec, optimizer: Optimizer) -> TrainState:
     """Shape, dtype and sharding of every leaf: what a checkpoint is restored into."""
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
     state = TrainState(scalar, scalar, model.abstract, _moments(model, optimizer))
-    return placed(state, state_shardings(model, optimizer))
+    return with_shardings(state, state_shardings(model, optimizer))
 
 
 def init_state(model: ModelSpec, optimizer: Optimizer, params: Params) -> TrainState:
@@ -62,7 +62,7 @@ def init_state(model: ModelSpec, optimizer: Optimizer, params: Params) -> TrainS
 
     def make(params):
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(zero, zero, params, optimizer.init(exact(split(model.config, params)[0])))
+        return TrainState(zero, zero, params, optimizer.init(to_float32(split(model.config, params)[0])))
 
     out = state_shardings(model, optimizer)
     with jax.set_mesh(model.mesh):

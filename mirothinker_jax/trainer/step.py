@@ -14,7 +14,7 @@ from mirothinker_jax.models.moe import Routing, balance_loss, busiest
 from mirothinker_jax.models.qwen import Params, combine, merge, split
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.attend import make_attend
-from mirothinker_jax.parallel.sharding import batch_sharding, replicated
+from mirothinker_jax.parallel.sharding import batch_sharding, replicated_sharding
 from mirothinker_jax.trainer.optimizer import Optimizer
 from mirothinker_jax.trainer.state import TrainState, state_shardings
 from mirothinker_jax.trainer.update import update
@@ -48,14 +48,14 @@ def make_gradient(model: ModelSpec, objective: Objective) -> Callable:
             logprobs, entropy, routing = forward(model, combine(trained, frozen), batch)
             out = objective(logprobs, entropy, batch)
             if routing is not None:
-                out = balanced(out, routing, model.config.moe.balance_coef)
+                out = add_balance_loss(out, routing, model.config.moe.balance_coef)
             return out.total, tuple(out)
 
         trained, frozen = split(model.config, params)
         _, pull, out = jax.vjp(loss, trained, has_aux=True)
         return out, pull
 
-    def summed(params, batch, count):
+    def sum_over_microbatches(params, batch, count):
         first = jax.tree.map(lambda x: x[0], batch)
         if batch.shape[0] == 1:
             out, pull = one(params, first)
@@ -74,7 +74,7 @@ def make_gradient(model: ModelSpec, objective: Objective) -> Callable:
 
         return jax.lax.fori_loop(0, count, body, figures), jax.tree.map(jax.freeze, sums)
 
-    return summed
+    return sum_over_microbatches
 
 
 def add(pull: Any, cotangent: Array, trained: Params, sums: Any) -> None:
@@ -91,7 +91,7 @@ def add(pull: Any, cotangent: Array, trained: Params, sums: Any) -> None:
             s[...] += made[...].astype(jnp.float32)
 
 
-def balanced(out: LossOutput, routing: Routing, coef: float) -> LossOutput:
+def add_balance_loss(out: LossOutput, routing: Routing, coef: float) -> LossOutput:
     """The objective's answer with coef · the load-balance loss added, and the routers' figures among its metrics.
 
     The loss is of a micro-batch: over several of them it is averaged, each with the objective's weight.
@@ -148,6 +148,6 @@ def make_logprobs(model: ModelSpec, where: Params | None = None) -> Callable[[Pa
 
 
 def _jit(model: ModelSpec, step: Any, state: TrainState, leading: int, **options: Any) -> Any:
-    whole = replicated(model.mesh)
+    whole = replicated_sharding(model.mesh)
     rows = batch_sharding(model.mesh, leading)
     return jax.jit(step, in_shardings=(state, rows, whole), out_shardings=(state, whole), **options)

@@ -11,7 +11,7 @@ import optax
 
 from mirothinker_jax.models.qwen import STACKED, Params
 from mirothinker_jax.trainer.optimizer import Optimizer
-from mirothinker_jax.trainer.rounding import exact, rounded
+from mirothinker_jax.trainer.rounding import round_stochastically, to_float32
 from mirothinker_jax.types import Array
 
 
@@ -26,9 +26,9 @@ def update(
 
     def one(params: Params, state: Any, gradients: Any, key: Array) -> tuple[Params, Any]:
         state = jax.device_put(state, jax.memory.Space.Device)
-        whole = exact(params)
+        whole = to_float32(params)
         updates, moved = optimizer.update(gradients, state, whole)
-        new = rounded(optax.apply_updates(whole, updates), params, key), moved
+        new = round_stochastically(optax.apply_updates(whole, updates), params, key), moved
         params, state = jax.tree.map(lambda a, b: jnp.where(usable, a, b), new, (params, state))
         return params, _arrays(lambda x: jax.device_put(x, optimizer.space), state)
 

@@ -15,7 +15,7 @@ def violates_format(trajectory: Trajectory) -> bool:
     return trajectory.malformed_calls > 0 or trajectory.stop in (Stop.NO_ANSWER, Stop.LENGTH, Stop.CONTEXT)
 
 
-def rewarded(
+def with_reward(
     trajectory: Trajectory, grade: Grade, correct_coef: float = 1.0, format_coef: float = 0.0
 ) -> Trajectory:
     """The trajectory with `correct` and `reward` filled in."""

@@ -56,7 +56,7 @@ def load_world(settings: WorldConfig, seed: int) -> World:
     return World(entities, neighbourhood, split)
 
 
-def _shuffled(names: Iterable[str], purpose: str, seed: int) -> list[str]:
+def _shuffle(names: Iterable[str], purpose: str, seed: int) -> list[str]:
     """Names in an order that a hash decides: independent of the platform, and of the other names."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}|{purpose}|{name}".encode()).digest())
 
@@ -70,7 +70,7 @@ def _choose(sizes: Mapping[str, int], limit: int, seed: int) -> list[str]:
     )
     kept: list[str] = []
     total = 0
-    for name in _shuffled(sizes, "choose", seed):
+    for name in _shuffle(sizes, "choose", seed):
         if limit == 0 or total + sizes[name] <= limit:
             kept.append(name)
             total += sizes[name]
@@ -84,7 +84,7 @@ def _split(sizes: Mapping[str, int], heldout_fraction: float, seed: int) -> dict
         names = [name for name in sizes if name.split("/")[0] == kind]
         target = heldout_fraction * sum(sizes[name] for name in names)
         held = 0
-        for name in _shuffled(names, "split", seed):
+        for name in _shuffle(names, "split", seed):
             if abs(held + sizes[name] - target) < abs(held - target):
                 split[name] = "heldout"
                 held += sizes[name]

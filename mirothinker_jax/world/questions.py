@@ -128,10 +128,10 @@ def is_correct(expected: str, answer: str | None) -> bool:
     >>> is_correct("1234", " 1,234. "), is_correct("São Tomé", "sao  tome"), is_correct("12", None)
     (True, True, False)
     """
-    return answer is not None and _normalised(expected) == _normalised(answer) != ""
+    return answer is not None and _normalise(expected) == _normalise(answer) != ""
 
 
-def _normalised(text: str) -> str:
+def _normalise(text: str) -> str:
     letters = unicodedata.normalize("NFKD", text)
     text = "".join(c for c in letters if not unicodedata.combining(c)).casefold()
     text = re.sub(r"(?<=\d)[,' ](?=\d{3}(?!\d))", "", text)

@@ -57,7 +57,7 @@ class SearchIndex:
         self._index.reload()
         self._searcher = self._index.searcher()
 
-    def ranked(self, text: str, num: int) -> list[Entity]:
+    def search_ranked(self, text: str, num: int) -> list[Entity]:
         """At most `num` entities, the best first; one whose title or name IS the text before all others."""
         exact = self._by_title.get(" ".join(text.split()).strip('"').casefold())
         ids = [exact] if exact else []
@@ -72,7 +72,7 @@ class SearchIndex:
 
     def similar(self, text: str) -> list[Entity]:
         """Entities that a misleading result page could show for the text: the best hit's neighbours."""
-        best = self.ranked(text, 1)
+        best = self.search_ranked(text, 1)
         if not best:
             return []
         home = self._homes[self._world.neighbourhood[best[0].id]]
@@ -88,4 +88,4 @@ class SearchIndex:
 
     def query(self, text: str, num: int) -> list[Hit]:
         """At most `num` hits, the best first."""
-        return self.hits(self.ranked(text, num), num)
+        return self.hits(self.search_ranked(text, num), num)

@@ -94,7 +94,7 @@ class Site:
 
     def _results(self, request: dict[str, Any], query: str, num: int, page: int, request_id: str) -> Reply:
         until = num * page
-        found = self._index.ranked(query, until)
+        found = self._index.search_ranked(query, until)
         if page == 1 and self._noise.wrong_first(query, request_id):
             similar = self._index.similar(query)
             if similar:

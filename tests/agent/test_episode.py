@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scripted import CODEC, Cut, Script, Tools, call
 
-from mirothinker_jax.agent.episode import INFRASTRUCTURE_LIMIT, Setting, least_context
+from mirothinker_jax.agent.episode import INFRASTRUCTURE_LIMIT, Setting, min_context_tokens
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.tools.spec import Failure, ToolResult
@@ -226,7 +226,7 @@ def test_the_session_is_closed_when_the_episode_is_cancelled(play):
 def test_the_least_context_has_room_for_two_turns_with_calls(play, missing):
     """With turns and results of full length; one token less, and the second turn is the forced one."""
     setting = dict(turn_tokens=200, output_tokens=150, max_calls=9)
-    least = least_context(Setting(None, context_tokens=0, **setting), Chat(CODEC))
+    least = min_context_tokens(Setting(None, context_tokens=0, **setting), Chat(CODEC))
     lines = [THOUGHT + call(q="a"), THOUGHT + call(q="b"), "\\boxed{x}"]
     lines[0] += "." * (200 - len(lines[0]) - 1)  # and <|im_end|>
     _, policy, _ = play(

@@ -28,10 +28,10 @@ def episodes(count, seed=0):
 
 @pytest.fixture
 def source(codec):
-    def make(records=None, process=0, processes=1, rows=ROWS, row_tokens=T, seed=0, **settings):
+    def make(records=None, process=0, processes=1, rows=ROWS, sequence_length=T, seed=0, **settings):
         conversations = records or Conversations(episodes(40))
         config = DataConfig(**{"shards": 2, "open_bins": 3, "read_threads": 2, **settings})
-        return SFTSource(conversations, Chat(codec), config, row_tokens, rows, seed, process, processes)
+        return SFTSource(conversations, Chat(codec), config, sequence_length, rows, seed, process, processes)
 
     return make
 
@@ -149,8 +149,8 @@ def test_a_position_in_other_data_is_refused(source):
     state = source().get_state()
     with pytest.raises(ValueError, match="saved data position has examples 40, this run 41"):
         source(Conversations(episodes(41))).set_state(state)
-    with pytest.raises(ValueError, match="saved data position has row_tokens 96, this run 128"):
-        source(row_tokens=128).set_state(state)
+    with pytest.raises(ValueError, match="saved data position has sequence_length 96, this run 128"):
+        source(sequence_length=128).set_state(state)
 
 
 def test_a_conversation_longer_than_a_row_is_named(source, tmp_path):
@@ -161,7 +161,7 @@ def test_a_conversation_longer_than_a_row_is_named(source, tmp_path):
     with pytest.raises(DataError) as caught:
         take(stream, 50)
     assert str(caught.value).startswith(f"{path}:4: messages: ")
-    assert "tokens do not fit a row of 96; raise sft.training.row_tokens" in str(caught.value)
+    assert "tokens do not fit a row of 96; raise sft.training.sequence_length" in str(caught.value)
 
 
 def test_a_call_that_cannot_be_rendered_is_named(source):
@@ -177,7 +177,7 @@ def test_a_call_that_cannot_be_rendered_is_named(source):
     ("numbers", "message"),
     [
         ({"processes": 3}, r"data\.shards \(2\) must be a multiple of the number of processes \(3\)"),
-        ({"rows": 3}, r"training\.rows \(3\) must be a multiple of data\.shards \(2\)"),
+        ({"rows": 3}, r"training\.batch_size \(3\) must be a multiple of data\.shards \(2\)"),
         ({"shards": 64, "rows": 64}, r"data\.shards is 64 for 40 conversations"),
     ],
 )

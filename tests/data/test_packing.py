@@ -179,7 +179,9 @@ def test_rows_are_padded_to_a_multiple():
 
 def test_what_does_not_fit_is_an_error():
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="sample 1 has 33 tokens, a row 32; raise row_tokens to at least 33"):
+    with pytest.raises(
+        ValueError, match="sample 1 has 33 tokens, a row 32; raise sequence_length to at least 33"
+    ):
         pack_rows([sample(rng, 3), sample(rng, 33)], T)
     with pytest.raises(ValueError, match=r"pair .* 0 has 34 tokens, a row 32"):
         pack_pairs([Pair(np.arange(11), sample(rng, 11), sample(rng, 11))], T, 1)

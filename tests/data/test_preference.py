@@ -18,7 +18,7 @@ def filled(batch):
 
 
 def source(**fields):
-    given = dict(row_tokens=LENGTH, pairs_per_row=4, rows=4, seed=0)
+    given = dict(sequence_length=LENGTH, pairs_per_row=4, rows=4, seed=0)
     return PreferenceSource(PAIRS, filled, **(given | fields))
 
 
@@ -61,11 +61,11 @@ def test_processes_take_their_block_of_each_batch():
 
 def test_without_pairs_it_says_why():
     with pytest.raises(ConfigError, match=r"^no preference pairs: .*raise dpo\.questions or dpo\.samples$"):
-        PreferenceSource([], filled, row_tokens=LENGTH, pairs_per_row=4, rows=4, seed=0)
+        PreferenceSource([], filled, sequence_length=LENGTH, pairs_per_row=4, rows=4, seed=0)
 
 
 def test_a_pair_that_fits_no_row_says_so():
     with pytest.raises(
-        ConfigError, match=r"pair .* 0 has 13 tokens, a row 12; raise row_tokens to at least 13"
+        ConfigError, match=r"pair .* 0 has 13 tokens, a row 12; raise sequence_length to at least 13"
     ):
-        source(row_tokens=12)
+        source(sequence_length=12)

@@ -41,7 +41,7 @@ def test_all_that_do_not_fit_are_told_with_the_row_that_would_do(tmp_path):
     with pytest.raises(DataError) as caught:
         survey(opened, CHAT, range(4), 200, 2, lambda _: None)
     assert str(caught.value) == (
-        f"{path}:2 and 1 more of 4 conversations do not fit a row of 200 tokens; raise sft.training.row_tokens to "
+        f"{path}:2 and 1 more of 4 conversations do not fit a row of 200 tokens; raise sft.training.sequence_length to "
         f"{tokens(400)}, or take them out"
     )
     survey(opened, CHAT, range(4), tokens(400), 2, lambda _: None)

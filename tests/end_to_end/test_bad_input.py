@@ -75,7 +75,7 @@ def test_no_such_file(tmp_path, command):
     [
         (
             record(("user", "hi"), ("assistant", "0123456789" * 100)),
-            "tokens do not fit a row of 512; raise sft.training.row_tokens",
+            "tokens do not fit a row of 512; raise sft.training.sequence_length",
         ),
         (
             json.dumps({"messages": [{"role": "assistant", "content": "", "tool_calls": [TOOL_CALL]}]}),

@@ -52,7 +52,13 @@ def test_from_hugging_face_through_training_and_back(folder, tmp_path, config):
     assert convert.main(["--from", "hf", "--path", str(folder), "--out", str(run)]) == 0
     data = tmp_path / "my.jsonl"
     data.write_text(f"{json.dumps(RECORD)}\n" * 4)
-    small = {"steps": 2, "rows": 2, "micro_rows": 1, "row_tokens": 256, "optimizer.learning_rate": 0.1}
+    small = {
+        "steps": 2,
+        "batch_size": 2,
+        "microbatch_size": 1,
+        "sequence_length": 256,
+        "optimizer.learning_rate": 0.1,
+    }
     settings = [f"--config.sft.training.{key}={value}" for key, value in small.items()]
     process = start(
         f"{ROOT}/configs/qwen/{config}:{run}",

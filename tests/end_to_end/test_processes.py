@@ -27,7 +27,7 @@ def get_config():
     c.model.hidden, c.model.ffn, c.model.layers = 32, 64, 1
     c.model.heads, c.model.kv_heads, c.model.head_dim = 2, 2, 8
     t = c.sft.training
-    t.steps, t.rows, t.micro_rows, t.row_tokens = 6, 16, 8, 64
+    t.steps, t.batch_size, t.microbatch_size, t.sequence_length = 6, 16, 8, 64
     t.checkpoint_every, t.keep_checkpoints, t.log_every = 2, 3, 1
     c.evaluation.questions = 0
     return c

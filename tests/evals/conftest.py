@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mirothinker_jax.config import Config, default
-from mirothinker_jax.config_tree import build, resolved
+from mirothinker_jax.config_tree import build, to_plain
 from mirothinker_jax.evals.report import write_report
 from mirothinker_jax.evals.statistics import wilson
 from mirothinker_jax.evals.summary import write_summary
@@ -133,9 +133,9 @@ def make_run(run):
     )
     config = default()
     config.seed, config.stages, config.model.hidden = 0, ("sft", "dpo", "grpo"), 96
-    config.grpo.training.row_tokens = 3072
+    config.grpo.training.sequence_length = 3072
     config.tokenizer.symbols = ('{"url": "', " ")
-    (run / "config.json").write_text(json.dumps(resolved(build(Config, config))))
+    (run / "config.json").write_text(json.dumps(to_plain(build(Config, config))))
     for stage, rate in (("sft", 3), ("dpo", 2), ("grpo", 6)):
         (run / stage).mkdir()
         lines = [json.dumps(trajectory(stage, i, i % rate != 0, i % 5)) for i in range(40)]

@@ -5,7 +5,14 @@ import json
 
 import pytest
 
-from mirothinker_jax.evals.episodes import LONGEST_PART_CHARS, Episode, Part, choose, read_episodes, spoken
+from mirothinker_jax.evals.episodes import (
+    LONGEST_PART_CHARS,
+    Episode,
+    Part,
+    choose,
+    read_episodes,
+    split_thought,
+)
 from mirothinker_jax.tools.spec import ToolCall, render_call
 
 CALL = render_call(ToolCall("web", "search", {"q": "KTM", "num": 3}))
@@ -31,7 +38,7 @@ CALL = render_call(ToolCall("web", "search", {"q": "KTM", "num": 3}))
     ],
 )
 def test_spoken(text, expected):
-    assert spoken(text) == expected
+    assert split_thought(text) == expected
 
 
 def line(**changes):
@@ -69,7 +76,7 @@ def test_unreadable_lines_are_counted(tmp_path):
 
 
 def test_a_long_part_says_how_much_is_left_out(tmp_path):
-    (part,) = spoken("x" * (LONGEST_PART_CHARS + 30))
+    (part,) = split_thought("x" * (LONGEST_PART_CHARS + 30))
     assert (len(part.text), part.left_out_chars) == (LONGEST_PART_CHARS, 30)
 
 

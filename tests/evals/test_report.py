@@ -6,7 +6,7 @@ import re
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
-from mirothinker_jax.evals.plots import Line, groups_svg, running_mean, thinned
+from mirothinker_jax.evals.plots import Line, groups_svg, running_mean, subsample
 from mirothinker_jax.evals.report import write_report
 from mirothinker_jax.evals.series import read_series
 
@@ -128,7 +128,7 @@ def test_settings_that_differ_and_the_machine(tree):
         ["config.stages", "'sft'", "'sft', 'dpo', 'grpo'"],
         ["config.model.hidden", "128", "96"],
         ["config.tokenizer.symbols", "()", "'{\"url\": \"', ' '"],
-        ["config.grpo.training.row_tokens", "2048", "3072"],
+        ["config.grpo.training.sequence_length", "2048", "3072"],
     ]
     phases, machine = (table(node) for node in tree.css("#cost table"))
     assert phases[2][:2] == ["sft", "2 min 21 s"]
@@ -190,8 +190,8 @@ def test_uneven_groups_of_two_stages_share_an_axis():
 
 
 def test_thinning_and_smoothing():
-    assert thinned([1, 2, 3, 4, 5], [1, 1, 5, 5, 9], 3) == ([1.5, 3.5, 5], [1, 5, 9])
-    assert thinned([1, 2], [3, 4], 2) == ([1, 2], [3, 4])
+    assert subsample([1, 2, 3, 4, 5], [1, 1, 5, 5, 9], 3) == ([1.5, 3.5, 5], [1, 5, 9])
+    assert subsample([1, 2], [3, 4], 2) == ([1, 2], [3, 4])
     assert running_mean([0, 3, 6, 9], 1) == [1.5, 3, 6, 7.5]
     assert running_mean([4.0, 2.0], 0) == [4, 2]
 

@@ -25,7 +25,7 @@ from mirothinker_kernels.flash_attention import blockwise, gpu, tpu
 from mirothinker_kernels.flash_attention import mask as m
 from mirothinker_kernels.flash_attention.reference import visible
 from mirothinker_kernels.flash_attention.strips import Blocks
-from mirothinker_kernels.flash_attention.tiling import TABLE, fitted, largest
+from mirothinker_kernels.flash_attention.tiling import TABLE, fit_blocks, largest
 from mirothinker_kernels.pallas import vmem_bytes
 
 from mirothinker_jax.data.packing import pack_pairs
@@ -114,7 +114,7 @@ def test_gradients_begin_with_whatever_the_memory_holds(monkeypatch):
     """dk and dv have a place before they have a value. Sixteen segments: a loop of calls."""
     arrays, weights, exact, rounded = case(2, 64, jnp.float32, LONG)
     small = Blocks(128, 64, 16, 32, stretch=64, segment=64, ahead=3)
-    assert fitted(small, LONG, LONG, 4).segment * tpu.UNROLLED < LONG
+    assert fit_blocks(small, LONG, LONG, 4).segment * tpu.UNROLLED < LONG
     monkeypatch.setattr(jax.lax, "empty", lambda shape, dtype: jnp.full(shape, jnp.nan, dtype))
     mask = m.Mask.of_spans(spans(LONG), jnp.arange(LONG, dtype=jnp.int32))
     run = kernels_of(tpu, largest=small, interpret=True)
@@ -201,7 +201,7 @@ def test_a_causal_block_of_queries_never_runs_past_the_keys():
     """Queries are padded to whole blocks and keys to whole segments, which may be fewer: then there is a table."""
     blocks = Blocks(256, 64, 32, 64, stretch=64, segment=512, ahead=2)
     for length, kind in ((300, "spans"), (512, "causal")):
-        b = fitted(blocks, length, length)
+        b = fit_blocks(blocks, length, length)
         assert m.Mask("causal").of_padded(1, length, length, b.queries, b.segment).kind == kind
 
 
@@ -280,7 +280,7 @@ def test_block_sizes_fit_the_row(queries, keys):
     for most, size, exact in itertools.product(
         (blocks for ways in TABLE.values() for blocks in ways.values()), (2, 4), (False, True)
     ):
-        b = fitted(most, queries, keys, size, exact)
+        b = fit_blocks(most, queries, keys, size, exact)
         assert not exact or b.segment % b.stretch == 0
         assert b.queries <= max(128, 2 * queries) and b.segment <= most.segment
         assert -keys % b.segment < b.strip * -(-keys // most.segment)

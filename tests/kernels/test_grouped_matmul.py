@@ -30,7 +30,7 @@ def operands(tokens, k, experts, hidden=12, ffn=20, seed=0, dtype=np.float32):
     return draw(tokens, hidden), chosen, jnp.asarray(rng.random((tokens, k)), jnp.float32), *kernels
 
 
-def placed(how, tile, x, chosen, weights, gate, up, down):
+def laid_out(how, tile, x, chosen, weights, gate, up, down):
     return how(x, weights, gate, up, down, make_layout(chosen, gate.shape[0], tile))
 
 
@@ -47,7 +47,7 @@ def gradients(f, x, chosen, weights, *kernels):
 )
 def test_values_and_gradients_are_the_reference_s(how, tokens, k, experts, tile):
     inputs = operands(tokens, k, experts)
-    run = functools.partial(placed, how, tile)
+    run = functools.partial(laid_out, how, tile)
     tiny.assert_close(jax.jit(run)(*inputs), dense_masked(*inputs), FP32)
     tiny.assert_close(gradients(run, *inputs), gradients(dense_masked, *inputs), FP32)
 
@@ -58,7 +58,7 @@ def test_experts_of_another_device_give_nothing(how):
     x, chosen, weights, *kernels = operands(20, 3, 8)
     shifted = chosen - 3
     kept = [kernel[:4] for kernel in kernels]
-    run = functools.partial(placed, how, 8)
+    run = functools.partial(laid_out, how, 8)
     tiny.assert_close(run(x, shifted, weights, *kept), dense_masked(x, shifted, weights, *kept), FP32)
     tiny.assert_close(
         gradients(run, x, shifted, weights, *kept), gradients(dense_masked, x, shifted, weights, *kept), FP32
@@ -88,7 +88,7 @@ def test_every_token_on_one_expert_is_kept():
     """The load that a capacity would cut: all on expert 2."""
     x, _, weights, *kernels = operands(50, 1, 4)
     chosen = np.full((50, 1), 2, np.int32)
-    out = placed(tiled, 8, x, chosen, weights, *kernels)
+    out = laid_out(tiled, 8, x, chosen, weights, *kernels)
     tiny.assert_close(out, dense_masked(x, chosen, weights, *kernels), FP32)
     assert np.all(np.any(np.asarray(out) != 0, axis=1))
 
@@ -98,7 +98,7 @@ def test_bfloat16_is_within_twice_its_own_rounding():
     half = [v if v.dtype != jnp.float32 else v.astype(jnp.bfloat16) for v in map(jnp.asarray, inputs)]
     half[2] = inputs[2]
     exact = dense_masked(*(v.astype(jnp.float32) if v.dtype == jnp.bfloat16 else v for v in half))
-    out = placed(tiled, 8, *half)
+    out = laid_out(tiled, 8, *half)
     assert out.dtype == jnp.bfloat16
     worst = np.abs(np.asarray(out, np.float32) - np.asarray(exact)).max()
     assert worst <= 2 * 2**-8 * np.abs(np.asarray(exact)).max()

@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from mirothinker_jax.config import Config, ConfigError, ModelConfig
-from mirothinker_jax.config_tree import build, resolved
+from mirothinker_jax.config_tree import build, to_plain
 from mirothinker_jax.models import rope
 from mirothinker_jax.models.hf import shapes
 from mirothinker_jax.models.hf_config import from_hf, to_hf
@@ -218,7 +218,7 @@ def test_an_unknown_name_gets_the_nearest():
 
 
 def test_a_config_file_takes_a_preset_or_a_converted_run_over(tmp_path):
-    config = ConfigDict(resolved(Config()))
+    config = ConfigDict(to_plain(Config()))
     use(config, "qwen3-8b-256k")
     model = build(ModelConfig, config.model)
     assert (model.vocab_size, model.yarn.factor, model.init_from) == (151_936, 8.0, "")
@@ -236,11 +236,11 @@ def test_a_config_file_goes_on_from_a_run_that_trained(tmp_path, rank, path):
     """Its sizes, its adapters where it has any, and its tokenizer; how it stored and trained them is its own."""
     ran = {"model.hidden": 48, "model.heads": 6, "model.remat": "none", "model.param_dtype": "bfloat16"}
     ran |= {"model.lora.rank": rank, "model.init_from": "base", "tokenizer.path": path}
-    settings = ConfigDict(resolved(Config()))
+    settings = ConfigDict(to_plain(Config()))
     settings.update_from_flattened_dict(ran)
     (tmp_path / "config.json").write_text(json.dumps(settings.to_dict()))
 
-    config = ConfigDict(resolved(Config()))
+    config = ConfigDict(to_plain(Config()))
     config.model.lora.rank = 16
     use(config, str(tmp_path))
     model = build(ModelConfig, config.model)

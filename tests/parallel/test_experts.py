@@ -15,7 +15,7 @@ from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.objectives.sft import sft
 from mirothinker_jax.parallel.attend import make_attend
 from mirothinker_jax.parallel.placement import to_global
-from mirothinker_jax.parallel.sharding import batch_sharding, replicated
+from mirothinker_jax.parallel.sharding import batch_sharding, replicated_sharding
 from mirothinker_jax.trainer.optimizer import make_optimizer
 from mirothinker_jax.trainer.state import init_state
 from mirothinker_jax.trainer.step import make_gradient, make_step
@@ -29,12 +29,12 @@ LAYOUTS = {
 }
 
 
-def gradient(mesh, params, rows, micro_rows=8, objective=sft, config=tiny.MOE):
+def gradient(mesh, params, rows, microbatch_size=8, objective=sft, config=tiny.MOE):
     model = ModelSpec.build(config, tiny.VOCAB, mesh)
-    shardings = (model.shardings, batch_sharding(mesh, leading=1), replicated(mesh))
+    shardings = (model.shardings, batch_sharding(mesh, leading=1), replicated_sharding(mesh))
     run = jax.jit(make_gradient(model, objective), in_shardings=shardings)
     with jax.set_mesh(mesh):
-        return run(jax.device_put(params, model.shardings), *to_global(mesh, rows, micro_rows, 1))
+        return run(jax.device_put(params, model.shardings), *to_global(mesh, rows, microbatch_size, 1))
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def test_a_layout_gives_the_loss_and_gradients_of_one_device(params, expected, l
 def test_so_do_micro_batches(params):
     """Of four rows each, by which the balance loss is averaged."""
     mesh = tiny.mesh(**LAYOUTS["expert 2 x fsdp 2 x context 2"])
-    expected = gradient(tiny.mesh(), params, packed(), micro_rows=4)
-    tiny.assert_close(gradient(mesh, params, packed(), micro_rows=4), expected, RELATIVE)
+    expected = gradient(tiny.mesh(), params, packed(), microbatch_size=4)
+    tiny.assert_close(gradient(mesh, params, packed(), microbatch_size=4), expected, RELATIVE)
 
 
 def test_every_choice_is_counted_once(params, expected):

@@ -13,7 +13,7 @@ from mirothinker_jax.data.packing import Sample, pack_pairs, pack_rows
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.objectives.sft import sft
 from mirothinker_jax.parallel.placement import to_global
-from mirothinker_jax.parallel.sharding import batch_sharding, replicated
+from mirothinker_jax.parallel.sharding import batch_sharding, replicated_sharding
 from mirothinker_jax.trainer.optimizer import make_optimizer
 from mirothinker_jax.trainer.state import init_state
 from mirothinker_jax.trainer.step import make_gradient, make_logprobs, make_step
@@ -41,14 +41,14 @@ class Gradient:
 
     def __init__(self, mesh, config=tiny.QWEN3):
         self.mesh, self.model = mesh, ModelSpec.build(config, tiny.VOCAB, mesh)
-        shardings = (self.model.shardings, batch_sharding(mesh, leading=1), replicated(mesh))
+        shardings = (self.model.shardings, batch_sharding(mesh, leading=1), replicated_sharding(mesh))
         self._run = jax.jit(make_gradient(self.model, sft), in_shardings=shardings)
 
-    def __call__(self, params, rows, micro_rows=ROWS, least=1):
+    def __call__(self, params, rows, microbatch_size=ROWS, least=1):
         """((loss, weight, metrics), gradients) of numpy rows, in at least `least` micro-batches."""
-        return self.placed(params, *to_global(self.mesh, rows, micro_rows, least))
+        return self.with_shardings(params, *to_global(self.mesh, rows, microbatch_size, least))
 
-    def placed(self, params, batch, used):
+    def with_shardings(self, params, batch, used):
         with jax.set_mesh(self.mesh):
             return self._run(jax.device_put(params, self.model.shardings), batch, used)
 
@@ -147,19 +147,21 @@ def test_sums_over_a_sequence_do_not_depend_on_where_its_tokens_lie(objective, r
     tiny.assert_close(got, expected, RELATIVE)
 
 
-@pytest.mark.parametrize(("micro_rows", "least"), [(4, 2), (2, 8)], ids=["two", "four and room for eight"])
-def test_micro_batches_add_up(one_device, params, micro_rows, least):
+@pytest.mark.parametrize(
+    ("microbatch_size", "least"), [(4, 2), (2, 8)], ids=["two", "four and room for eight"]
+)
+def test_micro_batches_add_up(one_device, params, microbatch_size, least):
     expected = one_device(params, packed())
-    tiny.assert_close(one_device(params, packed(), micro_rows, least), expected, RELATIVE)
+    tiny.assert_close(one_device(params, packed(), microbatch_size, least), expected, RELATIVE)
 
 
 def test_micro_batches_beyond_the_count_are_not_reached(one_device, params):
     batch, used = to_global(one_device.mesh, packed(), 2, 8)
     assert (batch.shape[0], used) == (8, 4)
     poisoned = dataclasses.replace(batch, weights=batch.weights.at[5].set(np.nan))
-    clean = one_device.placed(params, batch, used)
-    tiny.assert_equal(one_device.placed(params, poisoned, used), clean)
-    (total, _, _), _ = one_device.placed(params, poisoned, np.int32(6))
+    clean = one_device.with_shardings(params, batch, used)
+    tiny.assert_equal(one_device.with_shardings(params, poisoned, used), clean)
+    (total, _, _), _ = one_device.with_shardings(params, poisoned, np.int32(6))
     assert np.isnan(total), "the poison would not show even where it is reached"
 
 
@@ -176,7 +178,7 @@ def test_packing_changes_neither_loss_nor_gradients(one_device, params):
     for row, sample in enumerate(samples):
         one = pack_rows([sample], LENGTH)
         jax.tree.map(lambda a, b, row=row: a.__setitem__(row, b[0]), alone, one)
-    expected = one_device(params, alone, micro_rows=2, least=8)
+    expected = one_device(params, alone, microbatch_size=2, least=8)
     tiny.assert_close(one_device(params, packed()), expected, RELATIVE)
     backwards = pack_rows(samples[::-1], LENGTH, ROWS)
     tiny.assert_close(one_device(params, backwards), expected, RELATIVE)

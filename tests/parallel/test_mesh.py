@@ -54,9 +54,9 @@ def test_a_vocabulary_that_does_not_divide_over_the_mesh():
 
 def test_rows_that_do_not_divide_over_the_batch_axes():
     mesh = tiny.mesh(data=2, fsdp=2, context=2)
-    check_rows(mesh.shape, "sft.training.micro_rows", 8)
-    with pytest.raises(ConfigError, match=r"^config\.sft\.training\.micro_rows is 6, .* = 4; use 8$"):
-        check_rows(mesh.shape, "sft.training.micro_rows", 6)
+    check_rows(mesh.shape, "sft.training.microbatch_size", 8)
+    with pytest.raises(ConfigError, match=r"^config\.sft\.training\.microbatch_size is 6, .* = 4; use 8$"):
+        check_rows(mesh.shape, "sft.training.microbatch_size", 6)
 
 
 def test_all_five_axes_are_always_there_and_local_devices_lie_along_data():

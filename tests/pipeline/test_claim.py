@@ -6,7 +6,7 @@ import json
 import pytest
 
 from mirothinker_jax.config import Config, ConfigError
-from mirothinker_jax.config_tree import resolved
+from mirothinker_jax.config_tree import to_plain
 from mirothinker_jax.pipeline.run import _check_same, _claim
 
 FIRST = Config(stages=("sft",))
@@ -19,7 +19,7 @@ def changed(config=FIRST, /, **groups):
 
 
 def claim(folder, config):
-    _check_same(folder, resolved(config))
+    _check_same(folder, to_plain(config))
     _claim(folder, config, first=True)
 
 

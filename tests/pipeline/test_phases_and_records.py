@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mirothinker_jax.pipeline.phases import Phases
-from mirothinker_jax.pipeline.records import recorded
+from mirothinker_jax.pipeline.records import read_or_sample
 from mirothinker_jax.trajectory import store
 from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
 
@@ -51,8 +51,8 @@ def test_episodes_are_sampled_once(tmp_path):
         asked.append((index, count))
         return [episode(i) for i in range(3)]
 
-    made = recorded(path, sample)
-    assert made == recorded(path, sample) == list(store.read(path)) == [episode(i) for i in range(3)]
+    made = read_or_sample(path, sample)
+    assert made == read_or_sample(path, sample) == list(store.read(path)) == [episode(i) for i in range(3)]
     assert asked == [(0, 1)] and [p.name for p in path.parent.iterdir()] == ["samples.jsonl"]
 
 
@@ -61,5 +61,5 @@ def test_episodes_that_could_not_be_sampled_leave_no_record(tmp_path):
         raise RuntimeError("device lost")
 
     with pytest.raises(RuntimeError):
-        recorded(tmp_path / "samples.jsonl", sample)
+        read_or_sample(tmp_path / "samples.jsonl", sample)
     assert list(tmp_path.iterdir()) == []

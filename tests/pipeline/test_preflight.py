@@ -29,7 +29,7 @@ WEB = Config(
 )
 
 
-def checked(tmp_path, config):
+def check_slice(tmp_path, config):
     with Workshop(config, tmp_path, Phases(tmp_path / "phases.json", enabled=False)) as shop:
         check_run(shop)
         return "tools" in vars(shop)
@@ -42,24 +42,26 @@ def test_what_a_run_asks_for():
 
 
 def test_the_web_is_started_only_where_it_is_needed(tmp_path):
-    assert not checked(tmp_path, FILE)
-    assert checked(tmp_path, WEB)
+    assert not check_slice(tmp_path, FILE)
+    assert check_slice(tmp_path, WEB)
 
 
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
         (
-            dataclasses.replace(FILE, sft=SFTConfig(training=TrainingConfig(rows=12, micro_rows=12))),
-            r"sft\.training\.micro_rows is 12, not a multiple of mesh data × fsdp × expert = 8",
+            dataclasses.replace(
+                FILE, sft=SFTConfig(training=TrainingConfig(batch_size=12, microbatch_size=12))
+            ),
+            r"sft\.training\.microbatch_size is 12, not a multiple of mesh data × fsdp × expert = 8",
         ),
         (
             dataclasses.replace(
                 FILE,
                 mesh=MeshConfig(fsdp=1, context=-1),
-                sft=SFTConfig(training=TrainingConfig(row_tokens=500)),
+                sft=SFTConfig(training=TrainingConfig(sequence_length=500)),
             ),
-            r"sft\.training\.row_tokens \(500\) must be a multiple of 2 · mesh\.context \(16\)",
+            r"sft\.training\.sequence_length \(500\) must be a multiple of 2 · mesh\.context \(16\)",
         ),
         (
             dataclasses.replace(FILE, mesh=MeshConfig(fsdp=1, tensor=8)),
@@ -87,4 +89,4 @@ def test_the_web_is_started_only_where_it_is_needed(tmp_path):
 )
 def test_mistakes(tmp_path, config, expected):
     with pytest.raises(ConfigError, match=expected):
-        checked(tmp_path, config)
+        check_slice(tmp_path, config)

@@ -46,10 +46,10 @@ def test_devices_of_a_row_have_the_same_work(tokens, devices):
     assert 1.0 <= balance(tokens, devices) <= 1.02
 
 
-def planned(remat, rows=4, micro_rows=4, ffn_tokens=0, **mesh):
+def planned(remat, rows=4, microbatch_size=4, ffn_tokens=0, **mesh):
     decoder = model("qwen3-8b", remat=remat, compute_dtype="bfloat16", ffn_tokens=ffn_tokens)
     config = Config(model=decoder, mesh=MeshConfig(**mesh))
-    training = TrainingConfig(rows=rows, micro_rows=micro_rows, row_tokens=262_144)
+    training = TrainingConfig(batch_size=rows, microbatch_size=microbatch_size, sequence_length=262_144)
     return dataclasses.replace(config, sft=dataclasses.replace(config.sft, training=training))
 
 

@@ -27,7 +27,7 @@ def test_a_plan_by_arithmetic(capsys, tmp_path):
     said, figures = capsys.readouterr().out, json.loads(out.read_text())
     assert "the training step fits" in said and "by arithmetic" in said
     assert figures["fits"] and not figures["compiled"] and figures["step_s_estimate"] is None
-    assert "--config.sft.training.micro_rows=16" in figures["settings"]
+    assert "--config.sft.training.microbatch_size=16" in figures["settings"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_answered_with_changes_that_do(capsys, tmp_path):
 def test_what_the_host_has_no_room_for_is_answered_with_what_it_has(capsys, tmp_path, monkeypatch):
     """Eight devices with 15 GiB each of their host's memory, for 22.7 of attention's results and blocks' inputs."""
     monkeypatch.setitem(GPUS, "h100", dataclasses.replace(GPUS["h100"], host_gib=15.0))
-    offload = (*QWEN, "--config.model.remat=offload-all", "--config.sft.training.micro_rows=8")
+    offload = (*QWEN, "--config.model.remat=offload-all", "--config.sft.training.microbatch_size=8")
     out = tmp_path / "plan.json"
     assert main([*offload, "--topology", "h100:8", "--json", str(out)]) == 3
     assert "GiB of the host's memory for each device" in capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_what_the_host_has_no_room_for_is_answered_with_what_it_has(capsys, tmp_
 def test_where_neither_memory_has_room_everything_is_computed_again(capsys, tmp_path, monkeypatch):
     """A change that would move what is too much for the device to a host that has no room either is not advised."""
     monkeypatch.setitem(GPUS, "h100", dataclasses.replace(GPUS["h100"], host_gib=4.0))
-    rows = [f"--config.sft.training.{key}=24" for key in ("rows", "micro_rows")]
+    rows = [f"--config.sft.training.{key}=24" for key in ("batch_size", "microbatch_size")]
     out = tmp_path / "plan.json"
     attention = (*QWEN, "--topology", "h100:8", *rows, "--config.model.remat=attention")
     assert main([*attention, "--json", str(out)]) == 3
@@ -124,8 +124,8 @@ def test_where_neither_memory_has_room_everything_is_computed_again(capsys, tmp_
 def test_a_sweep_compiles_nothing_that_the_host_has_no_room_for(capsys, monkeypatch):
     """Of 256K tokens 145 GiB wait for the backward pass: 18 for each of eight devices."""
     monkeypatch.setitem(GPUS, "h100", dataclasses.replace(GPUS["h100"], host_gib=21.0))
-    row = ("--config.model.remat=offload-all", "--config.sft.training.row_tokens=262144")
-    assert main([*QWEN, "--topology", "h100", "--sweep", *row, "--config.sft.training.rows=32"]) == 0
+    row = ("--config.model.remat=offload-all", "--config.sft.training.sequence_length=262144")
+    assert main([*QWEN, "--topology", "h100", "--sweep", *row, "--config.sft.training.batch_size=32"]) == 0
     plans = [line for line in capsys.readouterr().out.splitlines() if line.startswith("sft on")]
     assert plans == ["sft on h100:8: 8 devices, context 8"]
 
@@ -133,8 +133,8 @@ def test_a_sweep_compiles_nothing_that_the_host_has_no_room_for(capsys, monkeypa
 def test_changes_that_only_fit_together_are_advised_together(capsys):
     """72B at 512K on 16 devices takes 51 GiB where both wait, and more than there are where one does."""
     config = ("--config", "configs/mirothinker_v1_72b/sft.py", "--topology", "h100:16")
-    sizes = ("--config.mesh.context=16", "--config.sft.training.micro_rows=1")
-    sizes += ("--config.sft.training.row_tokens=524288",)
+    sizes = ("--config.mesh.context=16", "--config.sft.training.microbatch_size=1")
+    sizes += ("--config.sft.training.sequence_length=524288",)
     assert main([*config, *sizes]) == 3
     first = capsys.readouterr().out.partition("by a rule of thumb:\n")[2].splitlines()[0]
     changes = ("--config.model.remat=offload-all", "--config.sft.training.optimizer.offload=true")
@@ -145,7 +145,7 @@ def test_changes_that_only_fit_together_are_advised_together(capsys):
 
 def test_a_sweep_ends_with_the_first_that_fits(capsys):
     """Of a row of 96K tokens two devices are likely to have room for half, and have none."""
-    row = "--config.sft.training.row_tokens=98304"
+    row = "--config.sft.training.sequence_length=98304"
     assert main([*QWEN, "--topology", "h100", "--sweep", row]) == 0
     said = capsys.readouterr().out.splitlines()
     plans = [line for line in said if line.startswith(("sft on", "DOES NOT FIT", "the training step fits"))]
@@ -158,7 +158,7 @@ def test_a_sweep_that_finds_no_room_ends_with_changes(capsys, monkeypatch):
     """To the last settings that it tried, of the largest slice."""
     monkeypatch.setitem(GPUS, "h100", dataclasses.replace(GPUS["h100"], memory_gib=15.0))
     monkeypatch.setattr(chips, "slices", lambda chip: ["4", "8"])
-    sizes = ("--config.sft.training.row_tokens=16384", "--config.sft.training.rows=32")
+    sizes = ("--config.sft.training.sequence_length=16384", "--config.sft.training.batch_size=32")
     assert main([*QWEN, *SWEEP, *sizes]) == 3
     said = capsys.readouterr().out
     assert said.count("cheapest changes") == 1 and "sft on h100:8" in said
@@ -181,7 +181,7 @@ def test_a_sweep_that_finds_no_room_ends_with_changes(capsys, monkeypatch):
     ],
 )
 def test_a_sweep_splits_a_row_no_more_than_it_must(capsys, tokens, found):
-    sizes = (f"--config.sft.training.row_tokens={tokens}", "--config.sft.training.rows=32")
+    sizes = (f"--config.sft.training.sequence_length={tokens}", "--config.sft.training.batch_size=32")
     assert main([*QWEN, "--topology", "h100", "--sweep", *sizes]) == 0
     said = capsys.readouterr().out.splitlines()
     assert [line for line in said if line.startswith("sft on")][-1] == f"sft on {found}"
@@ -194,8 +194,8 @@ def test_a_sweep_splits_a_row_no_more_than_it_must(capsys, tokens, found):
         ((*QWEN, "--topology", "h100:8", "--sweep"), "--sweep takes a chip without a size"),
         ((*QWEN, "--topology", "h100:8", "--stage", "grpo"), "config.stages is ('sft',); give one of them"),
         (
-            (*QWEN, "--topology", "h100:8", "--config.sft.training.micro_rows=4"),
-            "micro_rows is 4, not a multiple of",
+            (*QWEN, "--topology", "h100:8", "--config.sft.training.microbatch_size=4"),
+            "microbatch_size is 4, not a multiple of",
         ),
         ((*QWEN, "--topology", "h100:16", "--config.mesh.tensor=16"), "does not divide model.kv_heads (8)"),
         ((*QWEN, "--topology", "h100:8", "--quick"), "--quick: nothing is compiled for h100"),
@@ -208,7 +208,7 @@ def test_a_sweep_splits_a_row_no_more_than_it_must(capsys, tokens, found):
         # What stands in the way, and not that a mesh is too large for a slice.
         (
             (*("--config", "configs/mirothinker_v1_30b/sft.py", "--config.mesh.expert=8"), *SWEEP),
-            "training.rows (20) must be a multiple of training.micro_rows (1024)",
+            "training.batch_size (20) must be a multiple of training.microbatch_size (1024)",
         ),
         (("--config", "configs/toy/pipeline.py", "--topology", "h100:8"), "config.model.vocab_size is 0"),
     ],

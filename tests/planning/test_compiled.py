@@ -33,7 +33,7 @@ def test_8b_at_256k_fits_and_hides_its_transfers(tmp_path):
     figures = plan(
         tmp_path,
         *("--config", "configs/mirothinker_v1_8b/sft.py", "--topology", "v5p:4x4x4"),
-        "--config.sft.training.rows=4",
+        "--config.sft.training.batch_size=4",
     )
     assert figures["peak_gib_per_device"] <= 12
     assert figures["balance"] <= 1.02
@@ -76,9 +76,9 @@ def test_a_v4_has_room_for_the_kernels_and_can_copy_their_results_to_its_host(tm
     """It refuses the other chips' blocks, and aborts where one row's log-sum-exps [1, H, T] are copied."""
     row = (
         "--config.model.remat=offload-all",
-        "--config.sft.training.row_tokens=8192",
-        "--config.sft.training.rows=4",
-        "--config.sft.training.micro_rows=4",
+        "--config.sft.training.sequence_length=8192",
+        "--config.sft.training.batch_size=4",
+        "--config.sft.training.microbatch_size=4",
     )
     plan(tmp_path, *("--config", "configs/qwen/sft.py:qwen3-0.6b", "--topology", "v4:2x2x1"), *row)
 
@@ -86,8 +86,8 @@ def test_a_v4_has_room_for_the_kernels_and_can_copy_their_results_to_its_host(tm
 def test_the_least_effort_says_about_as_much_of_memory_and_nothing_of_times(tmp_path):
     """Of a v5p that takes other flags otherwise."""
     row = (
-        "--config.sft.training.rows=4",
-        "--config.sft.training.micro_rows=4",
+        "--config.sft.training.batch_size=4",
+        "--config.sft.training.microbatch_size=4",
         "--config.model.remat=offload-all",
     )
     step = ("--config", "configs/mirothinker_v1_8b/sft.py", "--topology", "v5p:4x4x4", *row)
@@ -109,8 +109,12 @@ def test_a_million_tokens_fit(tmp_path):
     figures = plan(
         tmp_path,
         *("--config", "configs/mirothinker_v1_8b/sft.py", "--topology", "v5p:4x4x4"),
-        *("--config.mesh.context=64", "--config.sft.training.micro_rows=1", "--config.sft.training.rows=1"),
-        *("--config.sft.training.row_tokens=1048576", "--config.data.shards=1"),
+        *(
+            "--config.mesh.context=64",
+            "--config.sft.training.microbatch_size=1",
+            "--config.sft.training.batch_size=1",
+        ),
+        *("--config.sft.training.sequence_length=1048576", "--config.data.shards=1"),
         "--config.model.remat=offload-all",
     )
     assert figures["peak_gib_per_device"] <= 8
@@ -122,8 +126,8 @@ def test_averages_in_the_hosts_memory_come_a_layer_at_a_time(tmp_path):
     figures = plan(
         tmp_path,
         *("--config", "configs/qwen/sft.py:qwen3-0.6b", "--topology", "v5p:2x2x1"),
-        *("--config.sft.training.rows=4", "--config.sft.training.micro_rows=4"),
-        *("--config.sft.training.row_tokens=512", "--config.sft.training.optimizer.offload=true"),
+        *("--config.sft.training.batch_size=4", "--config.sft.training.microbatch_size=4"),
+        *("--config.sft.training.sequence_length=512", "--config.sft.training.optimizer.offload=true"),
     )
     kinds = figures["gib_by_kind"]
     assert kinds["optimizer"] < 0.001
@@ -137,8 +141,8 @@ def test_micro_batches_hold_no_copy_of_gradients_or_parameters(tmp_path):
     figures = plan(
         tmp_path,
         *("--config", "configs/qwen/sft.py:qwen3-0.6b", "--topology", "v5p:2x2x1"),
-        *("--config.sft.training.rows=8", "--config.sft.training.micro_rows=4"),
-        "--config.sft.training.row_tokens=512",
+        *("--config.sft.training.batch_size=8", "--config.sft.training.microbatch_size=4"),
+        "--config.sft.training.sequence_length=512",
     )
     assert figures["peak_gib_per_device"] < 4.95 * figures["gib_by_kind"]["parameters"]
 
@@ -146,7 +150,7 @@ def test_micro_batches_hold_no_copy_of_gradients_or_parameters(tmp_path):
 SLICES = {
     "8b": ("v5p:4x4x4", ()),
     "30b": ("v5p:4x4x4", ()),
-    "72b": ("v5p:2x4x4", ("--config.mesh.context=32", "--config.{stage}.training.micro_rows=1")),
+    "72b": ("v5p:2x4x4", ("--config.mesh.context=32", "--config.{stage}.training.microbatch_size=1")),
 }
 
 

@@ -50,8 +50,8 @@ class FakeCollector:
 
 
 def make(folder, collector=None, seed=0, **fields):
-    config = GRPOConfig(group=GROUP, questions=QUESTIONS, training=TrainingConfig(row_tokens=24))
-    given = dict(max_calls=3, folder=folder, seed=seed, micro_rows=2)
+    config = GRPOConfig(group=GROUP, questions=QUESTIONS, training=TrainingConfig(sequence_length=24))
+    given = dict(max_calls=3, folder=folder, seed=seed, microbatch_size=2)
     return GRPOSource(
         config,
         TASKS,

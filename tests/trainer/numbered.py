@@ -4,17 +4,17 @@ import numpy as np
 import tiny
 
 from mirothinker_jax.config import Config, OptimizerConfig, TrainingConfig
-from mirothinker_jax.config_tree import resolved
+from mirothinker_jax.config_tree import to_plain
 from mirothinker_jax.data.packing import pack_rows
 
 ROWS, LENGTH, STEPS = 4, 24, 6
-CONFIG = resolved(Config(model=tiny.QWEN3))
+CONFIG = to_plain(Config(model=tiny.QWEN3))
 IDENTITY = {"hidden": 32, "vocab_size": tiny.VOCAB, "tokenizer_sha256": "abc"}
 TRAINING = TrainingConfig(
     steps=STEPS,
-    rows=ROWS,
-    micro_rows=2,
-    row_tokens=LENGTH,
+    batch_size=ROWS,
+    microbatch_size=2,
+    sequence_length=LENGTH,
     checkpoint_every=4,
     keep_checkpoints=2,
     log_every=1,

@@ -122,7 +122,7 @@ def test_a_bad_batch_is_skipped_counted_and_kept(job):
 
 def test_rows_that_do_not_divide_over_the_mesh(job):
     model = ModelSpec.build(tiny.QWEN3, tiny.VOCAB, tiny.mesh(data=4))
-    with pytest.raises(ConfigError, match=r"^config\.sft\.training\.micro_rows is 2, .*use 4$"):
+    with pytest.raises(ConfigError, match=r"^config\.sft\.training\.microbatch_size is 2, .*use 4$"):
         loop.run(job(Numbered(), model=model))
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from mirothinker_jax.trajectory.pairs import make_pairs
-from mirothinker_jax.trajectory.reward import rewarded, violates_format
+from mirothinker_jax.trajectory.reward import violates_format, with_reward
 from mirothinker_jax.trajectory.types import Stop
 
 
@@ -91,7 +91,7 @@ def test_what_violates_the_format(make, fields, violation):
 )
 def test_the_reward(make, answer, malformed, reward):
     episode = make(answer=answer, malformed_calls=malformed)
-    graded = rewarded(episode, lambda expected, given: expected == given, 2.0, 0.25)
+    graded = with_reward(episode, lambda expected, given: expected == given, 2.0, 0.25)
     assert (graded.correct, graded.reward) == (answer == "Kathmandu", reward)
     assert episode.reward == 0.0, "the given episode was changed"
 
@@ -103,5 +103,5 @@ def test_without_an_answer_the_judge_is_asked_too(make):
         asked.append((expected, given))
         return False
 
-    rewarded(make(answer=None, stop=Stop.NO_ANSWER), grade)
+    with_reward(make(answer=None, stop=Stop.NO_ANSWER), grade)
     assert asked == [("Kathmandu", None)]
