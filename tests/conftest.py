@@ -28,10 +28,10 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_disable_most_optimizations", True)
     # Compiling a tiny step takes 4.4 CPU-seconds, reading it from a cache 0.2. Workers, modules and the
     # processes that tests start share one folder, which the next run finds warm.
-    CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla"
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+    cache = str(Path(__file__).parents[1] / ".pytest_cache" / "xla")
+    cache = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-    jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 else:
     # Else what we compare with would be rounded to tf32.

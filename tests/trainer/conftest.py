@@ -2,30 +2,14 @@
 
 import dataclasses
 
-import jax
 import pytest
 import tiny
-from jax.experimental.compilation_cache import compilation_cache
 from numbered import CONFIG, IDENTITY, TRAINING
 
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.objectives.sft import sft
 from mirothinker_jax.trainer.loop import Job
 from mirothinker_jax.trainer.metrics import MetricsLog
-
-
-@pytest.fixture(scope="module", autouse=True)
-def remembered_compilations(tmp_path_factory):
-    """Every run of the loop compiles its step anew; here it comes from a cache after the first time."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update(names[1], 0.2)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")
