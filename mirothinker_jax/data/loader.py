@@ -24,7 +24,7 @@ from mirothinker_jax.data.packing import Sample, shift
 from mirothinker_jax.data.survey import check_length, render
 from mirothinker_jax.types import Batch
 
-_COLUMNS = ("tokens", "targets", "weights")
+_COLUMNS = ("tokens", "targets", "weights", "denominator")
 
 
 class SFTSource:
@@ -41,6 +41,8 @@ class SFTSource:
     Raises:
       ConfigError: numbers that do not divide, or fewer conversations than shards.
     """
+
+    on_policy = False
 
     def __init__(
         self,
@@ -97,10 +99,11 @@ class SFTSource:
         batch.tokens[:] = column["tokens"]
         batch.targets[:] = column["targets"]
         batch.weights[:] = column["weights"]
+        batch.denominator[:] = column["denominator"]
         batch.positions[:] = column["tokens_positions"]
         batch.spans.own_lo[:] -= batch.positions  # padding has position 0, and stays its own index
         batch.sequence[:] = column["tokens_segment_ids"] - 1
-        return batch, {"data/fill": float(inside.mean()), "data/trained": float(batch.weights.mean())}
+        return batch, {"data/fill": float(inside.mean()), "data/trained": float((batch.weights > 0).mean())}
 
     def get_state(self) -> dict[str, Any]:
         """The position of this process's streams; "shards" of several processes' states may be merged."""

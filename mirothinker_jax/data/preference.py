@@ -16,6 +16,8 @@ from mirothinker_jax.types import Batch
 class PreferenceSource:
     """Rows of pairs (data/packing.py), the same on every process; each takes its block of a step's rows."""
 
+    on_policy = False
+
     def __init__(
         self,
         pairs: Sequence[Pair],

@@ -45,7 +45,7 @@ class Gradient:
         self._run = jax.jit(make_gradient(self.model, sft), in_shardings=shardings)
 
     def __call__(self, params, rows, microbatch_size=ROWS, least=1):
-        """((loss, weight, metrics), gradients) of numpy rows, in at least `least` micro-batches."""
+        """((loss, metrics), gradients) of numpy rows, in at least `least` micro-batches."""
         return self.with_shardings(params, *to_global(self.mesh, rows, microbatch_size, least))
 
     def with_shardings(self, params, batch, used):
@@ -161,13 +161,13 @@ def test_micro_batches_beyond_the_count_are_not_reached(one_device, params):
     poisoned = dataclasses.replace(batch, weights=batch.weights.at[5].set(np.nan))
     clean = one_device.with_shardings(params, batch, used)
     tiny.assert_equal(one_device.with_shardings(params, poisoned, used), clean)
-    (total, _, _), _ = one_device.with_shardings(params, poisoned, np.int32(6))
-    assert np.isnan(total), "the poison would not show even where it is reached"
+    (loss, _), _ = one_device.with_shardings(params, poisoned, np.int32(6))
+    assert np.isnan(loss), "the poison would not show even where it is reached"
 
 
 def test_no_micro_batch_at_all_gives_zeros(one_device, params):
-    (total, weight, _), gradients = one_device(params, Batch.empty(0, LENGTH), 4, 2)
-    assert total == weight == 0
+    (loss, _), gradients = one_device(params, Batch.empty(0, LENGTH), 4, 2)
+    assert loss == 0
     assert not any(np.any(g) for g in jax.tree.leaves(gradients))
 
 

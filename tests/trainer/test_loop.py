@@ -91,7 +91,7 @@ def test_lines_of_metrics(whole):
     made, _ = whole
     for step, line in enumerate(lines(made)):
         assert (line["stage"], line["step"], line["figure"], line["skipped"]) == ("sft", step, step, 0)
-        assert line["weight"] == batch_of(step).weights.sum() and line["tokens_per_s"] > 0
+        assert line["denominator"] == batch_of(step).weights.sum() and line["tokens_per_s"] > 0
         assert {
             "loss",
             "grad_norm",
