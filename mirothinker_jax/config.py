@@ -98,7 +98,7 @@ class OptimizerConfig:
 
     learning_rate: float = 1e-3  # the peak, after warm-up
     schedule: str = "cosine"  # cosine, linear or constant, from the peak on
-    warmup_fraction: float = 0.1  # of the steps, on the way up to the peak
+    warmup_fraction: float = 0.1  # of the steps, on the way up; the next step is at the peak
     final_fraction: float = 0.1  # of the peak learning rate, at the last step
     weight_decay: float = 0.1  # decoupled, as in AdamW
     b1: float = 0.9  # decay of the gradient's average
@@ -206,7 +206,7 @@ class GRPOConfig:
     loss: str = "reinforce"  # reinforce: A·log π; clip: PPO's clipped ratio against the sampler
     clip_low: float = 0.2  # the ratio stays above 1 − this (loss = clip)
     clip_high: float = 0.28  # and below 1 + this
-    aggregate: str = "token-mean"  # how the tokens' losses are averaged
+    aggregate: str = "token-mean"  # how the tokens' losses are averaged (data/weights.py has the table)
     kl_coef: float = 0.0  # β
     kl: str = "k2"  # estimator of the KL term
     sampler_correction: str = "none"  # tis: truncated importance sampling; icepop: masked
