@@ -79,6 +79,10 @@ class DataConfig:
     # does not depend on how many processes load it. Must be a multiple of the process count.
     shards: int = 4
     shuffle: bool = True  # a new order in each epoch, drawn from the seed
+    # Conversations that are not trained on, for their loss every sft.validate_every steps: those of other files, or
+    # this share of path's. Of the scripted expert's too.
+    validation_path: str = ""
+    validation_fraction: float = 0.0
     open_bins: int = 16  # rows that first-fit keeps open at once, per shard
     read_threads: int = 4  # 0: read in the training thread
     survey: bool = True  # render every conversation before the first step, so that what is wrong shows then
@@ -86,6 +90,14 @@ class DataConfig:
     call_format: str = "mcp"
 
     def __post_init__(self):
+        check(
+            0 <= self.validation_fraction < 1,
+            f"data.validation_fraction is {self.validation_fraction}; give 0 ≤ x < 1",
+        )
+        check(
+            not (self.validation_path and self.validation_fraction),
+            "data.validation_path and data.validation_fraction are both set; give one of them",
+        )
         check(self.shards >= 1, f"data.shards is {self.shards}; it must be ≥ 1")
         check(self.open_bins >= 1, f"data.open_bins is {self.open_bins}; it must be ≥ 1")
         check(self.read_threads >= 0, f"data.read_threads is {self.read_threads}; it must be ≥ 0")
@@ -123,7 +135,9 @@ class OptimizerConfig:
 class TrainingConfig:
     """One run of the training loop. A step sees `batch_size` rows, `microbatch_size` at a time (gradients add up)."""
 
-    steps: int = 100  # optimizer updates
+    steps: int = 100  # optimizer updates; 0 where epochs says how many
+    # Passes over the conversations, the pairs or the question pool, instead of steps, which then is 0.
+    epochs: float = 0.0
     batch_size: int = 8  # sequences (packed rows) per step, over all devices
     microbatch_size: int = 8  # of them at a time, over all devices
     sequence_length: int = 2048  # length of a packed row
@@ -133,8 +147,12 @@ class TrainingConfig:
     log_every: int = 10  # steps between lines of metrics
 
     def __post_init__(self):
+        check(self.epochs >= 0, f"training.epochs is {self.epochs}; it must be ≥ 0")
+        check(
+            self.steps >= 1 if self.epochs == 0 else self.steps == 0,
+            f"training.steps is {self.steps} and training.epochs {self.epochs}; give one of them, and 0 for the other",
+        )
         for key in (
-            "steps",
             "batch_size",
             "microbatch_size",
             "sequence_length",
@@ -154,11 +172,13 @@ class TrainingConfig:
 class SFTConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     expert_episodes: int = 2000  # scripted episodes, where data.path is empty
+    validate_every: int = 50  # steps between losses of held-out conversations (data.validation_path)
     expert_calls: int = 6  # the most an expert may make; a question that needs more ends without an answer
     expert_mistake_rate: float = 0.15  # chance per turn that the expert errs and then recovers
 
     def __post_init__(self):
         check(self.expert_episodes >= 1, f"sft.expert_episodes is {self.expert_episodes}; it must be ≥ 1")
+        check(self.validate_every >= 1, f"sft.validate_every is {self.validate_every}; it must be ≥ 1")
         check(self.expert_calls >= 0, f"sft.expert_calls is {self.expert_calls}; it must be ≥ 0")
         check(
             0 <= self.expert_mistake_rate <= 1,

@@ -146,15 +146,22 @@ class _Render:
         return shift(Sample(*rendered))
 
 
+def shard_numbers(settings: DataConfig, examples: int, shard: int, seed: int) -> grain.MapDataset:
+    """The numbers of a shard's examples, in the order of the first epoch."""
+    numbers = grain.MapDataset.range(shard, examples, settings.shards)
+    return numbers.shuffle(seed=_shard_seed(seed, shard)) if settings.shuffle else numbers
+
+
+def _shard_seed(seed: int, shard: int) -> int:
+    return int(np.random.SeedSequence([seed, shard]).generate_state(1)[0])
+
+
 def _stream(
     columns: _Render, settings: DataConfig, sequence_length: int, examples: int, shard: int, seed: int
 ) -> grain.IterDataset:
     """Shard `shard`: examples shard, shard + shards, … in a new order every epoch, first-fit into rows."""
-    own_seed = int(np.random.SeedSequence([seed, shard]).generate_state(1)[0])
-    numbers = grain.MapDataset.range(shard, examples, settings.shards)
-    if settings.shuffle:
-        numbers = numbers.shuffle(seed=own_seed)
-    rendered = numbers.repeat().map(columns)
+    own_seed = _shard_seed(seed, shard)
+    rendered = shard_numbers(settings, examples, shard, seed).repeat().map(columns)
     ahead = grain.ReadOptions(
         num_threads=settings.read_threads,
         prefetch_buffer_size=2 * settings.open_bins + settings.read_threads if settings.read_threads else 0,

@@ -29,6 +29,7 @@ from mirothinker_jax.trainer.metrics import MetricsLog, progress
 from mirothinker_jax.trainer.optimizer import make_optimizer
 from mirothinker_jax.trainer.state import TrainState, abstract_state, init_state
 from mirothinker_jax.trainer.step import make_step
+from mirothinker_jax.trainer.validation import Validation
 from mirothinker_jax.types import Batch, BatchSource, Objective
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Job:
     log: MetricsLog
     identity: dict[str, Any]  # of model and tokenizer, kept in the checkpoint
     config: dict[str, Any]  # resolved, kept in the checkpoint
+    validation: Validation | None = None
 
 
 def run(job: Job) -> TrainState:
@@ -78,6 +80,8 @@ def run(job: Job) -> TrainState:
                 job.model.mesh, local, c.microbatch_size, c.batch_size // c.microbatch_size
             )
             state, device_figures = step(state, batch, used)
+            if job.validation and ((number + 1) % job.validation.every == 0 or number + 1 == c.steps):
+                device_figures |= {"validation_loss": job.validation.loss(state.params)}
             late.read()
             late.hold(number, local, figures | {"time/source_s": loaded - begun}, device_figures)
             if (number + 1) % c.checkpoint_every == 0 or number + 1 == c.steps:
@@ -126,7 +130,8 @@ class _Late:
         if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
             _dump(self._job.folder / "bad_batches" / f"step_{number:06d}.{jax.process_index()}.npz", batch)
             logger.warning("%s step %d: not finite, skipped; its batch is kept", self._job.stage, number)
-        if number % self._job.training.log_every == 0 or number + 1 == self._job.training.steps:
+        last = number + 1 == self._job.training.steps
+        if number % self._job.training.log_every == 0 or last or "validation_loss" in values:
             self._job.log.write(number, values, self._job.stage)
         self._bar.advance({k: round(values[k], 4) for k in ("loss", "reward") if k in values})
 

@@ -45,7 +45,8 @@ class Whole(NamedTuple):
     tokens: Array
 
 
-def _or_one(x: Array) -> Array:
+def or_one(x: Array) -> Array:
+    """x, or 1 where it is not positive: what to divide by."""
     return jnp.where(x > 0, x, 1.0)
 
 
@@ -81,7 +82,7 @@ def make_gradient(model: ModelSpec, objective: Objective) -> Callable:
 
     def sum_over_microbatches(params, batch, count):
         first = jax.tree.map(lambda x: x[0], batch)
-        whole = Whole(_or_one(batch.denominator.sum()), _or_one(_trained_tokens(batch)))
+        whole = Whole(or_one(batch.denominator.sum()), or_one(_trained_tokens(batch)))
         if batch.shape[0] == 1:
             out, pull = one(params, first, whole)
             return out, pull(jnp.ones_like(out[0]))[0]
@@ -140,7 +141,7 @@ def make_step(model: ModelSpec, objective: Objective, optimizer: Optimizer) -> S
             params=combine(updated, frozen),
             opt_state=opt_state,
         )
-        figures = {name: s / _or_one(w) for name, (s, w) in metrics.items()}
+        figures = {name: s / or_one(w) for name, (s, w) in metrics.items()}
         figures |= {"loss": loss, "grad_norm": norm, "skipped": new.skipped}
         figures |= {"denominator": batch.denominator.sum()}
         # The optimizer's own: it counts the updates that were made.
