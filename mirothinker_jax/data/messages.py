@@ -112,11 +112,13 @@ def _name_and_arguments(function: Mapping[str, Any], where: str) -> tuple[str, d
     if not isinstance(name, str) or not name:
         raise DataError(f"{where}.function.name: is {kind(name)}; it must be the function's name")
     field = f"{where}.function.arguments"
-    if isinstance(arguments, str):
-        arguments = parse_field(arguments, field) if arguments.strip() else None
-    if not isinstance(arguments, dict | None):
+    if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+        arguments = {}
+    elif isinstance(arguments, str):
+        arguments = parse_field(arguments, field)
+    if not isinstance(arguments, dict):
         raise DataError(f"{field}: is {kind(arguments)}; it must be a JSON object")
-    return name, arguments or {}
+    return name, arguments
 
 
 def _canonical_call(entry: Any, where: str, ignore: Container[str]) -> dict[str, Any]:

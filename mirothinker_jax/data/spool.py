@@ -11,8 +11,10 @@ import array
 import functools
 import os
 import tempfile
+import weakref
 from collections.abc import Container, Iterable
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -24,7 +26,10 @@ from mirothinker_jax.data.strict_json import DataError
 
 
 class Spool:
-    """A temporary file, which the files of one data path share. Reading is safe from several threads."""
+    """A temporary file, which the files of one data path share. It is open as long as the object lives.
+
+    Reading is safe from several threads.
+    """
 
     def __init__(self):
         self._end = 0
@@ -33,22 +38,25 @@ class Spool:
         """Writes; returns where it begins. Raises DataError where the disk has no room."""
         start = self._end
         try:
-            self._file.write(content)
+            while self._end < start + len(content):  # a disk that fills up takes a part first
+                self._end += os.pwrite(self._descriptor, content[self._end - start :], self._end)
         except OSError as error:
             raise DataError(
                 f"{tempfile.gettempdir()}: no room for the uncompressed records ({error.strerror}, after "
                 f"{start / 1e9:.3g} GB); set TMPDIR to a folder on a larger disk"
             ) from None
-        self._end += len(content)
         return start
 
     def read(self, start: int, size: int) -> bytes:
         """What `append` wrote there."""
-        return os.pread(self._file.fileno(), size, start)
+        return os.pread(self._descriptor, size, start)
 
     @functools.cached_property
-    def _file(self) -> IO[bytes]:
-        return tempfile.TemporaryFile(buffering=0)
+    def _descriptor(self) -> int:
+        descriptor, path = tempfile.mkstemp()
+        Path(path).unlink()
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
 
 
 class SpooledConversations:

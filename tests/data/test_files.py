@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import resource
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -80,11 +81,11 @@ def test_records_of_packed_files_wait_on_disk(tmp_path):
         (tmp_path / f"{name}.jsonl.gz").write_bytes(
             gzip.compress(json.dumps(record(name * 100_000)).encode())
         )
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(scratch))
         source = open_conversations(f"{tmp_path}/*.jsonl.gz")
-        assert len(os.listdir("/proc/self/fd")) == before + 1
+        assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
     assert not list(scratch.iterdir())
     assert [r["messages"][1]["content"][:2] for r in contents(source)] == ["aa", "bb"]
 
@@ -93,8 +94,6 @@ def test_a_full_disk_is_one_line(tmp_path):
     path = tmp_path / "my.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(record("x" * 100_000)).encode()))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    import signal
-
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
@@ -111,7 +110,7 @@ def test_a_full_disk_is_one_line(tmp_path):
 
 
 def test_parquet_gives_what_json_lines_give(tmp_path):
-    """Nested structs, to which Arrow adds nulls where a record lacks a key; several row groups; a null row's line."""
+    """Nested structs, to which Arrow adds nulls where a record lacks a key; over several row groups."""
     calling = {"role": "assistant", "content": None, "tool_calls": [CALL]}
     other = {
         "role": "assistant",
@@ -119,7 +118,7 @@ def test_parquet_gives_what_json_lines_give(tmp_path):
         "tool_calls": [{"function": {"name": "g", "arguments": {"b": 1}}}],
     }
     records = [
-        record("a", id="x"),
+        record("a", id="x", tools=None),  # pyarrow takes the columns from the first
         {
             "messages": [{"role": "user", "content": "q"}, calling, {"role": "tool", "content": "r"}],
             "tools": [TOOL],
@@ -251,7 +250,7 @@ def make_odd_files(folder: Path):
         ("array.json", "array.json: file: is one JSON array; write one object on each line: jq -c '.[]'"),
         ("lines_of_array.json", "lines_of_array.json: file: is one JSON array"),
         ("object.json", "object.json:1: line: unreadable JSON (Expecting property name"),
-        ("cut.jsonl", "cut.jsonl:3: line: unreadable JSON (Unterminated string"),
+        ("cut.jsonl", "cut.jsonl:3: line: unreadable JSON (Expecting"),
         ("cut.jsonl.gz", "cut.jsonl.gz: file: damaged gzip (Compressed file ended before"),
         ("flipped.jsonl.gz", "flipped.jsonl.gz: file: damaged gzip (CRC check failed"),
         ("plain.jsonl.gz", "plain.jsonl.gz: file: damaged gzip (Not a gzipped file"),
