@@ -309,6 +309,10 @@ class Config:
             f"data.call_format is {self.data.call_format!r}, which the agent does not speak: fine-tune on data.path "
             "alone (stages=sft, evaluation.questions=0), or set it back to 'mcp'",
         )
+        check(
+            "sft" in self.stages or not (self.data.validation_path or self.data.validation_fraction),
+            "data.validation_path and data.validation_fraction need the stage sft, which stages lacks; leave them out",
+        )
         if "sft" in self.stages:
             rows = self.sft.training.batch_size
             check(

@@ -15,6 +15,8 @@ import numpy as np
 from mirothinker_jax.config import DataConfig
 from mirothinker_jax.data.loader import shard_numbers
 
+_TIMES = 16  # that bins are given out: where a pass fills few rows, the mean is over several
+
 
 def batches_per_epoch(
     lengths: np.ndarray, settings: DataConfig, sequence_length: int, rows: int, seed: int
@@ -29,16 +31,16 @@ def batches_per_epoch(
 
 
 def _fill(sizes: Sequence[int], bins: int, capacity: int) -> float:
-    """The share of rows' tokens that is in use, over at least one pass and at least one time that rows are given out."""
+    """The share of rows' tokens that is in use, over a pass or more: until rows were given out often enough."""
     room = np.full(bins, capacity)
-    packed = rows = waiting = 0
+    packed = times = waiting = 0
     for place, size in enumerate(itertools.cycle(sizes)):
-        if place >= len(sizes) and rows:
-            return packed / (rows * capacity)
+        if place >= len(sizes) and times >= _TIMES:
+            break
         fits = np.flatnonzero(room >= size)
         if not fits.size:
-            packed, rows, waiting = packed + waiting, rows + bins, 0
+            packed, times, waiting = packed + waiting, times + 1, 0
             room[:] = capacity
         room[fits[0] if fits.size else 0] -= size
         waiting += size
-    raise AssertionError("no conversations")
+    return packed / (times * bins * capacity)

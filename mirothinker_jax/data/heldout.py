@@ -10,6 +10,7 @@ import numpy as np
 from mirothinker_jax.config import ConfigError
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource
+from mirothinker_jax.data.fingerprint import digest_of_parts
 from mirothinker_jax.data.packing import Sample, pack_rows
 from mirothinker_jax.data.survey import check_length, render
 from mirothinker_jax.types import Batch
@@ -20,6 +21,8 @@ class Selection:
 
     def __init__(self, source: ConversationSource, numbers: Sequence[int]):
         self._source, self._numbers = source, numbers
+        self.name = source.name
+        self.fingerprint = digest_of_parts([source.fingerprint, repr(list(numbers))])
 
     def __len__(self) -> int:
         return len(self._numbers)

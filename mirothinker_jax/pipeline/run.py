@@ -58,7 +58,10 @@ def run(config: Config) -> dict[str, Any]:
     evaluations: dict[str, Evaluation] = {}
     with Workshop(config, folder, phases) as shop:
         if config.data.path:
-            _ = shop.conversations  # what is wrong with the user's files is said before anything is written
+            _ = (
+                shop.conversations,
+                shop.heldout,
+            )  # what is wrong with the user's files is said before anything is written
         _check_same(folder, to_plain(config))
         check_run(shop)
         _claim(folder, config, first)
@@ -122,7 +125,7 @@ def _initial(shop: Workshop) -> Params:
 
 
 def _train(shop: Workshop, log: MetricsLog, stage: str, before: Params) -> Params:
-    training, source, objective = STAGES[stage](shop, before)
+    training, source, objective, validation = STAGES[stage](shop, before)
     job = loop.Job(
         stage=stage,
         folder=shop.folder / stage,
@@ -134,6 +137,7 @@ def _train(shop: Workshop, log: MetricsLog, stage: str, before: Params) -> Param
         log=log,
         identity=shop.identity,
         config=to_plain(shop.config),
+        validation=validation,
     )
     with shop.phases(f"{stage} training"):
         return loop.run(job).params
