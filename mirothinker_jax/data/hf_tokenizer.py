@@ -32,6 +32,7 @@ from mirothinker_jax.data.templates import CHATML, TEMPLATES
 from mirothinker_jax.data.tokenizer import CONTROL, ByteCodec, Tokenizer, well_formed
 
 _STRUCTURE = (*CONTROL, "<tool_response>", "</tool_response>")  # never made of text
+_TAGS = (*_STRUCTURE, "<think>", "</think>", "<tool_call>", "</tool_call>")  # never made of text from outside
 _NFC_SHRINKS = 4  # characters that normalisation makes one of, at most
 _MOST_IDS = 1 << 24
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # when an added token is found in text
@@ -65,9 +66,11 @@ class HFTokenizer(ByteCodec):
         ids = {name: token["id"] for name, token in added.items()}
         self._plain = _without_added_tokens(content, file)
         vocabulary: dict[str, int] = self._plain.get_vocab(with_added_tokens=True)
-        # Merges make only what is in this vocabulary: the library refuses other ones.
+        # Merges make only what is in this vocabulary: the library refuses other ones. A word that was added once more
+        # stays a word.
         of_text = set(vocabulary.values())
-        if clash := [name for name, i in ids.items() if i in of_text]:
+        word = lambda name, i: vocabulary.get(name) == i and name not in _TAGS  # noqa: E731
+        if clash := [name for name, i in ids.items() if i in of_text and not word(name, i)]:
             raise ConfigError(
                 f"{file}: the added token {clash[0]} has id {ids[clash[0]]}, which text can make too; "
                 "use a tokenizer whose added tokens lie outside its vocabulary"

@@ -47,7 +47,9 @@ _ACTS = [
     *(_said("tool", "r"), _said("assistant", "a")),
 ]
 _CALLS = ([*_QUESTION, *_ACTS], [_QUESTION[1], *_ACTS])
-_TOOLS = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}]
+_TOOLS = [
+    {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+]
 
 
 def find_template(folder: Path, codec: TextCodec) -> Template:

@@ -74,9 +74,7 @@ def assistant_text(template: Template, message: Message, last: bool) -> Assistan
         if thought is None and last and "</think>" not in content:
             thought = ""
     if thought is None:
-        said = content
-        if not template.thought_is_text and "</think>" in content:
-            said = content.rpartition("</think>")[2].lstrip("\n")
+        said = content if template.thought_is_text else _split(content)[1]
         return AssistantText(content, bool(said))
     thought, said = thought.strip("\n"), content.lstrip("\n")
     return AssistantText(f"<think>\n{thought}\n</think>\n\n{said}", template.thought_is_text or bool(content))
