@@ -63,7 +63,11 @@ def calls_text(message: Message, field: str, apart: bool) -> str:
     calls = list(tool_calls(message, field))
     for entry, (_, name, parsed) in zip(message.get("tool_calls") or [], calls, strict=True):
         written = entry["function"].get("arguments")
-        arguments = written if isinstance(written, str) else json.dumps(parsed, ensure_ascii=False)
+        arguments = (
+            written
+            if isinstance(written, str) and written.strip()
+            else json.dumps(parsed, ensure_ascii=False)
+        )
         call = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {arguments}}}'
         call = _TAG.sub(r"\\u003c", call)
         text += "\n" if apart or text else ""

@@ -12,8 +12,9 @@ equals has to be chosen by name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mirothinker_jax.data.messages import Message
 
@@ -80,15 +81,16 @@ def assistant_text(template: Template, message: Message, last: bool) -> Assistan
     return AssistantText(f"<think>\n{thought}\n</think>\n\n{said}", template.thought_is_text or bool(content))
 
 
-def has_question(messages: Any, mcp: bool) -> bool:
+def has_question(messages: Sequence[Message], mcp: bool) -> bool:
     """Whether somebody asks something, as Qwen3's template has it: a user message that is no result of a tool.
 
     In "mcp" a result is a user message, too.
     """
     return any(
-        m["role"] == "user"
+        mcp
+        if m["role"] == "tool"
+        else m["role"] == "user"
         and not (m["content"].startswith("<tool_response>") and m["content"].endswith("</tool_response>"))
-        or (mcp and m["role"] == "tool")
         for m in messages
     )
 

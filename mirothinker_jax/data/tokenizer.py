@@ -79,6 +79,10 @@ class ByteCodec:
         self.vocab_size: int = len(table)
         self.pad_id, self.im_start_id, self.im_end_id = (self._structure[name] for name in CONTROL)
 
+    def encode(self, text: str) -> list[int]:
+        """Ids of trusted text, in which tags are tokens."""
+        raise NotImplementedError
+
     def encode_untrusted(self, text: str) -> list[int]:
         """Ids of text from outside; none of them is a control or tag token."""
         raise NotImplementedError

@@ -200,9 +200,7 @@ def changed(messages, family, call_format, added):
             if "<think>" in inner or "</think>" in said:
                 found.add("text beside a thought stays")
                 content, message["as_is"] = content.replace("think>", f"{HIDDEN}think>"), True
-            elif i < max(questions, default=-1):
-                found.add("thoughts of all turns stay")
-            elif not inner.strip("\n") and i < len(messages) - 1:
+            elif i < max(questions, default=-1) or (not inner.strip("\n") and i < len(messages) - 1):
                 found.add("thoughts of all turns stay")
         if tidies and thought and i < max(questions, default=-1):
             found.add("thoughts of all turns stay")

@@ -277,14 +277,14 @@ def test_a_schema_forges_nothing_either(chat):
 
 
 def test_turns_are_only_ever_appended(either, chat):
-    for renderer, calls in ((either, [("run", {})]), (chat, [("run", {}), ("google_search", {"q": "x"})])):
+    for one, calls in ((either, [("run", {})]), (chat, [("run", {}), ("google_search", {"q": "x"})])):
         messages = [system("s"), user("q")]
         for turn in range(3):
             messages += [assistant(f"{THOUGHT}{turn}", *calls), tool(f"\n{turn}"), user("go on")]
         messages.append(assistant("a"))
         previous = []
         for end in range(1, len(messages) + 1):
-            ids = rendered(renderer, messages[:end])
+            ids = rendered(one, messages[:end])
             assert ids[: len(previous)] == previous
             previous = ids
 

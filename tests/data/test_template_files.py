@@ -96,7 +96,7 @@ def test_a_template_without_calls_and_one_with_marks(folder):
         False,
     )
     with pytest.raises(
-        ConfigError, match="data.call_format is 'hermes', but the model's chat template writes calls"
+        ConfigError, match=r"data.call_format is 'hermes', but the model's chat template writes calls"
     ):
         Chat(codec, call_format="hermes")
     marked = CHATML.replace(
@@ -115,12 +115,12 @@ def test_a_folder_without_a_template_is_known_by_its_model_type(folder, kind, na
 def test_nothing_beside_the_file_and_a_template_by_name(folder, tmp_path_factory, codec):
     assert open_tokenizer(folder()).template.name == "chatml"
     assert TokenizerConfig().template == "auto"
-    assert CHAT_TEMPLATES == ("auto", *TEMPLATES)
+    assert ("auto", *TEMPLATES) == CHAT_TEMPLATES
     assert open_tokenizer(folder(jinja="?"), "qwen3").template == TEMPLATES["qwen3"]
     model = next(tmp_path_factory.getbasetemp().glob("tokenizer*/toy.model"))
     assert open_tokenizer(model).template == codec.template == TEMPLATES["chatml"]
     assert open_tokenizer(model, "qwen2.5").template == QWEN2_5
-    with pytest.raises(ConfigError, match="tokenizer.template"):
+    with pytest.raises(ConfigError, match=r"tokenizer.template is 'qwen'; choose one of auto, chatml"):
         TokenizerConfig(template="qwen")
 
 
