@@ -1,7 +1,7 @@
 """The official chat templates as transformers renders them, and the ids of what they write.
 
-Qwen2.5's and Qwen3's come from packages. Those of Qwen3-Instruct-2507 and Qwen3-Thinking-2507 are in none: they are
-Qwen3's with the edits below, which is what the model cards say of them.
+Qwen2.5's and Qwen3's come from packages. Those of Qwen3-Instruct-2507 and Qwen3-Thinking-2507 are in none. They write
+what Qwen3's writes with the edits below.
 """
 
 import functools
