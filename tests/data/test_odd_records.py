@@ -118,7 +118,11 @@ def test_a_record_with_an_odd_value_anywhere_is_canonical_or_one_line():
         (("messages.thinking",), messages({**U, "thinking": "x"}, A), messages(U, A)),
         (("record.name",), messages({**U, "name": "n"}, A, name="n"), messages(U, A)),
         (("tools", "metadata"), messages(U, A, tools=7, metadata=date(2026, 1, 2)), messages(U, A)),
-        (("weight",), messages(U, {**A, "weight": 0}), messages(U, A)),
+        (
+            ("cache_control",),
+            messages({**U, "content": [{"type": "text", "text": "q", "cache_control": 1}]}, A),
+            messages(U, A),
+        ),
         (("messages.tool_calls.note",), called({}, note=1), called({}, type="function")),
         (
             ("cache_control",),
