@@ -58,7 +58,7 @@ def canonical_message(message: Any, field: str, ignore: Container[str] = ()) -> 
         empty = "is null" if "content" in message else "missing"
         raise DataError(f'{field}.content: {empty}; every message has a content: write it, or "" for none')
     canonical: dict[str, Any] = {"role": role, "content": content}
-    if thought is not None and role == "assistant":
+    if thought:
         canonical["reasoning_content"] = thought
     if calls:
         canonical["tool_calls"] = calls
@@ -167,7 +167,7 @@ def _part_way_out(type_: Any) -> str:
 
 
 def _thought(members: Mapping[str, Any], field: str) -> str | None:
-    """`reasoning_content`, which some servers call `reasoning`."""
+    """`reasoning_content`, which some servers call `reasoning`; None where there is no text in it."""
     given = {key: members[key] for key in ("reasoning_content", "reasoning") if key in members}
     for key, thought in given.items():
         if not isinstance(thought, str):
@@ -176,4 +176,4 @@ def _thought(members: Mapping[str, Any], field: str) -> str | None:
     said = {thought for thought in given.values() if thought}
     if len(said) > 1:
         raise DataError(f"{field}.reasoning: is another text than reasoning_content; keep one of the two")
-    return said.pop() if said else next(iter(given.values()), None)
+    return said.pop() if said else None

@@ -55,7 +55,7 @@ CANONICAL_CALL = {"type": "function", "function": {"name": "f", "arguments": {}}
             said(content=None, reasoning="t"),
             messages(U, {"role": "assistant", "content": None, "reasoning_content": "t"}),
         ),
-        (messages({**U, "reasoning_content": ""}, A), messages(U, A)),
+        (messages({**U, "reasoning_content": ""}, {**A, "reasoning_content": ""}), messages(U, A)),
         # weights, also as Arrow's doubles and as booleans
         (messages(U, {**A, "weight": 0.0}, U, A), messages(U, {**A, "weight": 0}, U, A)),
         (messages(U, {**A, "weight": False}, U, A), messages(U, {**A, "weight": 0}, U, A)),
