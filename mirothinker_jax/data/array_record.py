@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -64,7 +65,7 @@ class ArrayRecordConversations:
 
     @functools.cached_property
     def _digest(self) -> str:
-        return digest_of_files([self.name], self._ignore)
+        return digest_of_files([Path(self.name)], self._ignore)
 
 
 def write_array_record(records: Iterable[Record], path: str | os.PathLike[str]) -> int:

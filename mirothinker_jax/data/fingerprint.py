@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable
-from pathlib import Path
+from typing import Any
 
 import msgpack
 
@@ -36,14 +36,16 @@ class RecordsDigest:
         return self._hash.hexdigest()
 
 
-def digest_of_files(paths: Iterable[str | Path], ignore: Collection[str], part: str = "") -> str:
+def digest_of_files(paths: Iterable[Any], ignore: Collection[str], part: str = "") -> str:
     """64 hexadecimal digits: of the files' bytes in order, of what of them is read, and of the keys ignored.
+
+    `paths` are pathlib's, or those that tfds uses for buckets.
 
     Raises OSError where a file cannot be read.
     """
     digests = [hashlib.sha256(repr((part, sorted(ignore))).encode()).hexdigest()]
     for path in paths:
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     return digest_of_parts(digests)
 

@@ -83,8 +83,15 @@ def _lines(readline: Callable[[], bytes], name: str) -> Iterator[tuple[int, int,
 
 def _refuse_other_formats(line: bytes, name: str) -> None:
     """Raises DataError where a file's first line shows that none of them will be a record."""
-    if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in line[:4]:
-        wide = "UTF-32" if line.startswith((b"\xff\xfe\0\0", b"\0\0")) or b"\0\0" in line[:4] else "UTF-16"
+    zeros = [
+        byte == 0 for byte in line[:4]
+    ]  # where ASCII characters have them when there is no byte order mark
+    wide = None
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")) or zeros in ([0, 1, 0, 1], [1, 0, 1, 0]):
+        wide = "UTF-16"
+    if line.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")) or zeros in ([0, 1, 1, 1], [1, 1, 1, 0]):
+        wide = "UTF-32"
+    if wide:
         raise DataError(f"{name}: file: is {wide}; write it as UTF-8: iconv -f {wide} -t UTF-8 FILE > NEW")
     if line.removeprefix(_BOM).lstrip().startswith(b"["):
         raise DataError(

@@ -12,7 +12,7 @@ that are JSON text, as OpenAI writes them, are kept to the letter, and there a n
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from mirothinker_jax.data.keys import known_members
@@ -55,10 +55,10 @@ def canonical_message(message: Any, field: str, ignore: Container[str] = ()) -> 
         key, does = ("tool_calls", "calls tools") if calls else ("reasoning_content", "thinks")
         raise DataError(f"{field}.{key}: on a {role} message; only an assistant {does}")
     if content is None and not calls and not thought:
-        empty = "null" if "content" in message else "missing"
-        raise DataError(f'{field}.content: is {empty}; every message has a content: write it, or "" for none')
+        empty = "is null" if "content" in message else "missing"
+        raise DataError(f'{field}.content: {empty}; every message has a content: write it, or "" for none')
     canonical: dict[str, Any] = {"role": role, "content": content}
-    if thought is not None and role == "assistant":
+    if thought:
         canonical["reasoning_content"] = thought
     if calls:
         canonical["tool_calls"] = calls
@@ -90,7 +90,7 @@ def parsed_list(value: Any, field: str) -> list[Any]:
     """
     if isinstance(value, str):
         value = parse_field(value, field) if value.strip() else None
-    if not isinstance(value, Sequence | None) or isinstance(value, str):
+    if value is not None and not isinstance(value, (list, tuple)):
         raise DataError(f"{field}: is {kind(value)}; it must be a list")
     return list(value or ())
 
@@ -167,7 +167,7 @@ def _part_way_out(type_: Any) -> str:
 
 
 def _thought(members: Mapping[str, Any], field: str) -> str | None:
-    """`reasoning_content`, which some servers call `reasoning`."""
+    """`reasoning_content`, which some servers call `reasoning`; None where there is no text in it."""
     given = {key: members[key] for key in ("reasoning_content", "reasoning") if key in members}
     for key, thought in given.items():
         if not isinstance(thought, str):
@@ -176,4 +176,4 @@ def _thought(members: Mapping[str, Any], field: str) -> str | None:
     said = {thought for thought in given.values() if thought}
     if len(said) > 1:
         raise DataError(f"{field}.reasoning: is another text than reasoning_content; keep one of the two")
-    return said.pop() if said else next(iter(given.values()), None)
+    return said.pop() if said else None

@@ -34,6 +34,9 @@ def parquet_records(path: str, ignore: Container[str] = ()) -> Iterator[tuple[in
     try:
         with parquet.ParquetFile(path, memory_map=True) as file:
             names = [name for name in file.schema_arrow.names if not _PANDAS_INDEX.fullmatch(name)]
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise ValueError(f"the column {twice!r} stands twice")
             columns = [name for name in names if name not in ignore and f"record.{name}" not in ignore]
             for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
                 for record in batch.to_pylist(maps_as_pydicts="strict"):

@@ -42,7 +42,7 @@ class Spool:
                 self._end += os.pwrite(self._descriptor, content[self._end - start :], self._end)
         except OSError as error:
             raise DataError(
-                f"{tempfile.gettempdir()}: no room for the uncompressed records ({error.strerror}, after "
+                f"{tempfile.gettempdir()}: cannot hold the uncompressed records ({error.strerror}, after "
                 f"{start / 1e9:.3g} GB); set TMPDIR to a folder on a larger disk"
             ) from None
         return start

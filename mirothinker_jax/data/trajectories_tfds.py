@@ -81,7 +81,7 @@ class TfdsConversations:
     @functools.cached_property
     def _digest(self) -> str:
         part = repr([(file.skip, file.take) for file in self._files])
-        return digest_of_files([file.filename for file in self._files], self._ignore, part)
+        return digest_of_files([tfds.core.Path(file.filename) for file in self._files], self._ignore, part)
 
 
 class MirothinkerTrajectories(tfds.core.GeneratorBasedBuilder):

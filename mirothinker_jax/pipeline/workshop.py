@@ -23,7 +23,7 @@ from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource, open_conversations
 from mirothinker_jax.data.heldout import split
 from mirothinker_jax.data.hf_tokenizer import open_tokenizer, tokenizer_file
-from mirothinker_jax.data.tokenizer import TextCodec, Tokenizer
+from mirothinker_jax.data.tokenizer import TextCodec
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.mesh import local_mesh, make_mesh
 from mirothinker_jax.parallel.placement import data_shard
@@ -126,7 +126,7 @@ class Workshop(contextlib.ExitStack):
     @functools.cached_property
     def tokenizer(self) -> TextCodec:
         if self.config.tokenizer.path:
-            return open_tokenizer(self.config.tokenizer.path)
+            return open_tokenizer(self.config.tokenizer.path, self.config.tokenizer.template)
         path = self.folder / "data" / "tokenizer.model"
         if not path.exists():
             conversations = self.conversations  # on every process: whoever makes them, all wait
@@ -134,7 +134,7 @@ class Workshop(contextlib.ExitStack):
                 with self.phases("tokenizer"):
                     train_run_tokenizer(path, conversations, self.config)
         barrier("tokenizer")
-        return Tokenizer(path)
+        return open_tokenizer(path, self.config.tokenizer.template)
 
     @functools.cached_property
     def chat(self) -> Chat:

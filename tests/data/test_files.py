@@ -98,7 +98,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(
-            DataError, match=r"no room for the uncompressed records .*; set TMPDIR to a folder"
+            DataError, match=r"cannot hold the uncompressed records .*; set TMPDIR to a folder"
         ):
             open_conversations(str(path))
     finally:
@@ -167,6 +167,14 @@ def test_a_value_that_json_cannot_say_is_named(tmp_path, ignore):
 
 def test_damaged_parquet_is_one_line(tmp_path):
     path = tmp_path / "my.parquet"
+    twice = pa.Table.from_arrays(
+        [pa.array(["[]"]), pa.array(["a"]), pa.array(["b"])], ["messages", "id", "id"]
+    )
+    parquet.write_table(twice, path)
+    with pytest.raises(
+        DataError, match=r"my\.parquet: file: cannot be read after row 0 \(the column 'id' stands"
+    ):
+        open_conversations(str(path))
     parquet.write_table(pa.Table.from_pylist(RECORDS * 500), path)
     whole = path.read_bytes()
     broken = [whole[:-9], whole[: len(whole) // 2], b"PAR1", whole[:100] + bytes(400) + whole[500:]]
@@ -207,6 +215,7 @@ def make_odd_files(folder: Path):
     (folder / "wide_be.jsonl").write_bytes(LINES.encode("utf-16-be"))
     (folder / "wider.jsonl").write_bytes(LINES.encode("utf-32"))
     (folder / "wider_le.jsonl").write_bytes(LINES.encode("utf-32-le"))
+    (folder / "zeros.jsonl").write_bytes(bytes(64))
     (folder / "wide.jsonl.gz").write_bytes(gzip.compress(LINES.encode("utf-16")))
     (folder / "latin.jsonl").write_bytes(LINES.encode("latin-1"))
     (folder / "array.json").write_text(json.dumps(RECORDS))
@@ -245,6 +254,7 @@ def make_odd_files(folder: Path):
         ("wide_be.jsonl", "wide_be.jsonl: file: is UTF-16"),
         ("wider.jsonl", "wider.jsonl: file: is UTF-32"),
         ("wider_le.jsonl", "wider_le.jsonl: file: is UTF-32"),
+        ("zeros.jsonl", "zeros.jsonl:1: line: unreadable JSON (Expecting value"),
         ("wide.jsonl.gz", "wide.jsonl.gz: file: is UTF-16"),
         ("latin.jsonl", "latin.jsonl:1: line: unreadable JSON ('utf-8' codec can't decode byte 0xe9"),
         ("array.json", "array.json: file: is one JSON array; write one object on each line: jq -c '.[]'"),
