@@ -94,10 +94,11 @@ class DataConfig:
     # does not depend on how many processes load it. Must be a multiple of the process count.
     shards: int = 4
     shuffle: bool = True  # a new order in each epoch, drawn from the seed
-    # Conversations that are not trained on, for their loss every sft.validate_every steps: those of other files, or
-    # this share of path's. Of the scripted expert's too.
+    # Other conversations, of which the loss is taken every sft.validate_every steps; named as path's.
     validation_path: str = ""
-    validation_fraction: float = 0.0
+    validation_fraction: float = (
+        0.0  # or this share of path's (the scripted expert's), which is not trained on
+    )
     open_bins: int = 16  # rows that first-fit keeps open at once, per shard
     read_threads: int = 4  # 0: read in the training thread
     survey: bool = True  # render every conversation before the first step, so that what is wrong shows then

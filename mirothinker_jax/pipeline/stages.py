@@ -42,7 +42,7 @@ class Stage(NamedTuple):
 def sft_stage(shop: Workshop, before: Params) -> Stage:
     """Conversations, packed; mean negative log-likelihood."""
     c = shop.config
-    training = _with_steps(c.sft.training, lambda: sft_batches_per_epoch(shop))
+    training = with_steps(c.sft.training, lambda: sft_batches_per_epoch(shop))
     source = SFTSource(
         shop.conversations,
         shop.chat,
@@ -75,7 +75,7 @@ def dpo_stage(shop: Workshop, before: Params) -> Stage:
         seed=shop.config.seed,
         shard=shop.shard,
     )
-    training = _with_steps(c.training, lambda: source.rows / c.training.batch_size)
+    training = with_steps(c.training, lambda: source.rows / c.training.batch_size)
     return Stage(training, source, objective_of(shop.config, "dpo"))
 
 
@@ -122,11 +122,11 @@ def grpo_stage(shop: Workshop, before: Params) -> Stage:
         reference=reference,
         routes=(m.layers, m.moe.experts_per_token) if c.replay_routes else None,
     )
-    training = _with_steps(c.training, lambda: len(tasks) / c.questions)
+    training = with_steps(c.training, lambda: len(tasks) / c.questions)
     return Stage(training, source, objective_of(shop.config, "grpo"))
 
 
-def _with_steps(training: TrainingConfig, batches_per_epoch: Callable[[], float]) -> TrainingConfig:
+def with_steps(training: TrainingConfig, batches_per_epoch: Callable[[], float]) -> TrainingConfig:
     """The settings with steps for their epochs, rounded up."""
     if not training.epochs:
         return training
