@@ -94,11 +94,10 @@ class DataConfig:
     # does not depend on how many processes load it. Must be a multiple of the process count.
     shards: int = 4
     shuffle: bool = True  # a new order in each epoch, drawn from the seed
-    # Other conversations, of which the loss is taken every sft.validate_every steps; named as path's.
+    # Other conversations, named as path's are, of which the loss is taken every sft.validate_every steps.
     validation_path: str = ""
-    validation_fraction: float = (
-        0.0  # or this share of path's (the scripted expert's), which is not trained on
-    )
+    # Or this share of path's conversations (of the scripted expert's), which then is not trained on.
+    validation_fraction: float = 0.0
     open_bins: int = 16  # rows that first-fit keeps open at once, per shard
     read_threads: int = 4  # 0: read in the training thread
     survey: bool = True  # render every conversation before the first step, so that what is wrong shows then
