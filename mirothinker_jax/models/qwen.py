@@ -63,7 +63,7 @@ class Block(nnx.Module):
         self.mlp = None if c.moe.experts else SwiGLU(rngs, c)
         self.moe = MoE(rngs, c) if c.moe.experts else None
 
-    def __call__(self, x, rotation, attend, layer_cache, counts, routes):
+    def __call__(self, x, rotation, attend, layer_cache, counts, routes) -> tuple[Any, ...]:
         """[B, T, D] → ([B, T, D], the new layer cache, what the router did or None)."""
         mixed, layer_cache = self.attention(self.attention_norm(x), rotation, attend, layer_cache)
         x = constrain(x + mixed, "batch", "length", "hidden")
@@ -126,7 +126,7 @@ class Qwen(nnx.Module):
                 routings.append(routing)
             return self.norm(x), updated, jax.tree.map(lambda *r: jnp.stack(r), *routings)
 
-        def block(x, layer):
+        def block(x, layer) -> tuple[Any, ...]:
             layer, route = layer
             x = checkpoint_name(x, STREAM)
             x, _, routing = nnx.merge(graph, layer)(x, angles, attend, None, counts, route)
