@@ -55,6 +55,7 @@ class Ring:
 
     @property
     def hops(self) -> int:
+        """Devices that keys go round."""
         return self.layout.devices
 
     def mask(self, mask: Mask, ahead: Any) -> Mask:

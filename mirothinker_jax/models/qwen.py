@@ -55,6 +55,8 @@ REMAT = {
 
 
 class Block(nnx.Module):
+    """A decoder layer: attention and feed-forward, each behind a norm and beside a residual."""
+
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig):
         c = config
         norm = lambda: RMSNorm((c.layers, c.hidden), ("layers", "embed"), c.norm_eps, c.param_dtype)  # noqa: E731
@@ -77,6 +79,8 @@ class Block(nnx.Module):
 
 
 class Qwen(nnx.Module):
+    """The decoder: tokens int32 [B, T] to hidden states [B, T, D]."""
+
     def __init__(self, config: ModelConfig, vocab_size: int, rngs: nnx.Rngs):
         c = config
         self.config = c
@@ -159,6 +163,7 @@ class Qwen(nnx.Module):
 
 
 def count_parameters(params: Params) -> int:
+    """How many numbers the parameters hold."""
     return sum(p.size for p in jax.tree.leaves(params))
 
 

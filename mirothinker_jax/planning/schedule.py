@@ -38,6 +38,8 @@ HOST = "S(5)"  # the memory space of arrays that lie in the host's memory
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
+    """One line of the compiled program."""
+
     name: str
     shape: str
     op: str
@@ -63,6 +65,7 @@ class Transfer:
 
     @property
     def exposed(self) -> float:
+        """Seconds of one of its transfers that nothing hides."""
         return self.seconds - self.hidden
 
 
@@ -77,6 +80,7 @@ class Schedule:
 
     @property
     def exposed(self) -> float:
+        """Seconds of a step in which devices only wait for transfers."""
         return sum(t.exposed * times for t, times in self.transfers)
 
     @property
