@@ -11,6 +11,8 @@ gradient from tokens of the rejected sequence that the policy already avoids.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -30,7 +32,7 @@ def make_dpo(beta: float, sft_coef: float, pairs_per_row: int) -> Objective:
     def dpo(logprobs: Array, entropy: Array, batch: Batch) -> LossOutput:
         logprobs, entropy, reference = select_trained(batch, logprobs, entropy, batch.ref_logprobs)
 
-        def per_pair(values):
+        def per_pair(values) -> tuple[Any, ...]:
             sums = sequence_sums(values * batch.weights, batch.sequence, 2 * pairs_per_row)
             return sums[:, 0::2], sums[:, 1::2]
 

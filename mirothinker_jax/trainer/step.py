@@ -65,7 +65,7 @@ def make_gradient(model: ModelSpec, objective: Objective) -> Callable:
     def one(params, batch, whole: Whole) -> tuple[Any, Any]:
         """Of a micro-batch [B, T]: its part of (loss, metrics), and the loss's gradients as a function of its own."""
 
-        def loss(trained):
+        def loss(trained) -> tuple[Any, ...]:
             logprobs, entropy, routing = forward(model, combine(trained, frozen), batch)
             total, metrics = objective(logprobs, entropy, batch)
             value = total / whole.denominator
@@ -80,7 +80,7 @@ def make_gradient(model: ModelSpec, objective: Objective) -> Callable:
         _, pull, out = jax.vjp(loss, trained, has_aux=True)
         return out, pull
 
-    def sum_over_microbatches(params, batch, count):
+    def sum_over_microbatches(params, batch, count) -> tuple[Any, ...]:
         first = jax.tree.map(lambda x: x[0], batch)
         whole = Whole(or_one(batch.denominator.sum()), or_one(_trained_tokens(batch)))
         if batch.shape[0] == 1:
@@ -92,7 +92,7 @@ def make_gradient(model: ModelSpec, objective: Objective) -> Callable:
         sums = jax.tree.map(jax.new_ref, zeros(trained))
         figures: Any = zeros(jax.eval_shape(lambda: one(params, first, whole)[0]))
 
-        def body(i, figures):
+        def body(i, figures) -> Any:
             micro = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batch)
             out, pull = one(params, micro, whole)
             add(pull, jnp.ones_like(out[0]), trained, sums)
@@ -126,7 +126,7 @@ def make_step(model: ModelSpec, objective: Objective, optimizer: Optimizer) -> S
     """
     gradient = make_gradient(model, objective)
 
-    def step(state: TrainState, batch: Batch, count: Array):
+    def step(state: TrainState, batch: Batch, count: Array) -> tuple[TrainState, dict[str, Array]]:
         (loss, metrics), gradients = gradient(state.params, batch, count)
         trained, frozen = split(model.config, state.params)
         gradients = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)

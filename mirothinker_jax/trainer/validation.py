@@ -33,7 +33,7 @@ def make_heldout_loss(
     """The objective's loss of all the rows, numpy [R, T], the same on every process; asked for once, when needed."""
 
     def loss(params: Params, batch: Batch, count: Array) -> Array:
-        def body(i, total):
+        def body(i, total) -> Array:
             micro = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batch)
             logprobs, entropy, _ = forward(model, params, micro)
             return total + objective(logprobs, entropy, micro).total
