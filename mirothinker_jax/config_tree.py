@@ -14,6 +14,7 @@ import inspect
 import io
 import json
 import math
+import re
 import textwrap
 import tokenize
 import types
@@ -42,6 +43,17 @@ def check(condition: bool, message: str) -> None:
 def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ConfigError unless `value` is one of `choices`."""
     check(value in choices, f"{key} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def check_local(key: str, path: str) -> None:
+    """Raises ConfigError for a URL, alone or among paths separated by commas: run folders grow by appended lines and
+    renames, which no object store has."""
+    url = re.search(r"(?:^|,)\s*((?!tfds:)[A-Za-z][\w+.-]+:/[^,]*)", path)
+    check(
+        url is None,
+        f"{key} is {path!r}, and URLs are not read or written; give a path: of a bucket, mount it (Cloud Storage FUSE, "
+        "mountpoint-s3) and name the folder there",
+    )
 
 
 @dataclass(frozen=True)

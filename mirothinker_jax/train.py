@@ -20,8 +20,11 @@ command resumes a run that was stopped, and does nothing where it is complete.""
 def main(argv: list[str] | None = None) -> int:
     config = parse(sys.argv[1:] if argv is None else argv, description=DESCRIPTION)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    for noisy in ("absl", "httpx", "orbax", "jax"):
+    for noisy in ("httpx", "orbax", "jax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(
+        logging.CRITICAL
+    )  # Orbax logs every error that it raises, with a traceback
     set_flags(generation_here(os.environ), os.environ)
     # Only now: what is wrong with a config is said without waiting for jax.
     from mirothinker_jax.data.messages import DataError

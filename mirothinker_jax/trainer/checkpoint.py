@@ -13,6 +13,7 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,13 @@ class Checkpoints:
         """
         self.folder, self._identity = folder, identity
         newest_step(folder, set_aside=True)
+        if jax.process_index() == 0:  # of a save that was killed or had no room
+            for partial in folder.glob(f"*{atomicity.TMP_DIR_SUFFIX}*"):
+                shutil.rmtree(partial, ignore_errors=True)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(timeout_secs=SAVE_TIMEOUT_S),
-            cleanup_tmp_directories=True,  # of a save that was killed or had no room
             lightweight_initialize=True,  # what lies in older steps is not looked at: it is not verified
             single_host_load_and_broadcast=True,  # file systems tell hosts of a renamed step at different times
             temporary_path_class=_StepFolder,
