@@ -26,7 +26,7 @@ from mirothinker_jax.config_model import YarnConfig as YarnConfig
 from mirothinker_jax.config_tree import ConfigError as ConfigError
 from mirothinker_jax.config_tree import build as build
 from mirothinker_jax.config_tree import check as check
-from mirothinker_jax.config_tree import check_local, flat, one_of
+from mirothinker_jax.config_tree import one_of
 
 MESH_AXES = ("data", "fsdp", "context", "tensor", "expert")
 STAGES = ("sft", "dpo", "grpo")
@@ -258,9 +258,6 @@ class Config:
     evaluation: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self):
-        for key, value in flat(dataclasses.asdict(self)).items():
-            if key.endswith(("path", "_dir", "_file", "init_from")):
-                check_local(key, value)
         check(0 <= self.seed < 2**31, f"seed is {self.seed}; give 0 ≤ seed < 2³¹")
         check(bool(self.stages), "stages is empty; give some of sft, dpo, grpo")
         for stage in self.stages:

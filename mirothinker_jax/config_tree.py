@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+PATH_ENDINGS = ("path", "_dir", "_file", "init_from")  # of keys whose values are paths
 
 
 class ConfigError(ValueError):
@@ -85,7 +86,7 @@ def build(cls: type[T], values: Any, prefix: str = "") -> T:
     """Turns a mapping (dict or ConfigDict) into the frozen dataclass `cls`, checking keys and types.
 
     Keys that are left out keep their defaults. A whole number serves as a float, and a list or a lone item
-    as a tuple.
+    as a tuple. A path must not be a URL.
 
     Raises:
       ConfigError: one line that names the key, for an unknown key, a wrong type or an invalid value.
@@ -169,6 +170,8 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
             return None
         (hint,) = (a for a in arguments if a is not types.NoneType)
         return _convert(name, value, hint)
+    if isinstance(value, str) and name.endswith(PATH_ENDINGS):
+        check_local(f"config.{name}", value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):

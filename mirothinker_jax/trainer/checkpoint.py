@@ -195,7 +195,6 @@ def load_params(folder: str, model: ModelSpec, identity: dict[str, Any], seed: i
         step = newest(folder)
     except ConfigError as error:
         raise ConfigError(f"config.model.init_from: {error}") from None
-    abstract = with_shardings(model.abstract, model.shardings)
     way_out = (
         "config.model.init_from needs the model settings that wrote it, and its tokenizer as tokenizer.path"
     )
@@ -203,14 +202,20 @@ def load_params(folder: str, model: ModelSpec, identity: dict[str, Any], seed: i
     saved = read_item(step, "config")["model"]["lora"]
     wanted = json.loads(json.dumps(dataclasses.asdict(model.config.lora)))
     if saved["rank"] == 0 and wanted["rank"] > 0:
-        frozen = _restore_params(step, split(model.config, abstract)[1])
+        frozen = split(model.config, with_shardings(model.abstract, model.shardings))[1]
+        frozen = _restore_params(step, frozen)
         return combine(model.init_adapters(seed), frozen)
     if saved != wanted and saved["rank"] + wanted["rank"] > 0:
         raise ConfigError(
             f"config.model.init_from: {step.parent} was written with model.lora {saved}, not {wanted}; give the same, "
             "or merge its adapters into the model with mirothinker_jax.convert --to hf, and that --from hf"
         )
-    return _restore_params(step, abstract)
+    return restore_params(step, model)
+
+
+def restore_params(step: Path, model: ModelSpec) -> Params:
+    """The parameters of the checkpoint in folder `step`, in the model's dtype and sharding."""
+    return _restore_params(step, with_shardings(model.abstract, model.shardings))
 
 
 def _restore_params(step: Path, abstract: Params) -> Params:
