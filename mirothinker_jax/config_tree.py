@@ -170,8 +170,8 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
             return None
         (hint,) = (a for a in arguments if a is not types.NoneType)
         return _convert(name, value, hint)
-    if isinstance(value, str) and name.endswith(PATH_ENDINGS):
-        check_local(f"config.{name}", value)
+    if hint is str and name.endswith(PATH_ENDINGS):
+        check_local(f"config.{name}", str(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):

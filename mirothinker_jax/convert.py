@@ -36,8 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         logging.CRITICAL
     )  # Orbax logs every error that it raises, with a traceback
     try:
-        check_local("--path", str(options.path))
-        check_local("--out", str(options.out))
+        for option, path in (("--path", options.path), ("--out", options.out)):
+            check_local(option, str(path).replace(":/", "://"))  # as it was before Path took it for a folder
         # Only now: --help, and what is said above, do not wait for jax.
         from mirothinker_jax.pipeline.convert_hf import from_hf, to_hf_folder
 

@@ -67,6 +67,7 @@ def test_a_step_with_one_damaged_file_is_set_aside(folder, kind, caplog):
     files = sorted(path.relative_to(folder / "2") for path in (folder / "2").rglob("*") if path.is_file())
     named = {str(path) for path in files}
     assert {"_CHECKPOINT_METADATA", "digests.json", "state/manifest.ocdbt", "source/metadata"} < named
+    assert not any("digests" in name for name in named - {"digests.json"})
     assert any(name.startswith("state/ocdbt.process_0/d/") for name in named)
     for file in files:
         content = (folder / "2" / file).read_bytes()
