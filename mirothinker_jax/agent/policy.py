@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Turn:
-    """One sampled assistant turn. `complete`: it ended by the end-of-turn token, which is its last.
+    """One sampled assistant turn. `complete`: it ended by one of the model's end tokens, which is its last.
 
     `routes`, where they are recorded: int16 [n, L, k], the experts of the n tokens that were fed to the model for this
     turn. The last token of a turn is fed with what follows it.
@@ -44,4 +44,6 @@ class Chat(Protocol):
 
     def prompt(self, system: str | None, user: str) -> Sequence[int]: ...
 
-    def observation(self, texts: Sequence[str]) -> Sequence[int]: ...
+    def observation(self, texts: Sequence[str], end: int | None = None) -> Sequence[int]:
+        """`end` is the last token of the turn before."""
+        ...

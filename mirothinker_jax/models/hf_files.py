@@ -1,4 +1,5 @@
-"""Folders of safetensors: checked against a model without loading them, read and written tensor by tensor.
+"""Folders of safetensors: checked against a model without loading them, read and written tensor by tensor. Opening one
+imports no jax.
 
 The safetensors library checks each file that is read. The bytes are read and written here: the library maps files
 into memory, where every page that was ever touched counts, and writes only what is in memory all at once. The format
@@ -16,14 +17,16 @@ import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes  # noqa: F401  numpy knows bfloat16 once this is imported
 import numpy as np
 import safetensors
 
 from mirothinker_jax.config import ConfigError
-from mirothinker_jax.models.hf import Tensor
+
+if TYPE_CHECKING:  # it imports jax, without which a folder can be opened
+    from mirothinker_jax.models.hf import Tensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -52,15 +55,15 @@ class Folder:
         if single and index:
             raise ConfigError(f"{path} has both {SINGLE} and {INDEX}; remove the one that is not the model's")
         if not single and not index:
-            pickled = any(path.glob("*.bin"))
-            raise ConfigError(
-                f"{path}: neither {INDEX} nor {SINGLE} is there; "
-                + (
-                    "its *.bin are pickles, which are not read: load it with transformers and save_pretrained() it"
-                    if pickled
-                    else "give a Hugging Face model's folder"
+            if any(path.glob("*.safetensors")):
+                way_out = (
+                    "its *.safetensors are parts of which the index says what they hold: download that too"
                 )
-            )
+            elif any(path.glob("*.bin")):
+                way_out = "its *.bin are pickles, which are not read: load it with transformers and save_pretrained() it"
+            else:
+                way_out = "give a Hugging Face model's folder"
+            raise ConfigError(f"{path}: neither {INDEX} nor {SINGLE} is there; {way_out}")
         where = _index(path / INDEX) if index else None
         files = [SINGLE] if where is None else sorted(set(where.values()))
         missing = [file for file in files if not (path / file).is_file()]

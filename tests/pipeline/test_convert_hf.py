@@ -25,7 +25,7 @@ BESIDE = {
     "generation_config.json": '{"top_k": 20}',
     "chat_template.jinja": "{{ messages }}",
     "merges.txt": "a b",
-    "tokenizer.json": '{"made": "for a test"}',
+    "LICENSE": "Apache",
 }
 
 
@@ -58,7 +58,8 @@ def test_there_and_back_bit_by_bit(name, dtype, tmp_path, monkeypatch, capsys):
     assert config["torch_dtype"] == dtype
     assert read_hf_config(back / "config.json") == read_hf_config(source / "config.json")
     assert {file: (back / file).read_text() for file in BESIDE} == BESIDE
-    assert len(list(back.iterdir())) == weights + (not several) + 1 + len(BESIDE)
+    assert len(list(back.iterdir())) == weights + (not several) + 2 + len(BESIDE)
+    assert (back / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "hf", "run"]
     assert f"{len(expected)} tensors" in capsys.readouterr().out
 
@@ -153,11 +154,13 @@ def test_the_tokenizer_is_the_runs_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / "elsewhere")
     shutil.move(tmp_path / "run", "moved")
     assert run("to", "moved", "back") == 0
-    assert json.loads((tmp_path / "elsewhere/back/tokenizer.json").read_text()) == {"made": "for a test"}
+    source = tmp_path / "hf/tokenizer.json"
+    assert (tmp_path / "elsewhere/back/tokenizer.json").read_bytes() == source.read_bytes()
     (tmp_path / "elsewhere/moved/hf/tokenizer.json").unlink()
     capsys.readouterr()
     assert run("to", "moved", "bare") == 0
-    assert "; without a tokenizer: hf/tokenizer.json is gone" in capsys.readouterr().out
+    said = "; without a tokenizer, and without its eos_token_id: hf/tokenizer.json is gone"
+    assert said in capsys.readouterr().out
     assert sorted(p.name for p in (tmp_path / "elsewhere/bare").iterdir()) == [
         "config.json",
         "model.safetensors",

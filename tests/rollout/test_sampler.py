@@ -146,7 +146,7 @@ def test_an_episode_that_is_cancelled_leaves_its_slot_clean(played, engine):
 def test_slots_that_do_not_divide_over_the_devices():
     model = ModelSpec.build(tiny.QWEN3, tiny.VOCAB, tiny.mesh(data=8))
     with pytest.raises(ConfigError, match=r"^config\.rollout\.slots is 6, not a multiple of .* = 8; use 8$"):
-        Engine(model, RolloutConfig(slots=6), 64, END)
+        Engine(model, RolloutConfig(slots=6), 64, (END,))
 
 
 def test_a_long_context_uses_the_whole_cache(engine):
