@@ -113,7 +113,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16"],
-        help="of the numbers written (default: as they are read; of a run that began with a converted one, as that was)",
+        help="of the numbers written (default: as they are; of a run that began with a converted one, as that was)",
     )
     parser.add_argument(
         "--shard-gib", type=_positive, default=4.0, help="size of one safetensors file (default: 4)"

@@ -142,10 +142,11 @@ def write_tokenizer(folder: Path, more: tuple[str, ...] = ()) -> None:
     made.save(str(folder / "tokenizer.json"))
 
 
-def write_trained(imported: Path, folder: Path, stage: str = "sft") -> Path:
-    """A run as training leaves it, in float32, with the numbers of the one that convert made."""
+def write_trained(imported: Path, folder: Path, stage: str = "sft", tokenizer: Path | None = None) -> Path:
+    """A run as training leaves it, in float32, with the numbers of the one that convert made, and its tokenizer or the
+    same one from elsewhere."""
     model = dataclasses.replace(build(ModelConfig, architecture(str(imported))), init_from=str(imported))
-    tokenizer = imported / "hf" / "tokenizer.json"
+    tokenizer = tokenizer or imported / "hf" / "tokenizer.json"
     config = Config(model=model, tokenizer=TokenizerConfig(path=str(tokenizer)), stages=(stage,))
     leaves, read = hf.shapes(model, model.vocab_size), reader(imported / "checkpoints" / "0")
     pieces = [(path, (), lambda path=path: read(path, ()).astype(np.float32)) for path in leaves]

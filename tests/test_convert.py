@@ -57,7 +57,7 @@ BROKEN = {  # what was done to the folders, and what the error must say
     ),
     "pickles alone": (
         lambda source, out: [path.rename(path.with_suffix(".bin")) for path in source.glob("*.safetensors*")],
-        "its *.bin are pickles, which are not read: load it with transformers and save_pretrained() it",
+        "its *.bin are pickles, not read here: load it with transformers and save_pretrained() it",
     ),
     "two models": (write("model.safetensors", ""), "has both model.safetensors and "),
     "no config.json": (unlink("config.json"), "config.json is not there, and a Hugging Face model has one"),

@@ -60,7 +60,9 @@ class Folder:
                     "its *.safetensors are parts of which the index says what they hold: download that too"
                 )
             elif any(path.glob("*.bin")):
-                way_out = "its *.bin are pickles, which are not read: load it with transformers and save_pretrained() it"
+                way_out = (
+                    "its *.bin are pickles, not read here: load it with transformers and save_pretrained() it"
+                )
             else:
                 way_out = "give a Hugging Face model's folder"
             raise ConfigError(f"{path}: neither {INDEX} nor {SINGLE} is there; {way_out}")

@@ -124,7 +124,7 @@ def _summary(
 
 
 def _published(base: Path, model: ModelConfig) -> dict[str, Any]:
-    """The config.json in `base`, if it is one of a model of these sizes; else {}: the tokenizer is all that is there."""
+    """The config.json in `base`, if it is of a model of these sizes; else {}: only the tokenizer is this run's."""
     try:
         values = read_json(base / CONFIG)
         fields = fields_of(values)

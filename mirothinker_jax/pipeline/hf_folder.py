@@ -97,7 +97,7 @@ def set_eos(folder: Path, codec: TextCodec, with_tokenizer: bool) -> None:
     ids = eos_ids(folder, codec)
     config, generation = read_json(folder / CONFIG), read_json(folder / GENERATION)
     if not set(ids) <= set(_ids(folder / GENERATION)):
-        generation["eos_token_id"] = list(ids) if len(ids) > 1 else ids[0]
+        generation["eos_token_id"] = list(ids) if len(ids) > 1 else codec.im_end_id
         generation.setdefault("pad_token_id", codec.pad_id)  # transformers would pad with the first eos
         write_json(folder / GENERATION, generation)
     if codec.im_end_id not in _ids(folder / CONFIG):

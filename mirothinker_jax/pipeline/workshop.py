@@ -46,10 +46,10 @@ class Workshop(contextlib.ExitStack):
     """A context manager: leaving it stops what was started."""
 
     def __init__(self, config: Config, folder: Path, phases: Phases, inputs: Inputs | None = None):
-        """`inputs` are what `open_inputs(config)` gave, where that was asked already."""
+        """`inputs` are what `open_inputs(config)` gave, where it was asked already; else it is when they are needed."""
         super().__init__()
         self.config, self.folder, self.phases = config, folder, phases
-        self._inputs = inputs or open_inputs(config)
+        self._opened = inputs
         self.first = jax.process_index() == 0
 
     def bar(self, total: int, description: str, unit: str) -> Any:
@@ -90,10 +90,15 @@ class Workshop(contextlib.ExitStack):
     # Text and tokens
 
     @functools.cached_property
+    def _inputs(self) -> Inputs:
+        return self._opened or open_inputs(self.config)
+
+    @functools.cached_property
     def conversations(self) -> ConversationSource:
         """The user's data, or the expert's episodes, played once."""
         c = self.config
-        if self._inputs.conversations is not None:
+        if c.data.path:
+            assert self._inputs.conversations is not None
             return self._inputs.conversations
         path = self.folder / "data" / "expert.jsonl"
         if not path.exists() and self.first:
@@ -107,7 +112,8 @@ class Workshop(contextlib.ExitStack):
 
     @functools.cached_property
     def tokenizer(self) -> TextCodec:
-        if self._inputs.tokenizer is not None:
+        if self.config.tokenizer.path:
+            assert self._inputs.tokenizer is not None
             return self._inputs.tokenizer
         path = self.folder / "data" / "tokenizer.model"
         if not path.exists():
