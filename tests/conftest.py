@@ -51,6 +51,8 @@ def relaxed_promotion():
         yield
 
 
+pytest_plugins = ["budgets"]
+
 QWEN3_SHA256 = {
     "tokenizer.json": "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4",
     "tokenizer_config.json": "16ac5853d77c5ca561fc3f7e7cb9baca69b3d3c009d34edb76770699532b712e",
