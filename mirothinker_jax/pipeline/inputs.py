@@ -1,10 +1,8 @@
 """What a command is given to read, opened and checked before jax is imported: a mistake shows in a second. No jax.
 
 Every process of a run checks for itself, for each may see other files, and says what is wrong before it waits for the
-others. What depends on the mesh, on the tokens of the data or on the numbers of a checkpoint is checked later
-(preflight.py).
-
-Left out: paths with a scheme (`gs://…`), which whoever opens them judges.
+others. What depends on the mesh, on the tokens of the data or on the numbers of a checkpoint (is it whole?) is checked
+later.
 """
 
 from __future__ import annotations
@@ -109,14 +107,18 @@ def check_exportable(path: Path) -> None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run folder, or a stage folder, has a checkpoint: a step's number as a folder's name."""
-    steps = [folder / stage / "checkpoints" for stage in ("", *STAGES)]
-    return any(step.name.isdecimal() for path in steps if path.is_dir() for step in path.iterdir())
+    """Whether a run folder, or a stage folder, has a checkpoint, maybe a damaged one: a step's number as a folder's
+    name."""
+    folders = [folder / stage / "checkpoints" for stage in ("", *STAGES)]
+    steps = (
+        step.name.removeprefix("damaged-") for path in folders if path.is_dir() for step in path.iterdir()
+    )
+    return any(map(str.isdecimal, steps))
 
 
 def _check_init_from(where: str) -> None:
     path = Path(where)
-    if "://" in where or has_checkpoint(path):
+    if has_checkpoint(path):
         return
     try:
         if _is_hf(path):
@@ -140,8 +142,6 @@ def _refuse_without_checkpoint(path: Path) -> None:
 
 def _check_run_dir(where: str) -> None:
     """Nothing is made here: a run that fails before its first step leaves nothing behind."""
-    if "://" in where:
-        return
     path = Path(where)
     there = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
     check(there.exists(), f"config.run_dir: {there} is a link to nothing; give another folder, or mend it")
