@@ -31,6 +31,14 @@ from mirothinker_jax.config_tree import one_of
 MESH_AXES = ("data", "fsdp", "context", "tensor", "expert")
 STAGES = ("sft", "dpo", "grpo")
 CALL_FORMATS = ("mcp", "hermes")
+CHAT_TEMPLATES = (
+    "auto",
+    "chatml",
+    "qwen2.5",
+    "qwen3",
+    "qwen3-instruct-2507",
+    "qwen3-thinking-2507",
+)  # data/templates.py
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,9 @@ class TokenizerConfig:
 
     # A sentencepiece *.model, a Hugging Face tokenizer.json or the folder that holds one; empty: trained by the run.
     path: str = ""
+    # How a conversation is written. auto: as the template beside `path` has it, which must be one of the others;
+    # chatml: nothing is added to what the messages say.
+    template: str = "auto"
     vocab_size: int = 512  # of the one that is trained; fewer if the corpus is small
     # Strings that are always one token, besides the control tokens and the call tags (data/tokenizer.py).
     symbols: tuple[str, ...] = ()
@@ -67,6 +78,7 @@ class TokenizerConfig:
     space_suffix: bool = False
 
     def __post_init__(self):
+        one_of("tokenizer.template", self.template, CHAT_TEMPLATES)
         check(self.vocab_size >= 300, f"tokenizer.vocab_size is {self.vocab_size}; bytes alone need 300")
 
 

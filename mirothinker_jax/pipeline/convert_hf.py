@@ -97,7 +97,7 @@ def to_hf_folder(run: Path, out: Path, dtype: str | None, shard_bytes: int) -> s
     if values != published:
         write_json(out / CONFIG, values)
     if trained and tokenizer:
-        set_eos(out, open_tokenizer(tokenizer), with_tokenizer=base is not None)
+        set_eos(out, open_tokenizer(tokenizer, "chatml"), with_tokenizer=base is not None)
     return _summary(len(listed), checkpoints, step, dtype, model, tokenizer, record)
 
 

@@ -42,7 +42,9 @@ def open_inputs(config: Config) -> Inputs:
 
 def _open(config: Config) -> Inputs:
     conversations = open_conversations(config.data.path) if config.data.path else None
-    tokenizer = open_tokenizer(config.tokenizer.path) if config.tokenizer.path else None
+    tokenizer = None
+    if config.tokenizer.path:
+        tokenizer = open_tokenizer(config.tokenizer.path, config.tokenizer.template)
     if tokenizer is not None:
         padded_vocabulary(config.model.vocab_size, tokenizer)
     started = has_checkpoint(
@@ -87,7 +89,8 @@ def read_source(path: Path) -> Source:
     except ConfigError as error:
         raise ConfigError(f"{config}: {error}") from None
     files = Folder(path)
-    tokenizer = open_tokenizer(path / "tokenizer.json")
+    # Whatever chat template lies beside it: training may be told another one (tokenizer.template).
+    tokenizer = open_tokenizer(path / "tokenizer.json", "chatml")
     if tokenizer.vocab_size > model.vocab_size:
         raise ConfigError(
             f"{path / 'tokenizer.json'}: has {tokenizer.vocab_size} tokens, and the model of {config} knows "

@@ -20,8 +20,8 @@ from mirothinker_jax.agent.prompt import system_prompt
 from mirothinker_jax.config import Config, check
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource, open_conversations
-from mirothinker_jax.data.hf_tokenizer import tokenizer_file
-from mirothinker_jax.data.tokenizer import TextCodec, Tokenizer
+from mirothinker_jax.data.hf_tokenizer import open_tokenizer, tokenizer_file
+from mirothinker_jax.data.tokenizer import TextCodec
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.mesh import local_mesh, make_mesh
 from mirothinker_jax.parallel.placement import data_shard
@@ -122,7 +122,7 @@ class Workshop(contextlib.ExitStack):
                 with self.phases("tokenizer"):
                     train_run_tokenizer(path, conversations, self.config)
         barrier("tokenizer")
-        return Tokenizer(path)
+        return open_tokenizer(path, self.config.tokenizer.template)
 
     @functools.cached_property
     def chat(self) -> Chat:

@@ -28,7 +28,7 @@ def folder(tmp_path):
         hf.write_tokenizer(tmp_path)
         for name, values in files.items():
             (tmp_path / f"{name}.json").write_text(values if isinstance(values, str) else json.dumps(values))
-        return tmp_path, open_tokenizer(tmp_path)
+        return tmp_path, open_tokenizer(tmp_path, "chatml")
 
     return make
 
