@@ -41,8 +41,9 @@ def open_inputs(config: Config) -> Inputs:
 
 
 def _open(config: Config) -> Inputs:
-    conversations = open_conversations(config.data.path) if config.data.path else None
-    tokenizer = None
+    conversations = tokenizer = None
+    if config.data.path:
+        conversations = open_conversations(config.data.path, config.data.ignore)
     if config.tokenizer.path:
         tokenizer = open_tokenizer(config.tokenizer.path, config.tokenizer.template)
     if tokenizer is not None:
