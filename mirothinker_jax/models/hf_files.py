@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # it imports jax, without which a folder can be opened
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 BLOCK_BYTES = 64 << 20  # of what is compared, or turned into a file's bytes, at a time
+MOST_LISTED = 8  # of the tensors that do not fit
 _DTYPES = {"F32": "float32", "BF16": "bfloat16"}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -84,7 +85,7 @@ class Folder:
     def check(self, tensors: Sequence[Tensor]) -> str:
         """The dtype that holds every one of these tensors: "float32" or "bfloat16".
 
-        Raises ConfigError, listing all that is wrong, unless the folder holds exactly these, in their shapes. A tied
+        Raises ConfigError, listing what is wrong, unless the folder holds exactly these, in their shapes. A tied
         model's file may also have the head, if it is the embedding.
         """
         wanted = {t.name: t for t in tensors}
@@ -96,14 +97,18 @@ class Folder:
         for name, tensor in wanted.items():
             found = self._stored.get(name)
             if found is None:
-                wrong.append(f"missing {name}" + (f" ({INDEX} is wrong)" if name in self.names else ""))
+                untied = " (config.json does not tie it to the embedding)" if name == head else ""
+                wrong.append(f"missing {name}" + (f" ({INDEX} is wrong)" if name in self.names else untied))
                 continue
             if found.shape != tensor.shape:
                 wrong.append(f"{name} is {found.shape}, not {tensor.shape}")
             if found.dtype not in _DTYPES:
                 wrong.append(f"{name} is {found.dtype}, not F32 or BF16")
         if wrong:
-            raise ConfigError(f"{self.path}: {len(wrong)} tensors do not fit config.json: {'; '.join(wrong)}")
+            listed = "; ".join([*wrong[:MOST_LISTED], *([] if len(wrong) <= MOST_LISTED else ["and so on"])])
+            if any(s.dtype not in _DTYPES for s in self._stored.values()):
+                listed += "; load it with transformers and save_pretrained() it in bfloat16"
+            raise ConfigError(f"{self.path}: {len(wrong)} tensors do not fit config.json: {listed}")
         kinds = {self._stored[name].dtype for name in wanted}
         return "bfloat16" if kinds == {"BF16"} else "float32"
 

@@ -136,12 +136,12 @@ def _published(base: Path, model: ModelConfig) -> dict[str, Any]:
 def _imported_dtype(base: Path | None, published: dict[str, Any], record: dict[str, Any]) -> str | None:
     """The dtype of the run that convert made, where this one began with such a run. Where its folder is gone, but the
     tokenizer is that of the model's own folder: as config.json there has it."""
-    if base is None:
+    if base is None or not record["model"]["init_from"]:
         return None
     if imported := read_json(base / IMPORT).get("dtype"):
         return imported
     said = next((published[key] for key in _DTYPE_KEYS if published.get(key)), None)
-    return said if record["model"].get("init_from") and said in ("float32", "bfloat16") else None
+    return said if said in ("float32", "bfloat16") else None
 
 
 def _merge_adapters(
