@@ -82,10 +82,12 @@ def check_tokens(shop: Workshop, survey_data: bool) -> None:
 
 def _check_same_data(shop: Workshop) -> None:
     """Raises DataError where processes see different conversations, as from a file that was copied to most hosts."""
-    if jax.process_count() > 1:
-        digest = int(shop.conversations.fingerprint[:7], 16)
+    if jax.process_count() == 1:
+        return
+    for source in filter(None, (shop.conversations, shop.heldout)):
+        digest = int(source.fingerprint[:7], 16)
         if not all_processes(digest == max_over_processes(digest)):
             raise DataError(
-                f"{shop.conversations.name}: file: is not the same on all processes (here its SHA-256 is "
-                f"{shop.conversations.fingerprint[:12]}…); give every process the same data"
+                f"{source.name}: file: is not the same on all processes (here its SHA-256 is "
+                f"{source.fingerprint[:12]}…); give every process the same data"
             )
