@@ -123,7 +123,7 @@ def test_a_call_instead_of_the_forced_answer_is_no_answer(play):
 
 
 def test_a_malformed_call_is_told_and_uses_up_the_budget(play):
-    lines = ["<use_mcp_tool>oops", call(q="a") + "<arguments>", "\\boxed{x}"]
+    lines = ["<use_mcp_tool>oops", call(q="a") + call(q="b").replace("{", "["), "\\boxed{x}"]
     trajectory, policy, _ = play(lines, max_calls=3)
     assert (trajectory.malformed_calls, trajectory.calls, trajectory.failed_calls) == (2, 1, 0)
     assert "the tags do not form a whole call" in policy.text(1)
