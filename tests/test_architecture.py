@@ -46,18 +46,11 @@ MAY_IMPORT = {
     "pipeline": {"*"},  # puts the rooms together; only commands import it
 }
 # These run in processes of their own, or before a config is accepted: jax would cost them seconds and memory.
-NO_JAX = {
-    *(
-        "config",
-        "config_tree",
-        "config_episodes",
-        "config_model",
-        "flags",
-        "tasks",
-        "tools",
-        "world",
-        "agent",
-    ),
+NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "flags"} | {
+    "tasks",
+    "tools",
+    "world",
+    "agent",
 }
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", KERNELS}
 KERNEL_IMPORTS = {"jax", "jaxlib", "numpy", KERNELS}
