@@ -153,22 +153,27 @@ def _without_added_tokens(content: dict[str, Any], file: Path) -> tuple[tokenize
     """The tokenizer of text from outside, and its vocabulary."""
     model = content["model"] | {"dropout": None}  # chance, for training
     vocabulary, fillers = model.get("vocab"), {}
-    if isinstance(vocabulary, dict) and isinstance(model.get("merges"), list):
-        merges = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
-        of_text = {*_letters(), *("".join(merge) for merge in merges)}
-        listed = {token["content"] for token in content["added_tokens"]} - of_text
-        kept = {name: i for name, i in vocabulary.items() if name not in listed}
-        # The library numbers further tokens from the vocabulary's size on. Without gaps these numbers are free. No text
-        # makes what fills a gap: byte-level BPE has another letter for the space.
-        taken = set(kept.values())
-        fillers = {f" {i}": i for i in range(max(taken, default=0)) if i not in taken}
-        model["vocab"] = kept | fillers
-    plain = content | {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     try:
+        if isinstance(vocabulary, dict) and isinstance(model.get("merges"), list):
+            of_text = {*_letters(), *map(_joined, model["merges"])}
+            listed = {token["content"] for token in content["added_tokens"]} - of_text
+            kept = {name: i for name, i in vocabulary.items() if name not in listed}
+            # The library numbers further tokens from the vocabulary's size on. Without gaps these numbers are free. No
+            # text makes what fills a gap: byte-level BPE has another letter for the space.
+            taken = set(kept.values())
+            if max(taken, default=0) >= _MOST_IDS:
+                raise ValueError(f"the vocabulary has an id of {max(taken)}")
+            fillers = {f" {i}": i for i in range(max(taken, default=0)) if i not in taken}
+            model["vocab"] = kept | fillers
+        plain = content | {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(plain | {"model": model}))
     except Exception as error:  # the library has no class of its own for this
         raise ConfigError(f"{file}: not a tokenizer.json ({error}); {_WAY_OUT}") from None
     return tokenizer, {name: i for name, i in tokenizer.get_vocab().items() if name not in fillers}
+
+
+def _joined(merge: str | list[str]) -> str:
+    return "".join(merge.split(" ") if isinstance(merge, str) else merge)
 
 
 def _with_added_tokens(
