@@ -22,7 +22,6 @@ CORE = [
     "tqdm>=4.66",  # progress bars with ETA (tfds already brings it)
     "jinja2>=3.1",  # report.html and the pages of the embedded web, escaped by default
     "matplotlib>=3.8",  # the curves in report.html, as inline SVG
-    "tensorboardX>=2.6",  # TensorBoard event files without TensorFlow
     "jsonschema>=4.20",  # tool arguments are checked before a tool sees them
     "json-repair>=0.30",  # calls with slightly broken JSON are repaired, as the reference agent does
     "selectolax>=0.3.20",  # HTML to text in under a millisecond
@@ -48,6 +47,8 @@ EXTRAS = {
         "pytest-xdist>=3.6",  # `-n 2`: compiling keeps one core busy, so a second worker nearly halves the suite
         "hypothesis>=6",  # property tests of packing, parsing and formulas
         "jaxtyping>=0.2.30",  # shapes checked at run time, in tests
+        "tensorboardX>=2.6",  # reads the event files that we write
+        "setuptools>=77",  # builds the wheel that tests/test_package.py installs
         "ruff>=0.6",  # lint and format
         "pyright>=1.1.380",  # types
     ],

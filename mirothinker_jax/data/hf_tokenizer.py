@@ -19,12 +19,13 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
-
-import tokenizers
+from typing import TYPE_CHECKING, Any
 
 from mirothinker_jax.config import ConfigError
 from mirothinker_jax.data.tokenizer import CONTROL, ByteCodec, TextCodec, Tokenizer, well_formed
+
+if TYPE_CHECKING:
+    import tokenizers
 
 TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")  # what the policy may write as text
 _NFC_SHRINKS = 4  # characters that normalisation makes one of, at most
@@ -142,6 +143,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _without_added_tokens(content: dict[str, Any], file: Path) -> tokenizers.Tokenizer:
+    import tokenizers  # 0.4 s, which only a Hugging Face tokenizer costs
+
     plain = content | {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     plain["model"] = content["model"] | {"dropout": None}  # chance, for training
     try:

@@ -19,7 +19,6 @@ from mirothinker_jax.config import Config
 from mirothinker_jax.config_tree import ConfigError, difference, to_plain
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.evals.heldout import Evaluation, assess, evaluate
-from mirothinker_jax.evals.report import write_report
 from mirothinker_jax.evals.summary import write_summary
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import barrier, start_processes
@@ -170,5 +169,9 @@ def _conclude(
         device=f"{jax.device_count()} × {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
         versions={"jax": jax.__version__},
     )
+    from mirothinker_jax.evals.report import (
+        write_report,
+    )  # matplotlib takes a second; here nobody waits for it
+
     write_report(folder)
     return summary

@@ -10,15 +10,17 @@ import importlib.util
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from mirothinker_jax.config import ToolsConfig, check
-from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.leak_guard import is_leak
 from mirothinker_jax.tools.readable import READERS, Page, best_lines
 from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
+
+if TYPE_CHECKING:  # only a run with tools pays for importing HTTP
+    import httpx
+
+    from mirothinker_jax.tools.client import WebClient
 
 PAGE_CHARS = 409_600  # of a page, before extraction
 _REDIRECTS = 5

@@ -5,7 +5,6 @@ from __future__ import annotations
 from mirothinker_jax.config import ToolsConfig, check
 from mirothinker_jax.tools import browse, sandbox, search
 from mirothinker_jax.tools.browse import PAGE_CHARS, ScrapePage
-from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.sandbox import RunPython
 from mirothinker_jax.tools.search import GoogleSearch
 from mirothinker_jax.tools.spec import Tool
@@ -27,6 +26,7 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
     Raises:
       ConfigError: a search service without a key, no search service at all, or no sandbox on this machine.
     """
+    from mirothinker_jax.tools.client import WebClient  # only a run with tools pays for importing HTTP
 
     def client(proxy: str | None) -> WebClient:
         return WebClient(proxy, settings.concurrency, settings.deadline_s, PAGE_CHARS * _BYTES_PER_CHAR)

@@ -15,9 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-
 from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.tools.spec import Failure, Tool, ToolCall, ToolError, ToolResult
 
@@ -62,6 +59,8 @@ class ToolExecutor:
 
     def __init__(self, tools: Sequence[Tool], settings: ToolsConfig, truncate: Truncate):
         """`truncate` cuts a text to a number of tokens and says so in the text."""
+        from jsonschema import Draft202012Validator  # 0.2 s, which only a run with tools pays
+
         self._tools: dict[tuple[str, str], Tool] = {(t.spec.server, t.spec.name): t for t in tools}
         if len(self._tools) != len(tools):
             raise ValueError(f"two tools share a name: {[t.spec.name for t in tools]}")
@@ -135,6 +134,8 @@ class ToolExecutor:
 
     async def _checked(self, tool: Tool, arguments: Mapping[str, Any], request_id: str) -> ToolResult:
         validator = self._validators[(tool.spec.server, tool.spec.name)]
+        from jsonschema.exceptions import best_match
+
         error = best_match(validator.iter_errors(arguments))
         if error is not None:
             where = ".".join(map(str, error.absolute_path))

@@ -7,12 +7,14 @@ the model sees what failed and decides.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mirothinker_jax.config import ToolsConfig
-from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.leak_guard import is_leak
 from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
+
+if TYPE_CHECKING:  # only a run with tools pays for importing HTTP
+    from mirothinker_jax.tools.client import WebClient
 
 EMBEDDED_SEARCH_URL = "http://search.test/search"
 
