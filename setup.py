@@ -69,11 +69,22 @@ setup(
         "mirothinker_kernels.flash_attention",
         "mirothinker_kernels.grouped_matmul",
         "mirothinker_kernels.ring_attention",
+        # In the package, so that `--config toy/smoke` works wherever it is installed (config_file.py).
+        "mirothinker_jax.configs.mirothinker",
+        "mirothinker_jax.configs.qwen",
+        "mirothinker_jax.configs.toy",
     ],
-    package_dir={"mirothinker_kernels": "kernels"},
+    package_dir={"mirothinker_kernels": "kernels", "mirothinker_jax.configs": "configs"},
     package_data={
         "mirothinker_jax": ["py.typed", "**/*.html.j2", "**/*.txt"],
+        "mirothinker_jax.configs.toy": ["system_prompt.txt"],
+        "mirothinker_kernels": ["py.typed"],
         "mirothinker_kernels.flash_attention": ["blocks.json"],
+    },
+    entry_points={
+        "console_scripts": [
+            f"mirothinker-{command}=mirothinker_jax.{command}:main" for command in ("train", "plan", "convert")
+        ]
     },
     install_requires=CORE,
     extras_require=EXTRAS,

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mirothinker_jax.config_tree import ConfigError
+from mirothinker_jax.flags import started_as
 
 EXAMPLES = """
 examples:
@@ -74,7 +75,7 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m mirothinker_jax.convert",
+        prog=started_as("convert"),
         description="Weights of the Qwen family (Qwen2.5, Qwen3, Qwen3-MoE) from Hugging Face's form into a run folder "
         "that training starts from, and back. One tensor is in memory at a time.",
         epilog=EXAMPLES,

@@ -18,6 +18,7 @@ from typing import NoReturn
 from mirothinker_jax.config import STAGES, Config, ConfigError
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.flags import parse as parse_config
+from mirothinker_jax.flags import started_as
 from mirothinker_jax.parallel.tpu_flags import FLAGS, LEAST_EFFORT, set_flags
 from mirothinker_jax.planning.chips import GPUS, TPUS, Chip, parse
 
@@ -39,7 +40,7 @@ Needs libtpu for TPUs: pip install -e '.[tpu]' (no TPU).
 
 def main(argv: list[str] | None = None) -> int:
     options, rest = _arguments(sys.argv[1:] if argv is None else argv)
-    config = parse_config(rest, program="python -m mirothinker_jax.plan --topology v5p:4x4x4")
+    config = parse_config(rest, command="plan --topology v5p:4x4x4")
     logging.getLogger("jax").setLevel(logging.ERROR)
     try:
         return _run(options, config)
@@ -129,7 +130,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = _Parser(
-        prog="python -m mirothinker_jax.plan",
+        prog=started_as("plan"),
         description="Does a config's training step fit on a slice, and what will it cost? Compiles it for the slice "
         "without the slice.",
         epilog=EXAMPLES,

@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "config_episodes": {"config_tree"},
     "config_model": {"config_tree"},
     "config": {"config_tree", "config_episodes", "config_model"},
-    "flags": {"config", "config_tree"},
+    "config_file": {"config_tree"},
+    "flags": {"config", "config_tree", "config_file"},
     "types": set(),
     "tools": {"config", "config_tree"},
     "world": {"config", "config_tree"},
@@ -45,7 +46,7 @@ MAY_IMPORT = {
     "pipeline": {"*"},  # puts the rooms together; only commands import it
 }
 # These run in processes of their own, or before a config is accepted: jax would cost them seconds and memory.
-NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "flags", "tools", "world", "agent"}
+NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "config_file", "flags", "tools", "world", "agent"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", KERNELS}
 KERNEL_IMPORTS = {"jax", "jaxlib", "numpy", KERNELS}
 VAGUE = {"utils", "util", "common", "misc", "helpers", "helper"}

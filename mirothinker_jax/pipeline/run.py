@@ -169,9 +169,8 @@ def _conclude(
         device=f"{jax.device_count()} × {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
         versions={"jax": jax.__version__},
     )
-    from mirothinker_jax.evals.report import (
-        write_report,
-    )  # matplotlib takes a second; here nobody waits for it
+    # Only now: what draws takes a second to import.
+    from mirothinker_jax.evals.report import write_report
 
     write_report(folder)
     return summary

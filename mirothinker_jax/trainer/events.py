@@ -41,7 +41,7 @@ class EventFile:
         self._file.flush()
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """One event with these finite numbers (float32 in the file: the largest one stands for larger ones), flushed."""
+        """One event with these finite numbers, flushed. Beyond float32 the largest one is written."""
         values = (
             _field(1, _BYTES, name.encode()) + _field(2, _FIXED32, _float32(value))
             for name, value in scalars.items()
