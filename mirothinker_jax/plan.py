@@ -25,7 +25,7 @@ from mirothinker_jax.planning.chips import GPUS, TPUS, Chip, parse
 DOES_NOT_FIT = 3  # the exit status; a crash has 1, as always in Python
 EXAMPLES = """
 examples:
-  python -m mirothinker_jax.plan --config configs/mirothinker_v1_8b/sft.py --topology v5p:4x4x4
+  python -m mirothinker_jax.plan --config configs/mirothinker/sft.py:8b --topology v5p:4x4x4
   python -m mirothinker_jax.plan --config configs/qwen/sft.py:qwen3-8b --topology v6e --sweep --quick
       the fewest chips that fit, in one to two minutes for each slice that is tried; plan what it finds again
       without --quick, for the exact memory and for times

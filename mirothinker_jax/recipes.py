@@ -44,6 +44,7 @@ def start(stage: str, argument: str) -> Any:
       ConfigError: another size, or RUN is no run.
     """
     name, comma, run = argument.partition(",")
+    name = name.lower()
     if name not in SIZES or comma and not run:
         raise ConfigError(
             f"mirothinker/{stage} takes SIZE or SIZE,RUN behind its name, not {argument!r}; SIZE is one of "
