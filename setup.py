@@ -85,7 +85,8 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            f"mirothinker-{command}=mirothinker_jax.{command}:main" for command in ("train", "plan", "convert")
+            f"mirothinker-{command}=mirothinker_jax.{command}:main"
+            for command in ("train", "plan", "convert")
         ]
     },
     install_requires=CORE,

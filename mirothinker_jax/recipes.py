@@ -1,7 +1,7 @@
 """What MiroThinker's stages share at 256K tokens, by the model's size, for the configs of mirothinker/ to start from.
 
-Sources: the v1.0 report (arXiv 2511.11793) for models, stages, the context and the calls; the v0.1 release for optimizer
-settings, which v1.0 does not give. What neither gives (the learning rate of GRPO, the number of steps) is a start.
+Sources: the v1.0 report (arXiv 2511.11793) for models, stages, context and calls; the v0.1 release for the optimizer,
+of which v1.0 says nothing. What neither gives (the learning rate of GRPO, the number of steps) is a start.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def start(stage: str, argument: str) -> Any:
     """
     name, comma, run = argument.partition(",")
     name = name.lower()
-    if name not in SIZES or comma and not run:
+    if name not in SIZES or (comma and not run):
         raise ConfigError(
             f"mirothinker/{stage} takes SIZE or SIZE,RUN behind its name, not {argument!r}; SIZE is one of "
             f"{', '.join(SIZES)}, as in --config mirothinker/{stage}:8b,runs/START"

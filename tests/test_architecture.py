@@ -46,7 +46,8 @@ MAY_IMPORT = {
     "pipeline": {"*"},  # puts the rooms together; only commands import it
 }
 # These run in processes of their own, or before a config is accepted: jax would cost them seconds and memory.
-NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "config_file", "flags", "tools", "world", "agent"}
+NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "config_file"}
+NO_JAX |= {"flags", "tools", "world", "agent"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", KERNELS}
 KERNEL_IMPORTS = {"jax", "jaxlib", "numpy", KERNELS}
 VAGUE = {"utils", "util", "common", "misc", "helpers", "helper"}

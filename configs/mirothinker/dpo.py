@@ -7,8 +7,8 @@ What follows the colon is a size and, behind a comma, a run to start from: see s
 rejected as branches over their prompt. Sampling takes the whole model on each device (`plan` says how much), which 72B
 does not find on a chip.
 
-Hardware and time, by the TPU compiler (docs/notes/plans.md): on 64 v5p chips a step of 32 pairs is estimated at 384 s for
-8B and 475 s for 30B, without the sampling. Result: not run at this size by the authors.
+Hardware and time, by the TPU compiler (docs/notes/plans.md): on 64 v5p chips a step of 32 pairs is estimated at 384 s
+for 8B and 475 s for 30B, without the sampling. Result: not run at this size by the authors.
 """
 
 from mirothinker_jax import recipes

@@ -48,6 +48,17 @@ def test_near_the_limit_the_least_effort_is_not_sure(share, quick, fits, sure):
     assert ("PERHAPS" in report.text(near)) is (fits and not sure)
 
 
+@pytest.mark.parametrize("stage", ["dpo", "grpo"])
+@pytest.mark.parametrize(("model", "gib"), [("qwen2.5-0.5b", 9), ("qwen3-1.7b", 29), ("qwen3-4b", 66)])
+def test_stages_of_small_models_fit_one_gpu(stage, model, gib):
+    """As the configs' docstrings say; and so does sampling, beside parameters and optimizer."""
+    plan = make_plan(parse_config(["--config", f"qwen/{stage}:{model}"]), stage, parse("h100:1")).figures()
+    assert plan["fits"] and plan["peak_gib_per_device"] < gib
+    kinds = plan["gib_by_kind"]
+    sampling = kinds["parameters"] + kinds["optimizer"] + plan["sampler_gib_per_device"]
+    assert sampling < plan["hbm_gib_per_device"]
+
+
 def test_what_nothing_compiled_is_not_sure():
     plan = make_plan(parse_config([*QWEN]), "sft", parse("h100:8"))
     figures, said = plan.figures(), report.text(plan)
