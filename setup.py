@@ -1,5 +1,6 @@
 """Package metadata. Every dependency says in one line why it is here."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -57,9 +58,13 @@ EXTRAS = {
     ],
 }
 
+VERSION = re.findall(
+    r'__version__ = "(.+)"', Path("mirothinker_jax/__init__.py").read_text(encoding="utf-8")
+)[0]
+
 setup(
     name="mirothinker-jax",
-    version="0.1.0",
+    version=VERSION,
     description="Train deep-interaction research agents in JAX: SFT, DPO and GRPO with real tools.",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mirothinker_jax.config_tree import ConfigError, check_local
-from mirothinker_jax.flags import started_as
+from mirothinker_jax.flags import started_as, version
 
 EXAMPLES = """
 examples:
@@ -108,6 +108,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=version())
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--from", dest="source", choices=["hf"], help="from a Hugging Face folder into a run")
     way.add_argument(

@@ -11,6 +11,8 @@ of the value in the file, and every mistake ends in one line on stderr and exit 
 from __future__ import annotations
 
 import ast
+import importlib.metadata
+import platform
 import sys
 import textwrap
 import types
@@ -19,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from mirothinker_jax import __version__
 from mirothinker_jax.config import Config
 from mirothinker_jax.config_file import load, names
 from mirothinker_jax.config_tree import ConfigError, Key, build, keys, type_name, unknown_key
@@ -38,12 +41,15 @@ def parse(
     """The settings that `argv` (without the program's name) asks for.
 
     `command`: of this package, with arguments of its own behind it where it needs any, for the examples.
-    `--help` prints the manual and exits with 0. A mistake prints one line that names the key or the file and
-    the way out, and exits with 2.
+    `--help` prints the manual and exits with 0, `--version` the versions. A mistake prints one line that names the key
+    or the file and the way out, and exits with 2.
     """
     program = started_as(command)
     if any(argument in ("-h", "--help") for argument in argv):
         sys.stdout.write(manual(cls, description, program, example))
+        sys.exit(0)
+    if "--version" in argv:
+        sys.stdout.write(f"{version()}\n")
         sys.exit(0)
     try:
         return read(argv, cls, program, example)
@@ -72,6 +78,12 @@ def read(argv: Sequence[str], cls: type[T], program: str, example: str) -> T:
                 owner = owner[group]
             owner[last] = parse_value(known[name], text)
     return build(cls, values)
+
+
+def version() -> str:
+    """What a bug report should begin with: this package's version, jax's and Python's."""
+    jax = importlib.metadata.version("jax")
+    return f"mirothinker-jax {__version__} (jax {jax}, Python {platform.python_version()})"
 
 
 def started_as(command: str) -> str:
@@ -121,7 +133,7 @@ def manual(cls: type, description: str, program: str, example: str) -> str:
     lines = [
         *textwrap.wrap(description, 100),
         "",
-        f"usage: {program} --config CONFIG [--config.KEY=VALUE ...]",
+        f"usage: {program} --config CONFIG [--config.KEY=VALUE ...] | --version",
         "",
         "examples:",
         f"  {program} --config {example}",

@@ -18,7 +18,7 @@ from typing import NoReturn
 from mirothinker_jax.config import STAGES, Config, ConfigError
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.flags import parse as parse_config
-from mirothinker_jax.flags import started_as
+from mirothinker_jax.flags import started_as, version
 from mirothinker_jax.parallel.tpu_flags import FLAGS, LEAST_EFFORT, set_flags
 from mirothinker_jax.planning.chips import GPUS, TPUS, Chip, parse
 
@@ -34,7 +34,7 @@ examples:
 
 All --config.KEY=VALUE of mirothinker_jax.train are taken; `python -m mirothinker_jax.train --help` lists them.
 The exit status is 0 where the step fits, 3 where it does not, and 2 where something that was given is wrong.
-Needs libtpu for TPUs: pip install -e '.[tpu]' (no TPU).
+Needs libtpu for TPUs: pip install 'mirothinker-jax[tpu]' (no TPU).
 """
 
 
@@ -118,7 +118,9 @@ def _compile_for(chip: Chip, quick: bool = False) -> None:
     }
     set_flags(chip.name, os.environ, LEAST_EFFORT if quick else FLAGS)
     if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError(f"{chip.name} needs its compiler: pip install -e '.[tpu]' (no TPU needed)")
+        raise ConfigError(
+            f"{chip.name} needs its compiler: pip install 'mirothinker-jax[tpu]' (no TPU needed)"
+        )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -143,6 +145,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--topology", required=True, metavar="CHIP:SHAPE", help=f"v5p:4x4x4; chips: {', '.join(TPUS | GPUS)}"
     )
+    parser.add_argument("--version", action="version", version=version())
     parser.add_argument("--stage", choices=STAGES, help="default: the config's first")
     parser.add_argument(
         "--sweep",

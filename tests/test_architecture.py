@@ -199,6 +199,23 @@ def test_importing_them_or_a_command_reaches_no_jax():
     assert "jax" in {name.split(".")[0] for name in reached(f"{PACKAGE}.trainer.loop")}
 
 
+def test_starting_a_run_imports_nothing_that_it_may_not_need():
+    """Each of these costs 0.1 to 4 seconds (tensorboardX brings torch), and is imported where something asks for it."""
+    late = {
+        "aiohttp",
+        "httpx",
+        "jinja2",
+        "json_repair",
+        "jsonschema",
+        "matplotlib",
+        "pyarrow",
+        "tensorboardX",
+    }
+    late |= {"tensorflow_datasets", "tokenizers", "torch", "trafilatura"}
+    found = {name.split(".")[0] for name in reached(f"{PACKAGE}.pipeline.run")}
+    assert "orbax" in found and found & late == set()
+
+
 def test_kernels_know_only_jax_and_numpy():
     wrong = [
         f"{module} imports {imported}"
@@ -279,10 +296,14 @@ def f():
     assert package == {f"{PACKAGE}.evals.x"}
 
 
-def test_setup_names_every_kernel_package():
+def test_setup_names_every_package():
     named = re.findall(r"^\s+\"(mirothinker_kernels[\w.]*)\",", (ROOT / "setup.py").read_text(), re.MULTILINE)
     packages = {module for module, path in MODULES.items() if path.name == "__init__.py"}
     assert set(named) == {module for module in packages if module.split(".")[0] == KERNELS}
+    named = re.findall(
+        r"^\s+\"mirothinker_jax.configs.(\w+)\",", (ROOT / "setup.py").read_text(), re.MULTILINE
+    )
+    assert set(named) == {path.parent.name for path in (ROOT / "configs").glob("*/*.py")}
 
 
 def functions(tree: ast.AST, public: bool = True, inside: bool = False):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from mirothinker_jax import __version__
 from mirothinker_jax.config_file import names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,6 +91,7 @@ def test_everything_is_in_the_wheel(wheel):
         for path in (ROOT / here).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    assert wheel.name == f"mirothinker_jax-{__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert found == expected
@@ -99,6 +101,8 @@ def test_commands_say_how_they_are_called(scripts, tmp_path):
     for command in ("train", "plan", "convert"):
         said = output(scripts / f"mirothinker-{command}", "--help", cwd=tmp_path)
         assert f"usage: mirothinker-{command} " in said
+        said = output(scripts / f"mirothinker-{command}", "--version", cwd=tmp_path)
+        assert said.startswith(f"mirothinker-jax {__version__} (jax ")
     said = output(scripts / "mirothinker-train", "--help", cwd=tmp_path)
     assert all(name in " ".join(said.split()) for name in names())
 
