@@ -4,8 +4,7 @@
 
 Each is a process of its own, several times; medians. CPU-seconds (user and system, of all threads) say more than wall
 time on a busy machine. `import_cpu_s` is what `mirothinker_jax.train` imports before it runs: all that the first step
-needs, but for a Hugging Face tokenizer (0.4 s) and the tools' HTTP client (0.5 s) where a run has them. Below it, what
-the libraries alone cost: the floor.
+needs, but for the tools' HTTP client (0.5 s) where a run has tools. Below it, what the libraries alone cost: the floor.
 """
 
 from __future__ import annotations

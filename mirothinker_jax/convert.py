@@ -24,7 +24,7 @@ from mirothinker_jax.flags import started_as, version
 EXAMPLES = """
 examples:
   python -m mirothinker_jax.convert --from hf --path models/Qwen3-8B --out runs/qwen3-8b
-      then: python -m mirothinker_jax.train --config configs/qwen/sft.py:runs/qwen3-8b --config.data.path=my.jsonl
+      then: python -m mirothinker_jax.train --config qwen/sft:runs/qwen3-8b --config.data.path=my.jsonl
   python -m mirothinker_jax.convert --to hf --path runs/my-run --out exported
       what transformers, vLLM and SGLang load: the newest checkpoint of the run's last stage (or of a stage folder)
 """
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     sys.stdout.write(f"{options.out}: {said}\n")
     if options.to is None:
-        sys.stdout.write(f"train it with --config configs/qwen/sft.py:{options.out} (or lora.py)\n")
+        sys.stdout.write(f"train it with --config qwen/sft:{options.out} (or qwen/lora)\n")
     return 0
 
 

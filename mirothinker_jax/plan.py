@@ -25,11 +25,11 @@ from mirothinker_jax.planning.chips import GPUS, TPUS, Chip, parse
 DOES_NOT_FIT = 3  # the exit status; a crash has 1, as always in Python
 EXAMPLES = """
 examples:
-  python -m mirothinker_jax.plan --config configs/mirothinker/sft.py:8b --topology v5p:4x4x4
-  python -m mirothinker_jax.plan --config configs/qwen/sft.py:qwen3-8b --topology v6e --sweep --quick
+  python -m mirothinker_jax.plan --config mirothinker/sft:8b --topology v5p:4x4x4
+  python -m mirothinker_jax.plan --config qwen/sft:qwen3-8b --topology v6e --sweep --quick
       the fewest chips that fit, in one to two minutes for each slice that is tried; plan what it finds again
       without --quick, for the exact memory and for times
-  python -m mirothinker_jax.plan --config configs/qwen/sft.py:qwen3-8b --topology h100:8 --config.mesh.context=2
+  python -m mirothinker_jax.plan --config qwen/sft:qwen3-8b --topology h100:8 --config.mesh.context=2
       GPUs: arithmetic, since no compiler of theirs is at hand
 
 All --config.KEY=VALUE of mirothinker_jax.train are taken; `python -m mirothinker_jax.train --help` lists them.
@@ -140,7 +140,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", required=True, metavar="FILE.py[:ARGUMENT]", help="as for mirothinker_jax.train"
+        "--config", required=True, metavar="CONFIG[:ARGUMENT]", help="as for mirothinker_jax.train"
     )
     parser.add_argument(
         "--topology", required=True, metavar="CHIP:SHAPE", help=f"v5p:4x4x4; chips: {', '.join(TPUS | GPUS)}"

@@ -200,18 +200,9 @@ def test_importing_them_or_a_command_reaches_no_jax():
 
 
 def test_starting_a_run_imports_nothing_that_it_may_not_need():
-    """Each of these costs 0.1 to 4 seconds (tensorboardX brings torch), and is imported where something asks for it."""
-    late = {
-        "aiohttp",
-        "httpx",
-        "jinja2",
-        "json_repair",
-        "jsonschema",
-        "matplotlib",
-        "pyarrow",
-        "tensorboardX",
-    }
-    late |= {"tensorflow_datasets", "tokenizers", "torch", "trafilatura"}
+    """Each of these costs 0.1 to 4 CPU-seconds (tensorboardX brings torch), and is imported where it is asked for."""
+    late = {"aiohttp", "httpx", "jinja2", "jsonschema", "matplotlib", "pyarrow", "tensorboardX"}
+    late |= {"tensorflow_datasets", "torch", "trafilatura"}
     found = {name.split(".")[0] for name in reached(f"{PACKAGE}.pipeline.run")}
     assert "orbax" in found and found & late == set()
 

@@ -10,6 +10,8 @@ import json
 import re
 from dataclasses import dataclass
 
+import json_repair
+
 from mirothinker_jax.tools.spec import CALL_TAGS, ToolCall
 
 _CALL = re.compile(
@@ -56,6 +58,4 @@ def _json(text: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        import json_repair  # 0.1 s, which is paid at the first broken call
-
         return json_repair.loads(text)

@@ -22,15 +22,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import tokenizers
 
 from mirothinker_jax.config import ConfigError
 from mirothinker_jax.data.template_files import find_template
 from mirothinker_jax.data.templates import CHATML, TEMPLATES
 from mirothinker_jax.data.tokenizer import CONTROL, ByteCodec, Tokenizer, well_formed
-
-if TYPE_CHECKING:
-    import tokenizers
 
 _STRUCTURE = (*CONTROL, "<tool_response>", "</tool_response>")  # never made of text
 _TAGS = (*_STRUCTURE, "<think>", "</think>", "<tool_call>", "</tool_call>")  # never made of text from outside
@@ -152,8 +151,6 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _without_added_tokens(content: dict[str, Any], file: Path) -> tokenizers.Tokenizer:
-    import tokenizers  # 0.4 s, which only a Hugging Face tokenizer costs
-
     model = content["model"] | {"dropout": None}  # chance, for training
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, dict) and isinstance(model.get("merges"), list):

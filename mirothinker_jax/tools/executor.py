@@ -59,7 +59,7 @@ class ToolExecutor:
 
     def __init__(self, tools: Sequence[Tool], settings: ToolsConfig, truncate: Truncate):
         """`truncate` cuts a text to a number of tokens and says so in the text."""
-        from jsonschema import Draft202012Validator  # 0.2 s, which only a run with tools pays
+        from jsonschema import Draft202012Validator  # 0.1 s, which only a run with tools pays
 
         self._tools: dict[tuple[str, str], Tool] = {(t.spec.server, t.spec.name): t for t in tools}
         if len(self._tools) != len(tools):
