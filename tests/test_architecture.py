@@ -25,9 +25,10 @@ MAY_IMPORT = {
     "config_file": {"config_tree"},
     "flags": {"config", "config_tree", "config_file"},
     "types": set(),
+    "tasks": set(),
     "tools": {"config", "config_tree"},
-    "world": {"config", "config_tree"},
-    "agent": {"config", "config_tree", "tools", "trajectory.types"},
+    "world": {"config", "config_tree", "tasks"},
+    "agent": {"config", "config_tree", "tasks", "tools", "trajectory.types"},
     "parallel": {"config", "config_tree", "types"},
     "models": {"config", "config_tree", "types", "parallel"},
     "data": {"config", "config_tree", "types", "tools.spec"},
@@ -47,7 +48,7 @@ MAY_IMPORT = {
 }
 # These run in processes of their own, or before a config is accepted: jax would cost them seconds and memory.
 NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "config_file"}
-NO_JAX |= {"flags", "tools", "world", "agent"}
+NO_JAX |= {"flags", "tasks", "tools", "world", "agent"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", KERNELS}
 KERNEL_IMPORTS = {"jax", "jaxlib", "numpy", KERNELS}
 VAGUE = {"utils", "util", "common", "misc", "helpers", "helper"}
