@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,56 +20,55 @@ from measuring import Options
 from results import device, finish, table
 
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
-COMMANDS = {
-    "help": ("-m", "mirothinker_jax.train", "--help"),
-    "import": ("-c", "from mirothinker_jax.train import import_run; import_run()"),
-    "libraries": (
-        "-c",
-        "import gc; gc.disable(); import jax, flax.nnx, optax, orbax.checkpoint, grain, jax.experimental.pallas.tpu",
+HELP = ("-m", "mirothinker_jax.train", "--help")
+IMPORTS = {
+    "a run": "from mirothinker_jax.train import import_run; import_run()",
+    "its libraries": (
+        "import gc; gc.disable(); "
+        "import jax, flax.nnx, optax, orbax.checkpoint, grain, jax.experimental.pallas.tpu"
     ),
-    "jax": ("-c", "import gc; gc.disable(); import jax"),
+    "jax alone": "import gc; gc.disable(); import jax",
 }
+# At the end of the imports, not of the process: leaving collects garbage, which a run does hours later.
+SAY = "; import resource as r; u = r.getrusage(r.RUSAGE_SELF); print(u.ru_utime + u.ru_stime)"
 
 
-def measure(arguments: tuple[str, ...]) -> tuple[float, float]:
-    """(wall, CPU) seconds of one process."""
-    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL, check=True)
-    wall, after = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+def run(*arguments: str) -> tuple[float, str]:
+    """Wall seconds and stdout of one process."""
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return time.monotonic() - begun, done.stdout
 
 
 def main() -> None:
     parser = Options(__doc__)
-    parser.add("runs", 7, "processes of each command, after one that is not counted")
+    parser.add("runs", 7, "processes of each kind, after one that is not counted")
     options = parser.parse_args()
-    wall: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    cpu: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    help_s, cpu_s = [], {name: [] for name in IMPORTS}
     for number in range(options.runs + 1):
-        for name, arguments in COMMANDS.items():
-            seconds = measure(arguments)
-            if number:  # the first reads files that the others find in memory
-                wall[name].append(seconds[0])
-                cpu[name].append(seconds[1])
-    rows = [
-        (
-            name,
-            f"{statistics.median(wall[name]):.2f}",
-            f"{statistics.median(cpu[name]):.2f}",
-            f"{min(cpu[name]):.2f}",
-        )
-        for name in COMMANDS
-    ]
-    print(table(("process", "wall, s", "CPU, s", "least CPU, s"), rows))
+        if number == 1:  # the first reads files that the others find in memory
+            help_s, cpu_s = [], {name: [] for name in IMPORTS}
+        help_s.append(run(*HELP)[0])
+        for name, code in IMPORTS.items():
+            cpu_s[name].append(float(run("-c", code + SAY)[1]))
+    median = {name: statistics.median(seconds) for name, seconds in cpu_s.items()}
+    rows = [(name, f"{median[name]:.2f}", f"{min(seconds):.2f}") for name, seconds in cpu_s.items()]
+    print(table(("importing", "CPU-seconds", "least"), rows))
+    print(f"--help: {statistics.median(help_s):.2f} s")
     finish(
         "start_time",
         {
-            "help_s": round(statistics.median(wall["help"]), 3),
-            "import_cpu_s": round(statistics.median(cpu["import"]), 3),
-            "import_cpu_s_least": round(min(cpu["import"]), 3),
-            "libraries_cpu_s": round(statistics.median(cpu["libraries"]), 3),
-            "jax_cpu_s": round(statistics.median(cpu["jax"]), 3),
+            "help_s": round(statistics.median(help_s), 3),
+            "import_cpu_s": round(median["a run"], 3),
+            "import_cpu_s_least": round(min(cpu_s["a run"]), 3),
+            "libraries_cpu_s": round(median["its libraries"], 3),
+            "jax_cpu_s": round(median["jax alone"], 3),
             "runs": options.runs,
             "python": sys.version.split()[0],
             "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
