@@ -20,9 +20,11 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+PATH_ENDINGS = ("path", "_dir", "_file", "init_from")  # of keys whose values are paths
 
 
 class ConfigError(ValueError):
@@ -73,7 +75,7 @@ def build(cls: type[T], values: Any, prefix: str = "") -> T:
     """Turns a mapping (dict or ConfigDict) into the frozen dataclass `cls`, checking keys and types.
 
     Keys that are left out keep their defaults. A whole number serves as a float, and a list or a lone item
-    as a tuple.
+    as a tuple. A path may begin with ~.
 
     Raises:
       ConfigError: one line that names the key, for an unknown key, a wrong type or an invalid value.
@@ -157,6 +159,8 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
             return None
         (hint,) = (a for a in arguments if a is not types.NoneType)
         return _convert(name, value, hint)
+    if isinstance(value, str) and name.endswith(PATH_ENDINGS):
+        value = ",".join(_expand_home(name, part) for part in value.split(","))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
@@ -166,6 +170,18 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     if hint is float and not math.isfinite(value):
         raise ConfigError(f"config.{name} is {value}; it must be a finite number")
     return value
+
+
+def _expand_home(name: str, path: str) -> str:
+    """`path` with the home folder for a leading ~, which shells leave alone behind an equals sign."""
+    if not path.lstrip().startswith("~"):
+        return path
+    try:
+        return str(Path(path.strip()).expanduser())
+    except RuntimeError:
+        raise ConfigError(
+            f"config.{name} is {path!r}, and there is no such user; write ./{path.strip()} for a file of that name"
+        ) from None
 
 
 def _absolute(prefix: str, message: str) -> str:

@@ -149,7 +149,12 @@ def load_params(folder: str, model: ModelSpec, identity: dict[str, Any], seed: i
             f"config.model.init_from: {path} was written with model.lora {saved}, not {wanted}; give the same, or "
             "merge its adapters into the model with mirothinker_jax.convert --to hf, and that --from hf"
         )
-    return _restore_params(path / str(step), abstract)
+    return restore_params(path / str(step), model)
+
+
+def restore_params(step: Path, model: ModelSpec) -> Params:
+    """The parameters of the checkpoint in folder `step`, in the model's dtype and sharding."""
+    return _restore_params(step, with_shardings(model.abstract, model.shardings))
 
 
 def _has_checkpoint(path: Path) -> bool:
