@@ -33,7 +33,8 @@ _locks: list[RunLock] = []  # that this process holds
 class RunLock:
     """A context manager. Entering makes the folder where there is none; leaving removes it again if it is empty.
 
-    Raises ConfigError, on entering, where another run has the folder, or where it cannot be written to.
+    Raises ConfigError, on entering, where another run has the folder, or where it cannot be written to; OSError where
+    the disk is full.
     """
 
     def __init__(self, folder: Path):
@@ -46,9 +47,12 @@ class RunLock:
             self._new = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = self._acquire()
-        except (FileExistsError, NotADirectoryError) as error:
-            raise ConfigError(f"config.run_dir: {error.filename} is a file; give a folder") from None
+        except (FileExistsError, NotADirectoryError):
+            wrong = next(p for p in (self.folder, *self.folder.parents) if p.exists() and not p.is_dir())
+            raise ConfigError(f"config.run_dir: {wrong} is not a folder; give another one") from None
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
             raise ConfigError(
                 f"config.run_dir: {self.folder} cannot be written to ({error.strerror}); give another folder"
             ) from None
@@ -86,18 +90,7 @@ class RunLock:
                     continue
                 if not new:
                     self._check_gone(_read(file), alone)
-                text = {
-                    "host": socket.gethostname(),
-                    "pid": os.getpid(),
-                    "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-                }
-                os.ftruncate(file, 0)
-                os.pwrite(file, json.dumps(text).encode() + b"\n", 0)
-                os.fsync(file)
-            except OSError:  # no room for it: an empty file would say nothing
-                self.path.unlink(missing_ok=True)
-                os.close(file)
-                raise
+                self._write(file)
             except BaseException:
                 os.close(file)
                 raise
@@ -110,6 +103,20 @@ class RunLock:
                 return True, os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             with contextlib.suppress(FileNotFoundError):
                 return False, os.open(self.path, os.O_RDWR)
+
+    def _write(self, file: int) -> None:
+        owner = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        }
+        try:
+            os.ftruncate(file, 0)
+            os.pwrite(file, json.dumps(owner).encode() + b"\n", 0)
+            os.fsync(file)
+        except OSError:
+            self.path.unlink(missing_ok=True)  # half a lock would say nothing
+            raise
 
     def _check_gone(self, owner: dict[str, Any], alone: bool | None) -> None:
         """Raises ConfigError unless the file was left by a process that is gone. `alone`: the system says that no
