@@ -59,7 +59,7 @@ def read_or_fill(path: Path, batch: Batch, fill: Callable[[Batch], Batch]) -> Ba
 def _read_logprobs(path: Path, rows: str) -> np.ndarray | None:
     """What is kept for the rows of this digest."""
     try:
-        with np.load(path) as kept:
+        with path.open("rb") as file, np.load(file) as kept:
             return kept["ref_logprobs"] if str(kept["rows"]) == rows else None
     except (FileNotFoundError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None
