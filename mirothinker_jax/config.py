@@ -31,6 +31,14 @@ from mirothinker_jax.config_tree import one_of
 MESH_AXES = ("data", "fsdp", "context", "tensor", "expert")
 STAGES = ("sft", "dpo", "grpo")
 CALL_FORMATS = ("mcp", "hermes")
+CHAT_TEMPLATES = (
+    "auto",
+    "chatml",
+    "qwen2.5",
+    "qwen3",
+    "qwen3-instruct-2507",
+    "qwen3-thinking-2507",
+)  # data/templates.py
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,9 @@ class TokenizerConfig:
 
     # A sentencepiece *.model, a Hugging Face tokenizer.json or the folder that holds one; empty: trained by the run.
     path: str = ""
+    # How a conversation is written. auto: as the template beside `path` has it, which must be one of the others;
+    # chatml: nothing is added to what the messages say.
+    template: str = "auto"
     vocab_size: int = 512  # of the one that is trained; fewer if the corpus is small
     # Strings that are always one token, besides the control tokens and the call tags (data/tokenizer.py).
     symbols: tuple[str, ...] = ()
@@ -67,6 +78,7 @@ class TokenizerConfig:
     space_suffix: bool = False
 
     def __post_init__(self):
+        one_of("tokenizer.template", self.template, CHAT_TEMPLATES)
         check(self.vocab_size >= 300, f"tokenizer.vocab_size is {self.vocab_size}; bytes alone need 300")
 
 
@@ -74,7 +86,10 @@ class TokenizerConfig:
 class DataConfig:
     """Where SFT conversations come from. Empty `path`: the scripted expert of the embedded world."""
 
-    path: str = ""  # *.jsonl, *.arrayrecord (globs and commas), or tfds:NAME/SPLIT
+    path: str = ""  # *.jsonl, *.jsonl.gz, *.parquet, *.arrayrecord (globs and commas), or tfds:NAME/SPLIT
+    # Keys to drop from records and messages, which would otherwise be refused: thinking (wherever it stands),
+    # messages.thinking, messages.tool_calls.strict, record.prompt.
+    ignore: tuple[str, ...] = ()
     # Independent packed streams; a batch takes the same number of rows from each, so what is in a batch
     # does not depend on how many processes load it. Must be a multiple of the process count.
     shards: int = 4
@@ -86,6 +101,14 @@ class DataConfig:
     call_format: str = "mcp"
 
     def __post_init__(self):
+        needed = ("messages", "role", "content", "messages.role", "messages.content")
+        for key in self.ignore:
+            check(
+                key not in needed, f"data.ignore names {key!r}, without which there is no record; take it out"
+            )
+            check(
+                "[" not in key, f"data.ignore names {key!r}; write it without numbers, as messages.thinking"
+            )
         check(self.shards >= 1, f"data.shards is {self.shards}; it must be ≥ 1")
         check(self.open_bins >= 1, f"data.open_bins is {self.open_bins}; it must be ≥ 1")
         check(self.read_threads >= 0, f"data.read_threads is {self.read_threads}; it must be ≥ 0")

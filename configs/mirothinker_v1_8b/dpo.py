@@ -4,7 +4,7 @@
     python -m mirothinker_jax.train --config configs/mirothinker_v1_8b/dpo.py:runs/START
 
 runs/START is a run that mirothinker_jax.convert made, or one that trained; without it the sizes are the preset's, for
-planning. Settings: mirothinker_jax/recipes.py; what fits where: docs/plans.md. Not run by the authors.
+planning. Settings: mirothinker_jax/recipes.py; what fits where: docs/notes/plans.md. Not run by the authors.
 """
 
 from mirothinker_jax import recipes

@@ -41,7 +41,7 @@ def choose(
     byte of keys and values in bfloat16. Where chunks are too small for that, ring attention loses. There all keys are
     gathered, or heads are exchanged first, among as many neighbours as have key/value heads for it: where that takes
     the links less, and makes chunks long enough for a ring of such groups, or leaves nothing to go round
-    (docs/kernels.md has times and memory of each).
+    (docs/notes/kernels.md has times and memory of each).
     """
 
     def hidden(exchange: int) -> bool:

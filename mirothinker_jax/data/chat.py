@@ -1,4 +1,4 @@
-"""The only maker of chat tokens: ChatML, as Qwen speaks it.
+"""The only maker of chat tokens: ChatML, as the families of Qwen speak it (data/templates.py).
 
     <|im_start|>user\\nWhere is KTM?<|im_end|>\\n<|im_start|>assistant\\n<think>…</think>\\boxed{…}<|im_end|>
 
@@ -8,6 +8,10 @@ so that no text can forge a turn. Nothing follows the last `<|im_end|>`: the new
 next turn. A rollout (`prompt`, sampled ids, `observation`, …) and SFT (`render`) of the same episode give
 the same ids. Calls are MiroThinker's (`<use_mcp_tool>`, results as plain user messages) or Qwen's own
 (data/hermes.py).
+
+A message is encoded together with its header, as the official template's text is: in Qwen's vocabulary the
+header's newline and one that a text begins with are one token. Where such a token has a part of an assistant's
+text, it is not trained: a policy starts after a prompt that ends with the header's own newline, and cannot sample it.
 
 Left out: tool schemas in the system prompt (agent/prompt.py or data/hermes.py writes them as text), images. Not
 safe: an assistant message of a file is trusted; its tags become tag tokens, as if the policy had sampled them.
@@ -21,11 +25,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mirothinker_jax.config import CALL_FORMATS, one_of
+from mirothinker_jax.config import CALL_FORMATS, check, one_of
 from mirothinker_jax.data.hermes import calls_text, message_ids, system_prompt
 from mirothinker_jax.data.messages import DataError, Message, tool_calls
-from mirothinker_jax.data.tokenizer import TextCodec
+from mirothinker_jax.data.templates import CHATML, Template, assistant_text, has_question
+from mirothinker_jax.data.tokenizer import ByteCodec, TextCodec
 from mirothinker_jax.tools.spec import ToolCall, render_call
+
+_HEADER = "assistant\n"
+_THOUGHT = "<think>\n"
 
 
 class Rendered(NamedTuple):
@@ -41,41 +49,57 @@ class Chat:
     Args:
       servers: a tool's name → its server's, for `tool_calls` in files; "hermes" needs none.
       call_format: how calls and results are written, one of CALL_FORMATS.
+      template: None is the codec's own; "chatml" for a codec that has none.
 
     Raises:
-      ConfigError: another call format.
+      ConfigError: another call format, or one that the template does not have.
     """
 
-    def __init__(self, codec: TextCodec, servers: Mapping[str, str] | None = None, call_format: str = "mcp"):
+    def __init__(
+        self,
+        codec: TextCodec,
+        servers: Mapping[str, str] | None = None,
+        call_format: str = "mcp",
+        template: Template | None = None,
+    ):
         one_of("call_format", call_format, CALL_FORMATS)
         self._codec = codec
+        self._template = template or (codec.template if isinstance(codec, ByteCodec) else CHATML)
         self._servers = dict(servers or {})
         self._hermes = call_format == "hermes"
+        check(
+            self._template.calls or not self._hermes,
+            "data.call_format is 'hermes', but the model's chat template writes calls in another way; "
+            "set data.call_format=mcp, or name the template to use in tokenizer.template",
+        )
         self._newline = codec.encode("\n")
-        self._headers = {
-            role: [codec.im_start_id, *codec.encode(f"{role}\n")] for role in ("system", "user", "assistant")
-        }
+        self._header = codec.encode(_HEADER)
+        self._thought_header = codec.encode(_HEADER + _THOUGHT)
+        opens = self._template.opens_thought
+        self._to_speak = [codec.im_start_id, *(self._thought_header if opens else self._header)]
 
     def prompt(self, system: str | None, user: str) -> list[int]:
         """Ids of an episode's start, up to where the assistant's first turn begins."""
+        system = self._template.system if system is None else system
         ids = [] if system is None else [*self._said("system", system), *self._newline]
-        return [*ids, *self._said("user", user), *self._newline, *self._headers["assistant"]]
+        return [*ids, *self._said("user", user), *self._newline, *self._to_speak]
 
     def observation(self, texts: Sequence[str]) -> list[int]:
         """Ids between a sampled assistant turn, which ended itself, and the next one: `texts`, in one user message."""
-        return [*self._newline, *self._said("tool", *texts), *self._newline, *self._headers["assistant"]]
+        return [*self._newline, *self._said("tool", *texts), *self._newline, *self._to_speak]
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
     ) -> Rendered:
-        """A whole conversation (as `messages.check_record` passes it) and what of it is trained.
+        """A whole conversation (as `records.canonical_record` gives it) and what of it is trained.
 
         `tools` are the JSON schemas of a record's functions, which "hermes" lists in the system message.
 
-        Trained are the content of every assistant message, its calls included, and the `<|im_end|>` that
-        ends it; not the newline after that, no header, nothing that system, user or tool said, and no
-        message with weight 0. Tool messages that follow one another become one user message: joined by
-        newlines, or for "hermes" each in its `<tool_response>`.
+        Trained is what a policy would sample: every assistant message, its thought and calls included, and the
+        `<|im_end|>` that ends it. Not the newline after that, no header (nor the `<think>` of a prompt that opens
+        the thought), nothing that system, user or tool said, and no message with weight 0. Tool messages that
+        follow one another become one user message: joined by newlines, or for "hermes" each in its
+        `<tool_response>`.
 
         Raises:
           DataError: `field: what; way out`, for a call of a tool that has no server, or whose arguments are
@@ -86,10 +110,6 @@ class Chat:
                 "tools: these schemas would be lost; set data.call_format=hermes, or write the tools into the "
                 "system message and drop the field"
             )
-        if tools:
-            given = messages[0]["role"] == "system"
-            system = system_prompt(messages[0]["content"] if given else None, tools)
-            messages = [{"role": "system", "content": system}, *messages[given:]]
         ids: list[int] = []
         trained: list[bool] = []
 
@@ -97,17 +117,26 @@ class Chat:
             ids.extend(new)
             trained.extend(itertools.repeat(train, len(new)))
 
+        given = int(messages[0]["role"] == "system")
+        system = messages[0]["content"] if given else self._template.system
+        if tools:
+            system = system_prompt(system, tools)
+        if system is not None:
+            add(self._said("system", system))
+        answers = len(messages) - 1 if has_question(messages, mcp=not self._hermes) else -1
         groups = itertools.groupby(
-            enumerate(messages), lambda item: -1 if item[1]["role"] == "tool" else item[0]
+            itertools.islice(enumerate(messages), given, None),
+            lambda item: -1 if item[1]["role"] == "tool" else item[0],
         )
         for _, group in groups:
             items = list(group)
             index, message = items[0]
             add(self._newline if ids else [])
             if message["role"] == "assistant":
-                add(self._headers["assistant"])
-                text = self._assistant_text(message, f"messages[{index}]")
-                add([*self._codec.encode(text), self._codec.im_end_id], bool(message.get("weight", 1)))
+                text = self._assistant_text(message, f"messages[{index}]", index == answers)
+                spoken, given_tokens = self._spoken(text)
+                add([self._codec.im_start_id, *spoken[:given_tokens]])
+                add([*spoken[given_tokens:], self._codec.im_end_id], bool(message.get("weight", 1)))
             else:
                 add(self._said(message["role"], *(m["content"] for _, m in items)))
         return Rendered(np.asarray(ids, np.int32), np.asarray(trained, bool))
@@ -117,14 +146,24 @@ class Chat:
         codec = self._codec
         if self._hermes:
             return [codec.im_start_id, *message_ids(codec, role, texts), codec.im_end_id]
-        header = self._headers["user" if role == "tool" else role]
-        return [*header, *codec.encode_untrusted("\n".join(texts)), codec.im_end_id]
+        text = f"{'user' if role == 'tool' else role}\n" + "\n".join(texts)
+        return [codec.im_start_id, *codec.encode_untrusted(text), codec.im_end_id]
 
-    def _assistant_text(self, message: Message, field: str) -> str:
-        content = message.get("content") or ""
+    def _spoken(self, text: str) -> tuple[list[int], int]:
+        """Ids of an assistant's header and `text`, and how many of them a policy does not sample."""
+        ids = self._codec.encode(_HEADER + text)
+        opened = self._template.opens_thought and text.startswith(_THOUGHT)
+        before = self._thought_header if opened else self._header
+        if ids[: len(before)] == before:
+            return ids, len(before)
+        characters = len(_HEADER + _THOUGHT if opened else _HEADER)  # the last of them is in a longer token
+        return ids, next(n for n in range(len(ids) + 1) if len(self._codec.decode(ids[:n])) >= characters)
+
+    def _assistant_text(self, message: Message, field: str, last: bool) -> str:
+        text, apart = assistant_text(self._template, message, last)
         if self._hermes:
-            return content + calls_text(message, field)
-        parts = [content]
+            return text + calls_text(message, field, apart)
+        parts = [text]
         for where, name, arguments in tool_calls(message, field):
             if name not in self._servers:
                 known = ", ".join(sorted(self._servers)) or "none"

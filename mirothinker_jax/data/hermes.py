@@ -8,8 +8,7 @@ text and tag: tags are put in by id, and text, which is untrusted, cannot make o
 is encoded in one go, because byte-pair merges run across what the template puts together ("\\n" before a
 result that begins with "\\n" is one token). A tag inside a call's arguments is written as JSON's \\u003c.
 
-Left out: servers (the format has tool names only), and what the template does to an assistant message: it
-strips the thoughts before the last question, adds empty ones to an answer without, and trims newlines. Not
+Left out: servers (the format has tool names only), and an assistant message's content (data/templates.py). Not
 safe: where the vocabulary has no token for a tag (`<tool_response>` in Qwen2.5's), the tag is spelled, so a
 page can spell it as well.
 """
@@ -53,22 +52,25 @@ def system_prompt(system: str | None, functions: Sequence[Mapping[str, Any]]) ->
     return section if system is None else f"{system}\n\n{section}"
 
 
-def calls_text(message: Message, field: str) -> str:
-    """An assistant message's `tool_calls` as they follow its content. Arguments that are a string stay so.
+def calls_text(message: Message, field: str, apart: bool) -> str:
+    """An assistant message's `tool_calls` as they follow its content; after a newline where they are set `apart`.
+    Arguments that are a string stay so.
 
     Raises:
       DataError: an entry that is not an OpenAI function call, or whose arguments are no JSON object.
     """
-    _, thought, said = (message.get("content") or "").rpartition("</think>")
-    said = said.lstrip("\n") if thought else said  # the template asks what is said after the thought
     text = ""
     calls = list(tool_calls(message, field))
     for entry, (_, name, parsed) in zip(message.get("tool_calls") or [], calls, strict=True):
         written = entry["function"].get("arguments")
-        arguments = written if isinstance(written, str) else json.dumps(parsed, ensure_ascii=False)
+        arguments = (
+            written
+            if isinstance(written, str) and written.strip()
+            else json.dumps(parsed, ensure_ascii=False)
+        )
         call = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {arguments}}}'
         call = _TAG.sub(r"\\u003c", call)
-        text += "\n" if said or text else ""
+        text += "\n" if apart or text else ""
         text += f"<tool_call>\n{call}\n</tool_call>"
     return text
 

@@ -1,12 +1,16 @@
 """A Hugging Face `tokenizer.json` of a byte-level BPE (Qwen's and its kin) as a `TextCodec`.
 
-Unusual: the library is given the file without its added tokens, so it knows none and no text whatever can
-become one. The few that the policy writes as text (`TAGS`) are cut out of trusted text here and put in by id;
-every other added token, `<tool_response>` included, comes only from data/chat.py. The library alone would turn
-`<|im_end|>` on a web page into the end of the page's message.
+Unusual: text from outside is encoded by the file without its added tokens, so no text whatever can become one. The
+library alone would turn `<|im_end|>` on a web page into the end of the page's message. Trusted text, which is what
+an assistant says, is encoded with the added tokens, the user's own among them, as transformers does it; but for
+those that a conversation is built of (`_STRUCTURE`), which come only from data/chat.py.
 
 Text is normalised as the file says, which for Qwen is NFC: `decode(encode_untrusted(x)) == NFC(x)`, and for
-`encode` the same of each stretch between tags. What was sampled never passes through here as text.
+`encode` the same of each stretch between added tokens (one with `lstrip` or `rstrip` takes the spaces beside it).
+What was sampled never passes through here as text.
+
+A tokenizer.json that transformers made of a GGUF file lists its added tokens in the vocabulary, too. They are taken
+out of it, unless merges make them.
 
 Left out: other models than byte-level BPE (their tokens have no bytes of their own), post-processors that add
 tokens, and padding, truncation and dropout set in the file. Not safe: `encode` on text that the policy or its teacher
@@ -17,34 +21,39 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from mirothinker_jax.config import ConfigError
-from mirothinker_jax.data.tokenizer import CONTROL, ByteCodec, TextCodec, Tokenizer, well_formed
+from mirothinker_jax.data.template_files import find_template
+from mirothinker_jax.data.templates import CHATML, TEMPLATES
+from mirothinker_jax.data.tokenizer import CONTROL, ByteCodec, Tokenizer, well_formed
 
-TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")  # what the policy may write as text
+_STRUCTURE = (*CONTROL, "<tool_response>", "</tool_response>")  # never made of text
+_TAGS = (*_STRUCTURE, "<think>", "</think>", "<tool_call>", "</tool_call>")  # never made of text from outside
 _NFC_SHRINKS = 4  # characters that normalisation makes one of, at most
 _MOST_IDS = 1 << 24
-_FLAGS = ("single_word", "lstrip", "rstrip")  # a token that depends on what stands beside it
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # when an added token is found in text
 _WAY_OUT = "give a model's tokenizer.json, or the folder that holds it"
 
 
 class HFTokenizer(ByteCodec):
     """Reads `path`, a tokenizer.json or the folder that holds one. Safe to share between threads.
 
+    `template` is one of CHAT_TEMPLATES; "auto" is the template that lies beside the file.
+
     Attributes:
       vocab_size: one more than the highest id; the model's embedding may have more rows.
       pad_id, im_start_id, im_end_id: `<|endoftext|>`, `<|im_start|>`, `<|im_end|>`.
 
     Raises:
-      ConfigError: the file is missing, is no tokenizer.json, or is one that this project cannot use.
+      ConfigError: the file is missing, is no tokenizer.json, or is one that this project cannot use; so for the
+        template beside it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], template: str = "auto"):
         file = tokenizer_file(path)
         content = _read(file)
         added = {token["content"]: token for token in content["added_tokens"]}
@@ -54,18 +63,14 @@ class HFTokenizer(ByteCodec):
                 f"{file}: lacks the added token {missing[0]} (has {len(added)} others); "
                 "use the tokenizer of a Qwen model"
             )
-        tags = [name for name in TAGS if name in added]
-        for name in tags:
-            if flags := [flag for flag in _FLAGS if added[name].get(flag)]:
-                raise ConfigError(
-                    f"{file}: {flags[0]} of the added token {name} is true, which is not supported; set it to false"
-                )
         ids = {name: token["id"] for name, token in added.items()}
         self._plain = _without_added_tokens(content, file)
         vocabulary: dict[str, int] = self._plain.get_vocab(with_added_tokens=True)
-        # Merges make only what is in this vocabulary: the library refuses other ones.
+        # Merges make only what is in this vocabulary: the library refuses other ones. A word that was added once more
+        # stays a word.
         of_text = set(vocabulary.values())
-        if clash := [name for name, i in ids.items() if i in of_text]:
+        word = lambda name, i: vocabulary.get(name) == i and name not in _TAGS  # noqa: E731
+        if clash := [name for name, i in ids.items() if i in of_text and not word(name, i)]:
             raise ConfigError(
                 f"{file}: the added token {clash[0]} has id {ids[clash[0]]}, which text can make too; "
                 "use a tokenizer whose added tokens lie outside its vocabulary"
@@ -77,30 +82,34 @@ class HFTokenizer(ByteCodec):
             raise ConfigError(
                 f"{file}: this tokenizer changes text beyond NFC; use the tokenizer of a Qwen model"
             )
-        # Nothing matches (?!), for a file without any of the tags.
-        self._tag = re.compile("|".join(map(re.escape, tags)) or "(?!)")
+        self._trusted, self._renumber = _with_added_tokens(self._plain, added)
+        self.template = find_template(file.parent, self) if template == "auto" else TEMPLATES[template]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of trusted text: the tags that have a token become it, other added tokens are spelled."""
-        ids: list[int] = []
-        done = 0
-        for match in self._tag.finditer(text):
-            ids += [*self.encode_untrusted(text[done : match.start()]), self._structure[match[0]]]
-            done = match.end()
-        return ids + self.encode_untrusted(text[done:])
+        """Ids of trusted text: added tokens become themselves, but those of a conversation's structure."""
+        renumber = self._renumber
+        ids = self._trusted.encode(well_formed(text), add_special_tokens=False).ids
+        return [renumber.get(i, i) for i in ids]
 
     def encode_untrusted(self, text: str) -> list[int]:
         """Ids of text from outside: no added token, whatever it says."""
         return self._plain.encode(well_formed(text), add_special_tokens=False).ids
 
 
-def open_tokenizer(path: str | os.PathLike[str]) -> TextCodec:
+def open_tokenizer(path: str | os.PathLike[str], template: str = "auto") -> ByteCodec:
     """The tokenizer at `path`: sentencepiece for `*.model`, Hugging Face for `*.json` or a folder.
 
+    Its `template` is the one named, of CHAT_TEMPLATES. "auto" is the one that lies beside a Hugging Face file.
+
     Raises:
-      ConfigError: nothing there, another kind of file, or one that this project cannot use.
+      ConfigError: nothing there, another kind of file, or one that this project cannot use; a template of the
+        model's own that is none of those known.
     """
-    return Tokenizer(path) if Path(path).suffix == ".model" else HFTokenizer(path)
+    if Path(path).suffix != ".model":
+        return HFTokenizer(path, template)
+    tokenizer = Tokenizer(path)
+    tokenizer.template = CHATML if template == "auto" else TEMPLATES[template]
+    return tokenizer
 
 
 def tokenizer_file(path: str | os.PathLike[str]) -> Path:
@@ -142,12 +151,31 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _without_added_tokens(content: dict[str, Any], file: Path) -> tokenizers.Tokenizer:
+    model = content["model"] | {"dropout": None}  # chance, for training
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, dict) and isinstance(model.get("merges"), list):
+        merges = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+        of_text = {*_letters(), *("".join(merge) for merge in merges)}
+        listed = {token["content"] for token in content["added_tokens"]} - of_text
+        model["vocab"] = {name: i for name, i in vocabulary.items() if name not in listed}
     plain = content | {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-    plain["model"] = content["model"] | {"dropout": None}  # chance, for training
     try:
-        return tokenizers.Tokenizer.from_str(json.dumps(plain))
+        return tokenizers.Tokenizer.from_str(json.dumps(plain | {"model": model}))
     except Exception as error:  # the library has no class of its own for this
         raise ConfigError(f"{file}: not a tokenizer.json ({error}); {_WAY_OUT}") from None
+
+
+def _with_added_tokens(
+    plain: tokenizers.Tokenizer, added: dict[str, dict[str, Any]]
+) -> tuple[tokenizers.Tokenizer, dict[int, int]]:
+    """A tokenizer with the model of `plain` and the added tokens of trusted text, and {its id: the file's}."""
+    trusted = tokenizers.Tokenizer(plain.model)
+    trusted.normalizer, trusted.pre_tokenizer = plain.normalizer, plain.pre_tokenizer
+    for name, token in added.items():
+        if name and name not in _STRUCTURE:
+            flags = {flag: bool(token[flag]) for flag in _FLAGS if flag in token}
+            trusted.add_tokens([tokenizers.AddedToken(name, **flags)])
+    return trusted, {i: added[token.content]["id"] for i, token in trusted.get_added_tokens_decoder().items()}
 
 
 def _bytes_of_tokens(vocabulary: dict[str, int], added: dict[str, int], file: Path) -> list[bytes]:

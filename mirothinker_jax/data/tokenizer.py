@@ -26,6 +26,7 @@ import sentencepiece
 
 from mirothinker_jax.config import ConfigError, TokenizerConfig
 from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.data.templates import CHATML, Template
 from mirothinker_jax.tools.spec import CALL_TAGS
 
 PAD, IM_START, IM_END = CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -66,12 +67,21 @@ class ByteCodec:
       table: the bytes of id 0, 1, …; b"\\xff" (never UTF-8) for an id that stands for nothing.
       longest: characters of a text that one token may stand for, at most.
       structure: ids of control and tag tokens by name, those of CONTROL among them.
+
+    Attributes:
+      template: how conversations are written for the model that the tokenizer belongs to.
     """
+
+    template: Template = CHATML
 
     def __init__(self, table: Sequence[bytes], longest: int, structure: Mapping[str, int]):
         self._bytes, self._longest, self._structure = table, longest, dict(structure)
         self.vocab_size: int = len(table)
         self.pad_id, self.im_start_id, self.im_end_id = (self._structure[name] for name in CONTROL)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of trusted text, in which tags are tokens."""
+        raise NotImplementedError
 
     def encode_untrusted(self, text: str) -> list[int]:
         """Ids of text from outside; none of them is a control or tag token."""

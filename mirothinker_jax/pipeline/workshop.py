@@ -21,7 +21,7 @@ from mirothinker_jax.config import Config, check
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource, open_conversations
 from mirothinker_jax.data.hf_tokenizer import open_tokenizer, tokenizer_file
-from mirothinker_jax.data.tokenizer import TextCodec, Tokenizer
+from mirothinker_jax.data.tokenizer import TextCodec
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.mesh import local_mesh, make_mesh
 from mirothinker_jax.parallel.placement import data_shard
@@ -90,7 +90,7 @@ class Workshop(contextlib.ExitStack):
         """The user's data, or the expert's episodes, played once."""
         c = self.config
         if c.data.path:
-            return open_conversations(c.data.path)
+            return open_conversations(c.data.path, c.data.ignore)
         path = self.folder / "data" / "expert.jsonl"
         if not path.exists() and self.first:
             with self.phases("expert"):
@@ -104,7 +104,7 @@ class Workshop(contextlib.ExitStack):
     @functools.cached_property
     def tokenizer(self) -> TextCodec:
         if self.config.tokenizer.path:
-            return open_tokenizer(self.config.tokenizer.path)
+            return open_tokenizer(self.config.tokenizer.path, self.config.tokenizer.template)
         path = self.folder / "data" / "tokenizer.model"
         if not path.exists():
             conversations = self.conversations  # on every process: whoever makes them, all wait
@@ -112,7 +112,7 @@ class Workshop(contextlib.ExitStack):
                 with self.phases("tokenizer"):
                     train_run_tokenizer(path, conversations, self.config)
         barrier("tokenizer")
-        return Tokenizer(path)
+        return open_tokenizer(path, self.config.tokenizer.template)
 
     @functools.cached_property
     def chat(self) -> Chat:

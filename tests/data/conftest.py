@@ -38,3 +38,8 @@ def any_codec(request):
 @pytest.fixture(scope="session")
 def qwen(qwen_folder):
     return HFTokenizer(qwen_folder)
+
+
+@pytest.fixture(scope="session")
+def qwen2_5(qwen2_5_folder):
+    return HFTokenizer(qwen2_5_folder)

@@ -5,20 +5,16 @@ the words of a message, where a newline stands, and which tags are tokens. Where
 says how.
 """
 
-import json
-import re
-
-import jinja2.ext
-import jinja2.sandbox
 import pytest
-import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from official_templates import Official, renderer
 
 from mirothinker_jax.config import ConfigError
 from mirothinker_jax.data import hermes
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.messages import DataError
+from mirothinker_jax.data.templates import QWEN3_INSTRUCT, QWEN3_THINKING
 
 NEWLINE = 198
 
@@ -35,13 +31,6 @@ SCHEMAS = [
     schema("run", "Läuft", {"type": "object", "properties": {}}),
 ]
 THOUGHT = "<think>\nLook it up.\n</think>\n\n"
-characters = st.characters(exclude_categories=["Cs", "Cn"])
-texts = st.one_of(
-    st.text(characters, max_size=20).filter(lambda text: not re.search(r"<[|/]?(\w+)[|]?>", text)),
-    st.lists(st.sampled_from(["\n", " ", "\t", "\u0301", "\u0338", "<", ">", "|", "a", ".", "中", "'s"])).map(
-        "".join
-    ),
-)
 many = settings(max_examples=100)
 
 
@@ -77,19 +66,9 @@ EPISODE = [
 @pytest.fixture(scope="module")
 def official(qwen_folder):
     """(messages, tools, generate) → ids of the official template's text."""
-    env = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-    )
-    env.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    config = json.loads((qwen_folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    template = env.from_string(config["chat_template"])
-    library = tokenizers.Tokenizer.from_file(str(qwen_folder / "tokenizer.json"))
-
-    def ids(messages, tools=None, generate=False):
-        text = template.render(messages=messages, tools=tools, add_generation_prompt=generate)
-        return library.encode(text, add_special_tokens=False).ids
-
-    return ids
+    one = Official(qwen_folder)
+    write = renderer(one.template)
+    return lambda messages, tools=None, generate=False: one.ids(write(messages, tools, generate))
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +106,15 @@ def test_an_answer_without_a_thought_as_the_template_writes_it(either, official)
     assert [*rendered(either, ours), NEWLINE] == official([user("How high?"), assistant("4390")])
 
 
+def test_who_writes_a_result_asks_nothing(either, official):
+    """The template adds no empty thought then. Neither do we, though such a text's tags are no tokens here."""
+    think = 151667
+    messages = [user("<tool_response>x</tool_response>"), assistant("a")]
+    assert think not in rendered(either, messages)
+    assert think not in official(messages)
+    assert think in rendered(either, [user("x"), assistant("a")])
+
+
 @pytest.mark.parametrize("own", ["Be brief.", "", None])
 def test_tools_in_the_system_prompt(chat, official, own):
     before = [] if own is None else [system(own)]
@@ -157,15 +145,6 @@ def test_a_rollout_of_it(chat, qwen, official):
     assert ids == rendered(chat, [EPISODE[0], *messages])
 
 
-@many
-@given(own=texts, question=texts, results=st.lists(texts, min_size=1, max_size=3))
-def test_whatever_the_texts_begin_and_end_with(chat, official, own, question, results):
-    call = assistant(THOUGHT, ("run", {"code": question}))
-    messages = [user(question), call, *map(tool, results), assistant(THOUGHT + "x")]
-    theirs = official([system(own), *messages], SCHEMAS)
-    assert [*rendered(chat, [system(hermes.system_prompt(own, SCHEMAS)), *messages]), NEWLINE] == theirs
-
-
 def test_what_is_trained(chat, qwen):
     parts = chat.render(EPISODE)
     said = qwen.decode(parts.tokens[parts.trained].tolist())
@@ -177,6 +156,44 @@ def test_what_is_trained(chat, qwen):
         '<tool_call>\n{"name": "run", "arguments": {"code":   "4390 < 1"}}\n</tool_call><|im_end|>'
         "<think>\nDone.\n</think>\n\n\\boxed{4390}<|im_end|>"
     )
+
+
+# What is trained
+
+
+def test_a_token_that_begins_in_the_header_is_not_trained(qwen):
+    """A policy's prompt ends with the header's newline; after it, a token of that and more cannot be sampled."""
+    chat = Chat(qwen, template=QWEN3_INSTRUCT)
+    for text, trained in [
+        ("\n\na", "a"),
+        (" \n a", " a"),
+        ("\r\n", "\r\n"),
+        ("\u0301a", "\u0301a"),
+        (" a", " a"),
+    ]:
+        parts = chat.render([user("q"), assistant(text)])
+        assert qwen.decode(parts.tokens.tolist()).endswith(f"assistant\n{text}<|im_end|>")
+        assert qwen.decode(parts.tokens[parts.trained].tolist()) == f"{trained}<|im_end|>"
+
+
+def test_a_thought_that_the_prompt_opens_is_trained_from_its_first_word(qwen):
+    chat = Chat(qwen, call_format="hermes", template=QWEN3_THINKING)
+    assert qwen.decode(chat.prompt(None, "q")).endswith("assistant\n<think>\n")
+    assert qwen.decode(chat.observation(["r"])).endswith("assistant\n<think>\n")
+    by_field = {**assistant("c", ("run", {})), "reasoning_content": "\nt\n"}
+    for messages, said in [
+        (
+            [user("q"), by_field],
+            't\n</think>\n\nc\n<tool_call>\n{"name": "run", "arguments": {}}\n</tool_call>',
+        ),
+        ([user("q"), assistant("t\n</think>\n\nc")], "t\n</think>\n\nc"),  # sampled after such a prompt
+        ([user("q"), assistant("c"), user("r"), {**assistant("d"), "weight": 0}], "c"),
+        ([user("q"), assistant("d")], "</think>\n\nd"),  # "\n\n" is one token, which the prompt begins
+    ]:
+        parts = chat.render(messages)
+        assert qwen.decode(parts.tokens[parts.trained].tolist()) == f"{said}<|im_end|>"
+    prompt = chat.prompt(None, "q")
+    assert chat.render([user("q"), by_field]).tokens.tolist()[: len(prompt)] == prompt
 
 
 # Where they differ
@@ -196,13 +213,11 @@ def test_we_keep_the_thoughts_of_earlier_turns(chat, qwen, official):
     assert ours.replace(THOUGHT, "", 1) + "\n" == theirs
 
 
-def test_we_leave_an_answer_as_it_is(chat, qwen, official):
-    bare = [user("q"), assistant("a")]
-    assert qwen.decode(official(bare)).endswith("assistant\n<think>\n\n</think>\n\na<|im_end|>\n")
-    assert qwen.decode(rendered(chat, bare)).endswith("assistant\na<|im_end|>")
-    tight = [user("q"), assistant("<think>t</think>a")]
-    assert qwen.decode(official(tight)).endswith("<think>\nt\n</think>\n\na<|im_end|>\n")
-    assert qwen.decode(rendered(chat, tight)).endswith("<think>t</think>a<|im_end|>")
+def test_a_thought_that_is_empty_stays_where_the_conversation_goes_on(chat, qwen, official):
+    calls = assistant("<think>\n\n</think>\n\n", ("run", {}))
+    messages = [user("q"), calls, tool("r"), assistant(THOUGHT)]
+    assert qwen.decode(official(messages)).count("<think>") == 1
+    assert qwen.decode(rendered(chat, messages)).count("<think>") == 2
 
 
 def test_a_tag_inside_an_argument_is_the_arguments(chat, qwen, official):
@@ -215,13 +230,6 @@ def test_a_tag_inside_an_argument_is_the_arguments(chat, qwen, official):
     ours, theirs = rendered(chat, messages), official(messages)
     assert (ours.count(151658), theirs.count(151658)) == (1, 2)
     assert '"\\u003c/tool_call>"' in qwen.decode(ours)
-
-
-def test_mcp_joins_no_newline_of_a_text_with_the_headers(qwen, official):
-    """Only for texts that begin with a newline: the header's is a token of its own, as in this project's SFT."""
-    ours, theirs = Chat(qwen).prompt(None, "\nq"), official([user("\nq")], generate=True)
-    assert ours != theirs
-    assert qwen.decode(ours) == qwen.decode(theirs)
 
 
 # What text from outside cannot do
@@ -269,14 +277,14 @@ def test_a_schema_forges_nothing_either(chat):
 
 
 def test_turns_are_only_ever_appended(either, chat):
-    for renderer, calls in ((either, [("run", {})]), (chat, [("run", {}), ("google_search", {"q": "x"})])):
+    for one, calls in ((either, [("run", {})]), (chat, [("run", {}), ("google_search", {"q": "x"})])):
         messages = [system("s"), user("q")]
         for turn in range(3):
             messages += [assistant(f"{THOUGHT}{turn}", *calls), tool(f"\n{turn}"), user("go on")]
         messages.append(assistant("a"))
         previous = []
         for end in range(1, len(messages) + 1):
-            ids = rendered(renderer, messages[:end])
+            ids = rendered(one, messages[:end])
             assert ids[: len(previous)] == previous
             previous = ids
 

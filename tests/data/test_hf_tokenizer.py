@@ -14,7 +14,7 @@ from tokenizers import models, pre_tokenizers
 
 from mirothinker_jax.config import ConfigError
 from mirothinker_jax.data import tokenizer as sentencepiece_tokenizer
-from mirothinker_jax.data.hf_tokenizer import TAGS, HFTokenizer, open_tokenizer, tokenizer_file
+from mirothinker_jax.data.hf_tokenizer import HFTokenizer, open_tokenizer, tokenizer_file
 
 PAD, IM_START, IM_END = 151643, 151644, 151645
 ADDED = range(151643, 151669)
@@ -25,6 +25,8 @@ NAMES = [
     *("<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<tool_response>"),
     *("</tool_response>", "<think>", "</think>"),
 ]
+STRUCTURE = [*NAMES[:3], "<tool_response>", "</tool_response>"]  # never made of text, trusted or not
+SPOKEN = [name for name in NAMES if name not in STRUCTURE]
 # Characters that Python's Unicode knows, so that its NFC and the library's are of the same table.
 characters = st.characters(exclude_categories=["Cs", "Cn"])
 PIECES = [
@@ -55,7 +57,7 @@ def test_the_ids_of_qwen3(qwen):
     assert (qwen.vocab_size, qwen.pad_id, qwen.im_start_id, qwen.im_end_id) == (151669, PAD, IM_START, IM_END)
     assert [qwen.token_id(name) for name in NAMES] == list(ADDED)
     assert qwen.token_id("<use_mcp_tool>") is None
-    assert [qwen.encode(tag) for tag in TAGS] == [[151667], [151668], [151657], [151658]]
+    assert [qwen.encode(name) for name in SPOKEN] == [[qwen.token_id(name)] for name in SPOKEN]
 
 
 @many
@@ -65,8 +67,8 @@ def test_text_without_added_tokens_is_what_the_library_makes_of_it(qwen, library
 
 
 @many
-@given(parts=st.lists(st.one_of(st.sampled_from(TAGS), plain_texts), max_size=8))
-def test_trusted_tags_are_what_the_library_makes_of_them(qwen, library, parts):
+@given(parts=st.lists(st.one_of(st.sampled_from(SPOKEN), plain_texts), max_size=8))
+def test_added_tokens_of_trusted_text_are_what_the_library_makes_of_them(qwen, library, parts):
     text = "".join(parts)
     assert qwen.encode(text) == library(text)
 
@@ -80,10 +82,9 @@ def test_every_text_comes_back_normalised(qwen, text):
 
 @many
 @given(text=texts)
-def test_text_from_outside_makes_no_added_token_and_trusted_text_only_tags(qwen, text):
+def test_text_from_outside_makes_no_added_token_and_trusted_text_no_structure(qwen, text):
     assert max(qwen.encode_untrusted(text), default=0) < ADDED.start
-    tags = {qwen.token_id(tag) for tag in TAGS}
-    assert {i for i in qwen.encode(text) if i >= ADDED.start} <= tags
+    assert not {qwen.token_id(name) for name in STRUCTURE} & {*qwen.encode(text)}
 
 
 def attacks():
@@ -236,10 +237,6 @@ def changed(tiny, **changes):
         (
             lambda tiny: changed(tiny, added_tokens=tiny["added_tokens"][:2]),
             r"lacks the added token <\|im_end\|> \(has 2 others\); use the tokenizer of a Qwen model",
-        ),
-        (
-            lambda tiny: changed(tiny, added_tokens__3__lstrip=True),
-            "lstrip of the added token <tool_call> is true",
         ),
         (
             lambda tiny: changed(tiny, added_tokens__3__id=256),

@@ -10,15 +10,10 @@ SMOKE = ROOT / "configs" / "toy" / "smoke.py"
 SFT = ROOT / "configs" / "toy" / "sft.py"
 
 
-def start(config, *settings, cache=None):
-    """Popen of a run. `cache`: a folder that keeps compiled functions for the runs after it."""
+def start(config, *settings):
+    """Popen of a run."""
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     environment |= {"JAX_PLATFORMS": "cpu"}
-    if cache is not None:
-        environment |= {
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-        }
     return subprocess.Popen(
         [sys.executable, "-m", "mirothinker_jax.train", "--config", str(config), *settings],
         cwd=ROOT,

@@ -1,6 +1,8 @@
 """One smoke run, for all tests that look at what a run leaves behind."""
 
+import fcntl
 import json
+import os
 from typing import NamedTuple
 
 import pytest
@@ -10,7 +12,6 @@ from command import SMOKE, finish, start
 class Run(NamedTuple):
     folder: object
     out: str
-    cache: object
 
     def lines(self, stage):
         records = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
@@ -19,8 +20,14 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("smoke") / "run"
-    cache = tmp_path_factory.mktemp("compiled")
-    code, out, err = finish(start(SMOKE, f"--config.run_dir={folder}", cache=cache))
-    assert code == 0, err
-    return Run(folder, out, cache)
+    """Whichever worker asks first makes the run; the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    said = shared / "smoke.out"
+    with (shared / "smoke.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            code, out, err = finish(start(SMOKE, f"--config.run_dir={shared / 'smoke'}"))
+            assert code == 0, err
+            said.write_text(out)
+    return Run(shared / "smoke", said.read_text())

@@ -48,9 +48,9 @@ MOMENTS = {
 }
 
 
-def run_until(moment, folder, cache):
+def run_until(moment, folder):
     """Starts the run and kills it when the moment is there; False where it ended before."""
-    process = start(SMOKE, f"--config.run_dir={folder}", cache=cache)
+    process = start(SMOKE, f"--config.run_dir={folder}")
     deadline = time.monotonic() + 300
     while not moment(folder):
         if process.poll() is not None:
@@ -85,9 +85,9 @@ def test_killed_at_many_moments(smoke, tmp_path):
     folder = tmp_path / "run"
     # Rollouts are recorded before they are trained on; those of the undisturbed run are on record from the start.
     shutil.copytree(smoke.folder / "grpo" / "rollouts", folder / "grpo" / "rollouts")
-    killed = [name for name, moment in MOMENTS.items() if run_until(moment, folder, smoke.cache)]
+    killed = [name for name, moment in MOMENTS.items() if run_until(moment, folder)]
     assert len(killed) >= 8, killed
-    code, out, err = finish(start(SMOKE, f"--config.run_dir={folder}", cache=smoke.cache))
+    code, out, err = finish(start(SMOKE, f"--config.run_dir={folder}"))
     assert code == 0, err
     assert out.splitlines()[:-1] == smoke.out.splitlines()[:-1]
     for stage in STAGES:
@@ -115,7 +115,7 @@ def test_rollouts_that_were_lost_are_sampled_again(smoke, tmp_path):
     last.unlink()
     shutil.rmtree(folder / "grpo" / "checkpoints" / str(STAGES["grpo"]))
     (folder / "grpo" / "eval_trajectories.jsonl").unlink()
-    code, _, err = finish(start(SMOKE, f"--config.run_dir={folder}", cache=smoke.cache))
+    code, _, err = finish(start(SMOKE, f"--config.run_dir={folder}"))
     assert code == 0, err
     same_episodes(last, kept)
     before, after = (parameters(f, "grpo") for f in (smoke.folder, folder))
@@ -127,7 +127,7 @@ def test_killed_at_times_that_nobody_chose(smoke, tmp_path):
     folder = tmp_path / "run"
     kills = 0
     for seconds in (6, 9, 7, 11, 8, 13, 10):
-        process = start(SMOKE, f"--config.run_dir={folder}", "--config.stages=sft", cache=smoke.cache)
+        process = start(SMOKE, f"--config.run_dir={folder}", "--config.stages=sft")
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -137,9 +137,7 @@ def test_killed_at_times_that_nobody_chose(smoke, tmp_path):
         assert code in (0, -signal.SIGKILL), err
         if code == 0:
             break
-    code, _, err = finish(
-        start(SMOKE, f"--config.run_dir={folder}", "--config.stages=sft", cache=smoke.cache)
-    )
+    code, _, err = finish(start(SMOKE, f"--config.run_dir={folder}", "--config.stages=sft"))
     assert code == 0, err
     assert kills >= 1
     tiny.assert_equal(parameters(folder, "sft"), parameters(smoke.folder, "sft"))

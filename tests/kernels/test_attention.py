@@ -39,41 +39,36 @@ CHUNKS, ONE_CHUNK, LOOPS = (
 )  # a chunk of 3: bands of 3 chunks
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
+FP32, BF16 = jnp.float32, jnp.bfloat16
+# Every pair of group size, head size and dtype; not every triple, of which each costs ten seconds.
+PAIRS = [(1, 64, FP32), (1, 128, BF16), (4, 64, BF16), (4, 128, FP32), (8, 64, FP32), (8, 128, BF16)]
+
+
 @pytest.mark.parametrize(
-    ("groups", "size", "run"),
+    ("groups", "size", "dtype", "run"),
     [
+        *[pytest.param(*sizes, FINE, id="tpu-{}-{}-{.__name__}".format(*sizes)) for sizes in PAIRS],
+        pytest.param(4, 64, FP32, COARSE, id="tpu-coarse-fp32"),
+        pytest.param(1, 128, BF16, COARSE, id="tpu-coarse-bf16"),
+        pytest.param(1, 128, BF16, GPU, id="gpu-1-128-bf16"),
+        pytest.param(8, 64, FP32, GPU_WIDE, id="gpu-8-64-fp32"),
         *[
-            pytest.param(groups, size, FINE, id=f"tpu-{groups}-{size}")
-            for groups in (1, 4, 8)
-            for size in (64, 128)
-        ],
-        *[
-            pytest.param(*sizes, COARSE, id="tpu-{}-{}-coarse".format(*sizes))
-            for sizes in ((4, 64), (1, 128))
-        ],
-        pytest.param(1, 128, GPU, id="gpu-1-128"),
-        pytest.param(8, 64, GPU_WIDE, id="gpu-8-64"),
-        *[
-            pytest.param(*sizes, run, id="gpu-{}-{}".format(*sizes), marks=pytest.mark.slow)
+            pytest.param(*sizes, run, id="gpu-{}-{}-{.__name__}".format(*sizes), marks=pytest.mark.slow)
             for *sizes, run in (
-                (1, 64, GPU),
-                (1, 80, GPU),
-                (4, 64, GPU_WIDE),
-                (4, 128, GPU),
-                (8, 128, GPU_WIDE),
+                (1, 64, FP32, GPU),
+                (1, 80, BF16, GPU),
+                (4, 64, BF16, GPU_WIDE),
+                (4, 128, FP32, GPU),
+                (8, 128, BF16, GPU_WIDE),
             )
         ],
-        *[
-            pytest.param(groups, size, CHUNKS, id=f"xla-{groups}-{size}")
-            for groups in (1, 4, 8)
-            for size in (64, 128)
-        ],
-        pytest.param(4, 64, ONE_CHUNK, id="xla-one-chunk"),
-        pytest.param(4, 64, LOOPS, id="xla-loops"),
+        *[pytest.param(*sizes, CHUNKS, id="xla-{}-{}-{.__name__}".format(*sizes)) for sizes in PAIRS],
+        pytest.param(4, 64, BF16, ONE_CHUNK, id="xla-one-chunk"),
+        pytest.param(4, 64, FP32, LOOPS, id="xla-loops-fp32"),
+        pytest.param(4, 64, BF16, LOOPS, id="xla-loops-bf16"),
     ],
 )
-def test_spans_against_dense_float32(groups, size, run, dtype):
+def test_spans_against_dense_float32(groups, size, dtype, run):
     arrays, weights, exact, rounded = case(groups, size, dtype)
     mask = m.Mask.of_spans(spans(), jnp.arange(LENGTH, dtype=jnp.int32), aligned=True)
     got = jax.jit(lambda arrays: graded(on_one_device(run, mask), arrays, weights))(arrays)
@@ -85,7 +80,7 @@ def test_spans_against_dense_float32(groups, size, run, dtype):
 LONG, STRETCHES = 1024, Blocks(128, 64, 16, 32, stretch=64, segment=256, ahead=3)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", [FP32, pytest.param(BF16, marks=pytest.mark.slow)], ids=["fp32", "bf16"])
 def test_stretches_without_a_mask(dtype):
     arrays, weights, exact, rounded = case(2, 64, dtype, LONG)
     index = jnp.arange(LONG, dtype=jnp.int32)
@@ -100,8 +95,9 @@ def test_stretches_without_a_mask(dtype):
     assert_close(got, exact, rounded, dtype)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("blocks", [gpu.HOPPER, gpu.OTHERS], ids=["gpu-hopper", "gpu-others"])
+@pytest.mark.parametrize(
+    ("blocks", "dtype"), [(gpu.HOPPER, BF16), (gpu.OTHERS, FP32)], ids=["gpu-hopper-bf16", "gpu-others-fp32"]
+)
 def test_blocks_that_gpus_get(blocks, dtype):
     arrays, weights, exact, rounded = case(2, 64, dtype, LONG)
     mask = m.Mask.of_spans(spans(LONG), jnp.arange(LONG, dtype=jnp.int32), aligned=True)

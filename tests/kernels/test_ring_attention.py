@@ -26,6 +26,7 @@ from mirothinker_kernels.ring_attention.zigzag import Zigzag
 
 from mirothinker_jax.parallel.context import zigzag
 
+FP32, BF16 = jnp.float32, jnp.bfloat16
 DEVICES, CHUNK = 8, 13
 LENGTH = 2 * DEVICES * CHUNK
 XLA = kernels_of(blockwise)
@@ -70,16 +71,25 @@ def check(strategy, kernels, groups, size, dtype):
     assert_close(got, exact, rounded, dtype)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: f"{s.keys}-ulysses-{s.ulysses}")
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("strategy", "dtype"),
+    list(zip(STRATEGIES, 2 * [FP32, BF16, BF16, FP32], strict=True)),  # each way to meet keys in both
+    ids=[f"{s.keys}-ulysses-{s.ulysses}" for s in STRATEGIES],
+)
 def test_every_strategy_gives_what_one_device_does(strategy, dtype):
     """16 query heads and 2 key/value heads: an exchange among more devices than key/value heads repeats those."""
     check(strategy, XLA, 8, 64, dtype)
 
 
-@pytest.mark.parametrize("groups", [1, 4])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("strategy", [Strategy(RING), Strategy(GATHER)], ids=lambda s: s.keys)
+@pytest.mark.parametrize(
+    ("strategy", "groups", "dtype"),
+    [
+        pytest.param(Strategy(RING), 4, FP32, id="ring-4-fp32"),
+        pytest.param(Strategy(RING), 1, BF16, id="ring-1-bf16"),
+        pytest.param(Strategy(GATHER), 4, BF16, id="all-gather-4-bf16"),
+        pytest.param(Strategy(GATHER), 1, FP32, id="all-gather-1-fp32"),
+    ],
+)
 def test_the_tpu_kernels_go_round(strategy, groups, dtype):
     """And go on from the first half of the gathered keys to the second."""
     check(strategy, TPU, groups, 128, dtype)
@@ -87,16 +97,15 @@ def test_the_tpu_kernels_go_round(strategy, groups, dtype):
 
 # Named so that `-k gpu`, on a GPU, does not select them: they need eight devices.
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("strategy", "run", "groups", "size"),
+    ("strategy", "run", "groups", "size", "dtype"),
     [
-        pytest.param(Strategy(RING, 2), TPU, 8, 64, id="tpu-ring-ulysses-2"),
-        pytest.param(Strategy(GATHER, 4), TPU, 8, 128, id="tpu-all-gather-ulysses-4"),
-        pytest.param(Strategy(GATHER, 8), TPU, 4, 64, id="tpu-ulysses-8"),
-        pytest.param(Strategy(RING), TRITON, 4, 64, id="triton-ring"),
-        pytest.param(Strategy(GATHER), TRITON, 1, 128, id="triton-all-gather"),
-        pytest.param(Strategy(RING, 4), TRITON, 8, 64, id="triton-ring-ulysses-4"),
+        pytest.param(Strategy(RING, 2), TPU, 8, 64, FP32, id="tpu-ring-ulysses-2"),
+        pytest.param(Strategy(GATHER, 4), TPU, 8, 128, BF16, id="tpu-all-gather-ulysses-4"),
+        pytest.param(Strategy(GATHER, 8), TPU, 4, 64, FP32, id="tpu-ulysses-8"),
+        pytest.param(Strategy(RING), TRITON, 4, 64, BF16, id="triton-ring"),
+        pytest.param(Strategy(GATHER), TRITON, 1, 128, FP32, id="triton-all-gather"),
+        pytest.param(Strategy(RING, 4), TRITON, 8, 64, BF16, id="triton-ring-ulysses-4"),
     ],
 )
 def test_so_do_they_with_heads_exchanged_and_triton_s(strategy, run, groups, size, dtype):

@@ -17,7 +17,7 @@ LAYERS, CHOICES = tiny.MOE.layers, tiny.MOE.moe.experts_per_token
 
 
 @pytest.fixture(scope="module")
-def read_or_sample(engine):
+def recorded(engine):
     return play(engine("experts"), episodes(8), Sampling(routes=True))
 
 
