@@ -79,7 +79,7 @@ OFFLOAD = dataclasses.replace(FIRST.sft.training.optimizer, offload=True)
         changed(rollout={"slots": 8}),
         changed(mesh={"data": 2, "fsdp": 1, "context": -1}),
         changed(model={"remat": "none", "ffn_tokens": 64, "context": ContextConfig(ulysses=2)}),
-        changed(data={"read_threads": 0, "survey": False}),
+        changed(data={"read_threads": 0, "survey": False, "path": "moved.jsonl"}),
         changed(tools={"concurrency": 2, "deadline_s": 3.0, "search_key_env": "KEY", "unsafe_sandbox": True}),
         trained(microbatch_size=2, log_every=1, checkpoint_every=7, keep_checkpoints=9, optimizer=OFFLOAD),
     ],
@@ -88,6 +88,11 @@ def test_what_does_not_change_the_numbers_may_change_and_is_recorded(folder, oth
     make(folder, "sft/checkpoints/50")
     take(folder, other)
     assert kept(folder) == to_plain(other)
+
+
+def test_data_may_move_when_there_is_a_position_in_them(folder):
+    with pytest.raises(ConfigError, match=r"made with other settings \(data\.path:  → moved\.jsonl\)"):
+        take(folder, changed(data={"path": "moved.jsonl"}))
 
 
 @pytest.mark.parametrize(
