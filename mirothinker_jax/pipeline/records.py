@@ -44,7 +44,7 @@ def read_or_fill(path: Path, batch: Batch, fill: Callable[[Batch], Batch]) -> Ba
     rows, or is damaged, with those of fill(batch), which are kept there."""
     rows = hashlib.sha256()
     for part in (batch.tokens, batch.targets, batch.positions, batch.sequence):
-        rows.update(np.ascontiguousarray(part))
+        rows.update(np.asarray(part).tobytes())
     logprobs = _read_logprobs(path, rows.hexdigest())
     if all_processes(logprobs is not None):
         return dataclasses.replace(batch, ref_logprobs=logprobs)
