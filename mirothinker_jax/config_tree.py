@@ -159,8 +159,6 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
             return None
         (hint,) = (a for a in arguments if a is not types.NoneType)
         return _convert(name, value, hint)
-    if hint is str and isinstance(value, str) and name.endswith(PATH_ENDINGS):
-        return ",".join(_expand_home(name, part) for part in value.split(","))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
@@ -169,6 +167,8 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
         )
     if hint is float and not math.isfinite(value):
         raise ConfigError(f"config.{name} is {value}; it must be a finite number")
+    if hint is str and name.endswith(PATH_ENDINGS):
+        return ",".join(_expand_home(name, part) for part in str(value).split(","))
     return value
 
 

@@ -47,12 +47,12 @@ def config(folder):
     return Config(
         run_dir=str(folder / "run"),
         stages=STAGES,
-        data=DataConfig(path=str(folder / "data.jsonl"), shards=1, read_threads=0),
+        data=DataConfig(path=str(folder / "data.jsonl"), shards=1, read_threads=0, open_bins=1),
         tokenizer=TokenizerConfig(vocab_size=300),
         model=ModelConfig(
             vocab_size=EMBEDDING[0], hidden=EMBEDDING[1], layers=1, heads=1, kv_heads=1, head_dim=8, ffn=16
         ),
-        sft=SFTConfig(training=TRAINING),
+        sft=SFTConfig(training=dataclasses.replace(TRAINING, sequence_length=64)),
         dpo=DPOConfig(training=TRAINING, questions=1),
         grpo=GRPOConfig(training=TRAINING, questions=1, group=2, question_pool=1, kl_coef=0.1),
         agent=AgentConfig(
@@ -140,9 +140,9 @@ def losses(run):
 
 
 def test_a_resumed_run_holds_as_many_parameters_as_a_fresh_one(start, tmp_path):
-    """Whether the stage before it was trained by the same process or is done since long. Then a longer last stage."""
-    given = begin(tmp_path / "a")
-    run = tmp_path / "a" / "run"
+    """Whether the stage before is done since long, as under a last stage that is lengthened, or was trained by the same
+    process."""
+    given, run = begin(tmp_path / "a"), tmp_path / "a" / "run"
     fresh = start(given)
     device = jax.devices()[0].default_memory().kind
     held = {
@@ -151,14 +151,15 @@ def test_a_resumed_run_holds_as_many_parameters_as_a_fresh_one(start, tmp_path):
         "grpo": {device: 3, "pinned_host": 1},
     }  # its reference waits
     assert fresh == {stage: (0, held[stage]) for stage in STAGES}
-    undisturbed = losses(run)
-    assert start(given) == {}, "what was done was done again"
-    for cut in (("grpo",), ("dpo",), STAGES):
-        for stage in cut:
-            shutil.rmtree(run / stage / "checkpoints" / "2")
-        assert start(given) == {stage: (1, held[stage]) for stage in cut}
-        assert losses(run) == undisturbed
+    before = losses(run)
     longer = dataclasses.replace(given.grpo, training=dataclasses.replace(TRAINING, steps=3))
-    assert start(dataclasses.replace(given, grpo=longer)) == {"grpo": (2, held["grpo"])}
-    (added,) = set(losses(run)) - set(undisturbed)
-    assert added[:2] == ("grpo", 2) and len(losses(run)) == 7
+    given = dataclasses.replace(given, grpo=longer)
+    assert start(given) == {"grpo": (2, held["grpo"])}
+    undisturbed = losses(run)
+    ((stage, step, _),) = set(undisturbed) - set(before)
+    assert (stage, step, len(undisturbed)) == ("grpo", 2, 7)
+    assert start(given) == {}, "what was done was done again"
+    for stage, last in (("sft", "2"), ("dpo", "2"), ("grpo", "3")):
+        shutil.rmtree(run / stage / "checkpoints" / last)
+    assert start(given) == {"sft": (1, held["sft"]), "dpo": (1, held["dpo"]), "grpo": (2, held["grpo"])}
+    assert losses(run) == undisturbed
