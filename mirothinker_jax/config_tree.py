@@ -14,6 +14,7 @@ import inspect
 import io
 import json
 import math
+import re
 import textwrap
 import tokenize
 import types
@@ -46,6 +47,17 @@ def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
     check(value in choices, f"{key} is {value!r}; choose one of {', '.join(choices)}")
 
 
+def check_local(key: str, path: str) -> None:
+    """Raises ConfigError for a URL, alone or among paths separated by commas: run folders grow by appended lines and
+    renames, which no object store has."""
+    url = re.search(r"(?:^|,)\s*((?!tfds:)[A-Za-z][\w+.-]+:/[^,]*)", path)
+    check(
+        url is None,
+        f"{key} is {path!r}, and URLs are not read or written; give a path: of a bucket, mount it (Cloud Storage FUSE, "
+        "mountpoint-s3) and name the folder there",
+    )
+
+
 @dataclass(frozen=True)
 class Key:
     """One setting: its dotted name below `config.`, type, default, and what it means (may be empty)."""
@@ -75,7 +87,7 @@ def build(cls: type[T], values: Any, prefix: str = "") -> T:
     """Turns a mapping (dict or ConfigDict) into the frozen dataclass `cls`, checking keys and types.
 
     Keys that are left out keep their defaults. A whole number serves as a float, and a list or a lone item
-    as a tuple. A path may begin with ~.
+    as a tuple. A path may begin with ~, and must not be a URL.
 
     Raises:
       ConfigError: one line that names the key, for an unknown key, a wrong type or an invalid value.
@@ -159,6 +171,8 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
             return None
         (hint,) = (a for a in arguments if a is not types.NoneType)
         return _convert(name, value, hint)
+    if hint is str and name.endswith(PATH_ENDINGS):
+        check_local(f"config.{name}", str(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):

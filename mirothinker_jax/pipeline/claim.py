@@ -16,7 +16,7 @@ from mirothinker_jax.config import STAGES, Config
 from mirothinker_jax.config_tree import ConfigError, difference, flat, to_plain
 from mirothinker_jax.data.atomic import remove_scratch, replacing
 from mirothinker_jax.parallel.processes import barrier
-from mirothinker_jax.pipeline.params import trained_steps
+from mirothinker_jax.trainer.steps import trained_steps
 
 # Settings of the machine, of how the same numbers are computed, and of what is written down.
 FREE = (

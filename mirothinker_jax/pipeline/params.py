@@ -9,7 +9,8 @@ from typing import Any
 from mirothinker_jax.config import ConfigError
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.trainer.checkpoint import Checkpoints, restore_params
+from mirothinker_jax.trainer.checkpoint import check_identity, restore_params
+from mirothinker_jax.trainer.steps import newest_step
 
 
 class LazyParams:
@@ -36,23 +37,16 @@ class LazyParams:
         self._params = None
 
 
-def trained_steps(checkpoints: Path) -> int:
-    """The newest step in a folder of checkpoints, by its name alone; 0 where there is none."""
-    if not checkpoints.is_dir():
-        return 0
-    return max((int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal()), default=0)
-
-
 def load_step(checkpoints: Path, step: int, model: ModelSpec, identity: dict[str, Any]) -> Params:
     """The parameters of the newest step, and nothing else of it.
 
-    Raises ConfigError where that is not `step` any more, or belongs to another model or tokenizer.
+    Raises ConfigError where that is damaged, or belongs to another model or tokenizer.
     """
-    with Checkpoints(checkpoints, 1, identity) as found:
-        if found.latest != step:
-            raise ConfigError(
-                f"{checkpoints} has no whole step {step} any more; start again, and the run goes on from step "
-                f"{found.latest}"
-            )
-        found.check_identity("use another config.run_dir, or the config that wrote it")
-    return restore_params(checkpoints / str(step), model)
+    found = newest_step(checkpoints, set_aside=True)
+    if found != step:
+        raise ConfigError(
+            f"{checkpoints} has no whole step {step} any more; start again, and the run goes on from step {found}"
+        )
+    path = checkpoints / str(step)
+    check_identity(path, identity, "use another config.run_dir, or the config that wrote it")
+    return restore_params(path, model)

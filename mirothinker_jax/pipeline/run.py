@@ -21,10 +21,10 @@ from mirothinker_jax.evals.heldout import Evaluation, assess, evaluate
 from mirothinker_jax.evals.report import write_report
 from mirothinker_jax.evals.summary import write_summary
 from mirothinker_jax.models.qwen import Params
-from mirothinker_jax.parallel.processes import start_processes
+from mirothinker_jax.parallel.processes import gather_texts, start_processes
 from mirothinker_jax.pipeline.claim import MADE_BY, check_same, claim, exists_any
 from mirothinker_jax.pipeline.lock import RunLock
-from mirothinker_jax.pipeline.params import LazyParams, load_step, trained_steps
+from mirothinker_jax.pipeline.params import LazyParams, load_step
 from mirothinker_jax.pipeline.phases import Phases
 from mirothinker_jax.pipeline.preflight import check_run, check_tokens
 from mirothinker_jax.pipeline.records import read_or_sample
@@ -33,6 +33,7 @@ from mirothinker_jax.pipeline.workshop import Workshop, task
 from mirothinker_jax.trainer import loop
 from mirothinker_jax.trainer.checkpoint import load_params
 from mirothinker_jax.trainer.metrics import MetricsLog
+from mirothinker_jax.trainer.steps import trained_steps
 from mirothinker_jax.trajectory.types import Trajectory
 from mirothinker_jax.world.questions import is_correct
 
@@ -82,7 +83,8 @@ def _train(shop: Workshop, log: MetricsLog, stage: str, before: LazyParams) -> L
     def load() -> Params:
         return load_step(checkpoints, steps, shop.model, shop.identity)
 
-    if (trained := trained_steps(checkpoints)) == steps:
+    trained = int(gather_texts(str(trained_steps(checkpoints)))[0])  # as the first process sees it
+    if trained == steps:
         logger.info("%s: its %d steps are done", stage, steps)
         return LazyParams(load)
     training, source, objective = STAGES[stage](shop, before)

@@ -92,10 +92,12 @@ class Topology:
 
     @property
     def devices(self) -> int:
+        """How many devices the slice has."""
         return math.prod(self.shape) * self.chip.devices
 
     @property
     def compiles(self) -> bool:
+        """Whether a compiler for it can be had here."""
         return self.chip.name in TPUS
 
 

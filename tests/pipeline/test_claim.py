@@ -37,7 +37,7 @@ def folder(tmp_path):
 def make(folder, *names):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+        (folder / name).touch() if (folder / name).suffix else (folder / name).mkdir()
 
 
 def kept(folder):
