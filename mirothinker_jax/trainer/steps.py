@@ -5,7 +5,8 @@ for a step, and goes on from the one before; whoever reads another run's checkpo
 Where every step is damaged nothing is renamed, so that the next start does not find a stage without steps and begin it
 anew.
 
-Every process of a run must call these functions, but for `trained_steps`. They share the reading, and agree on what they found.
+Every process of a run must call these functions, but for `trained_steps`. They share the reading, and agree on what
+they found.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from numbered import CONFIG, IDENTITY, STEPS, TRAINING, Killed, Numbered, batch_
 
 from mirothinker_jax.config import EXECUTION, ConfigError, ContextConfig
 from mirothinker_jax.models.spec import ModelSpec
+from mirothinker_jax.pipeline.params import load_step
 from mirothinker_jax.trainer import loop
 from mirothinker_jax.trainer.checkpoint import Checkpoints, load_params, model_identity
 from mirothinker_jax.trainer.optimizer import make_optimizer, make_schedule
@@ -206,6 +207,15 @@ def test_parameters_from_a_run_or_a_stage_folder(job, whole, model):
     assert not nowhere.exists()
     with pytest.raises(ConfigError, match=r"another model \(hidden 32 → 64\)"):
         load_params(str(made.folder), model, IDENTITY | {"hidden": 64}, seed=0)
+    checkpoints = made.folder / "checkpoints"
+    tiny.assert_equal(host(load_step(checkpoints, STEPS, model, IDENTITY)), state.params)
+    with pytest.raises(ConfigError, match=r"another model \(hidden 32 → 64\); use another config\.run_dir"):
+        load_step(checkpoints, STEPS, model, IDENTITY | {"hidden": 64})
+    (checkpoints / str(STEPS) / "state" / "manifest.ocdbt").write_bytes(b"")
+    with pytest.raises(
+        ConfigError, match=r"no whole step 6 any more; start again, and the run goes on from step 4$"
+    ):
+        load_step(checkpoints, STEPS, model, IDENTITY)
 
 
 def test_a_checkpoint_restores_onto_another_mesh(tmp_path):
