@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         leave_others(2)
         return 2
     except Exception as error:
-        if line := storage_failure(error):
+        if line := storage_failure(error, config.run_dir):
             sys.stderr.write(f"error: {line}\n")
             leave_others(STORAGE)
             return STORAGE

@@ -56,8 +56,9 @@ def one_line_endings() -> Iterator[None]:
         os.close(reader)
 
 
-def storage_failure(error: BaseException | None) -> str | None:
-    """What to say where an error, or one that it came from, is about storage; None for other errors."""
+def storage_failure(error: BaseException | None, folder: str = "") -> str | None:
+    """What to say where an error, or one that it came from, is about storage; None for other errors. `folder` is named
+    where the error names no file."""
     for each in _family(error):
         if isinstance(each, OSError) and each.filename and each.errno in BROKEN:
             return (
@@ -68,9 +69,9 @@ def storage_failure(error: BaseException | None) -> str | None:
             (n for n in FULL if getattr(each, "errno", 0) == n or os.strerror(n) in str(each)), None
         )
         if number is not None:
-            where = f"{each.filename}: " if isinstance(each, OSError) and each.filename else ""
+            where = (each.filename if isinstance(each, OSError) else None) or folder
             return (
-                f"{where}{os.strerror(number)}; nothing is lost but the steps since the last checkpoint: make room, "
+                f"{where}{': ' * bool(where)}{os.strerror(number)}; nothing is lost but the steps since the last checkpoint: make room, "
                 "and the same command resumes the run"
             )
     return None

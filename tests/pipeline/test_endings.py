@@ -118,6 +118,8 @@ def caused(error, by):
 )
 def test_what_is_about_storage(error, expected):
     said = storage_failure(error)
+    if expected and error.args[0] == errno.EDQUOT:
+        assert storage_failure(error, "run") == f"run: {said}"
     assert said is None if expected is None else (said.startswith(expected) and "\n" not in said)
 
 
