@@ -71,8 +71,8 @@ def storage_failure(error: BaseException | None, folder: str = "") -> str | None
         if number is not None:
             where = (each.filename if isinstance(each, OSError) else None) or folder
             return (
-                f"{where}{': ' * bool(where)}{os.strerror(number)}; nothing is lost but the steps since the last checkpoint: make room, "
-                "and the same command resumes the run"
+                f"{where}{': ' * bool(where)}{os.strerror(number)}; nothing is lost but the steps since the last "
+                "checkpoint: make room, and the same command resumes the run"
             )
     return None
 

@@ -87,6 +87,8 @@ def _train(shop: Workshop, log: MetricsLog, stage: str, before: LazyParams) -> L
     if trained == steps:
         logger.info("%s: its %d steps are done", stage, steps)
         return LazyParams(load)
+    if not trained:
+        before.get()  # what is wrong with them is said before the stage has a folder
     training, source, objective = STAGES[stage](shop, before)
     if trained:
         before.drop()  # the stage goes on from its own checkpoint, for which there must be room
