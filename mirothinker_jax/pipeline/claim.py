@@ -21,7 +21,7 @@ from mirothinker_jax.trainer.steps import trained_steps
 # Settings of the machine, of how the same numbers are computed, and of what is written down.
 FREE = (
     *("run_dir", "stages", "mesh.", "rollout.", "model.remat", "model.ffn_tokens", "model.context."),
-    *("data.read_threads", "data.survey", "world.port"),
+    *("data.read_threads", "data.survey", "data.validation_path", "sft.validate_every", "world.port"),
     *("tools.deadline_s", "tools.concurrency", "tools.search_key_env", "tools.unsafe_sandbox"),
 )
 FREE_OF_TRAINING = (
@@ -50,8 +50,8 @@ MADE = ("data/*", *(pattern for patterns in FREE_UNTIL.values() for pattern in p
 logger = logging.getLogger(__name__)
 
 
-def check_same(folder: Path, new: dict[str, Any]) -> dict[str, int]:
-    """The stages whose number of steps is another one now, and what it was.
+def check_same(folder: Path, new: dict[str, Any]) -> dict[str, str]:
+    """The stages whose length is another one now, and what changed.
 
     Raises ConfigError where the run folder was made with settings that contradict these.
     """
@@ -66,7 +66,7 @@ def check_same(folder: Path, new: dict[str, Any]) -> dict[str, int]:
         )  # the data may have moved: their fingerprint is compared where they are read on
     changed = {line.partition(":")[0]: line for line in difference(old, new)}
     changed = {key: line for key, line in changed.items() if not key.startswith(free)}
-    before, after = flat(old), flat(new)
+    after = flat(new)
     # A mixture's balance loss is one of each micro-batch.
     balanced = after["model.moe.experts"] > 0 and after["model.moe.balance_coef"] > 0
     resized = {}
@@ -74,8 +74,9 @@ def check_same(folder: Path, new: dict[str, Any]) -> dict[str, int]:
         for name in FREE_OF_TRAINING:
             if not (balanced and name == "microbatch_size"):
                 changed.pop(f"{stage}.training.{name}", None)
-        if changed.pop(f"{stage}.training.steps", None):
-            resized[stage] = before[f"{stage}.training.steps"]
+        length = [changed.pop(f"{stage}.training.{name}", "") for name in ("steps", "epochs")]
+        if any(length):
+            resized[stage] = ", ".join(filter(None, length))
     if changed:
         raise ConfigError(
             f"{folder} was made with other settings ({'; '.join(list(changed.values())[:5])}); "
@@ -87,33 +88,35 @@ def check_same(folder: Path, new: dict[str, Any]) -> dict[str, int]:
             f"{folder} was made with the stages {', '.join(done)}, not {', '.join(new['stages'])}; stages can only "
             "be added behind those: give another config.run_dir, or the stages it was made with"
         )
-    for stage, steps in resized.items():
-        _check_steps(folder, stage, steps, after[f"{stage}.training.steps"])
+    for stage, change in resized.items():
+        _check_length(folder, stage, change, after[f"{stage}.training.steps"])
     return resized
 
 
-def _check_steps(folder: Path, stage: str, old: int, new: int) -> None:
-    key = f"config.{stage}.training.steps"
+def _check_length(folder: Path, stage: str, change: str, steps: int) -> None:
+    """`steps` is 0 where epochs are given, whose number of steps is not known yet."""
     trained = trained_steps(folder / stage / "checkpoints")
-    if new < trained:
-        raise ConfigError(f"{key} is {new}, and {folder} has trained {trained}; give as many or more")
+    if 0 < steps < trained:
+        raise ConfigError(
+            f"config.{stage}.training.steps is {steps}, and {folder} has trained {trained}; give as many or more"
+        )
     for later in STAGES[STAGES.index(stage) + 1 :]:
         if exists_any(folder, MADE_BY[later]):
             raise ConfigError(
-                f"{key}: {old} → {new}, and {later} has begun from the parameters of step {trained}; give {old}, or "
-                f"remove {folder / later} to have it made anew"
+                f"config.{change}, and {later} has begun from the parameters of step {trained}; give the former value, "
+                f"or remove {folder / later} to have it made anew"
             )
 
 
-def claim(folder: Path, config: Config, resized: dict[str, int], first: bool) -> None:
+def claim(folder: Path, config: Config, resized: dict[str, str], first: bool) -> None:
     """Writes the resolved config into the run folder, when every process has read the one that was there, and sets
-    aside what belongs to the steps that a stage had before."""
+    aside what belongs to a stage's former length."""
     path = folder / "config.json"
     barrier("config read")
     if first:
         remove_scratch(folder)
-        for stage, steps in resized.items():
-            _set_aside(folder / stage, steps, getattr(config, stage).training.steps)
+        for stage, change in resized.items():
+            _set_aside(folder / stage, change)
         with replacing(path) as scratch:
             scratch.write_text(json.dumps(to_plain(config), indent=2))
     barrier("config")
@@ -124,20 +127,19 @@ def claim(folder: Path, config: Config, resized: dict[str, int], first: bool) ->
         )
 
 
-def _set_aside(folder: Path, old: int, new: int) -> None:
+def _set_aside(folder: Path, change: str) -> None:
     """The evaluation, which is of the last step's parameters, and rollouts of steps that will be trained anew, with
     other learning rates before them."""
-    trained, label = trained_steps(folder / "checkpoints"), f"of_{old}_steps"
+    trained = trained_steps(folder / "checkpoints")
     logger.info(
-        "%s: %d → %d steps, from step %d on; the learning rate goes on along the schedule of %d steps",
-        *(folder.name, old, new, trained, new),
+        "%s, from step %d on; the learning rate follows the schedule of the new length", change, trained
     )
     evaluation = folder / "eval_trajectories.jsonl"
     if evaluation.exists():
-        evaluation.rename(evaluation.with_name(f"eval_trajectories.{label}.jsonl"))
+        evaluation.rename(evaluation.with_name(f"eval_trajectories.of_step_{trained}.jsonl"))
     for rollout in sorted((folder / "rollouts").glob("step_*")):
         if int(rollout.name[len("step_") :].partition(".")[0]) > trained:
-            place = rollout.parent / label
+            place = rollout.parent / f"beyond_step_{trained}"
             place.mkdir(exist_ok=True)
             rollout.rename(place / rollout.name)
 

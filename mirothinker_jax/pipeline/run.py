@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from mirothinker_jax.config import Config
+from mirothinker_jax.config import Config, TrainingConfig, check
 from mirothinker_jax.config_tree import to_plain
 from mirothinker_jax.evals.heldout import Evaluation, assess, evaluate
 from mirothinker_jax.evals.report import write_report
@@ -23,6 +23,7 @@ from mirothinker_jax.evals.summary import write_summary
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import gather_texts, start_processes
 from mirothinker_jax.pipeline.claim import MADE_BY, check_same, claim, exists_any
+from mirothinker_jax.pipeline.inputs import Inputs
 from mirothinker_jax.pipeline.lock import RunLock
 from mirothinker_jax.pipeline.params import LazyParams, load_step
 from mirothinker_jax.pipeline.phases import Phases
@@ -30,17 +31,17 @@ from mirothinker_jax.pipeline.preflight import check_run, check_tokens
 from mirothinker_jax.pipeline.records import read_or_sample
 from mirothinker_jax.pipeline.stages import STAGES
 from mirothinker_jax.pipeline.workshop import Workshop, task
+from mirothinker_jax.tasks.rules import is_correct
 from mirothinker_jax.trainer import loop
-from mirothinker_jax.trainer.checkpoint import load_params
+from mirothinker_jax.trainer.checkpoint import load_params, read_item
 from mirothinker_jax.trainer.metrics import MetricsLog
 from mirothinker_jax.trainer.steps import trained_steps
 from mirothinker_jax.trajectory.types import Trajectory
-from mirothinker_jax.world.questions import is_correct
 
 logger = logging.getLogger(__name__)
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, inputs: Inputs) -> dict[str, Any]:
     """Runs every stage that is not done yet; returns the summary (on the first process).
 
     Raises ConfigError or DataError, one line each, for whatever the user can mend.
@@ -52,9 +53,7 @@ def run(config: Config) -> dict[str, Any]:
         if first:
             stack.enter_context(RunLock(folder))
         phases = Phases(folder / "phases.json", first)
-        shop = stack.enter_context(Workshop(config, folder, phases))
-        if config.data.path:
-            _ = shop.conversations  # what is wrong with the user's files is said before anything is written
+        shop = stack.enter_context(Workshop(config, folder, phases, inputs))
         resized = check_same(folder, to_plain(config))
         check_run(shop)
         claim(folder, config, resized, first)
@@ -78,20 +77,27 @@ def _initial(shop: Workshop) -> Params:
 
 def _train(shop: Workshop, log: MetricsLog, stage: str, before: LazyParams) -> LazyParams:
     """What the stage ends with. A stage that is done is left on disk until somebody asks for its parameters."""
-    steps, checkpoints = getattr(shop.config, stage).training.steps, shop.folder / stage / "checkpoints"
-
-    def load() -> Params:
-        return load_step(checkpoints, steps, shop.model, shop.identity)
-
+    checkpoints = shop.folder / stage / "checkpoints"
     trained = int(gather_texts(str(trained_steps(checkpoints)))[0])  # as the first process sees it
-    if trained == steps:
-        logger.info("%s: its %d steps are done", stage, steps)
-        return LazyParams(load)
+
+    def load(step: int) -> Params:
+        return load_step(checkpoints, step, shop.model, shop.identity)
+
+    if trained and _is_last(checkpoints / str(trained), stage, getattr(shop.config, stage).training):
+        logger.info("%s: its %d steps are done", stage, trained)
+        return LazyParams(lambda: load(trained))
     if not trained:
         before.get()  # what is wrong with them is said before the stage has a folder
-    training, source, objective = STAGES[stage](shop, before)
+    training, source, objective, validation = STAGES[stage](shop, before)
+    check(
+        training.steps >= trained,
+        f"config.{stage}.training.epochs asks for {training.steps} steps, and {shop.folder} has trained {trained}; "
+        "give more epochs",
+    )
     if trained:
         before.drop()  # the stage goes on from its own checkpoint, for which there must be room
+    config = to_plain(shop.config)
+    config[stage]["training"]["steps"] = training.steps  # also where epochs say how many
     job = loop.Job(
         stage=stage,
         folder=shop.folder / stage,
@@ -102,10 +108,22 @@ def _train(shop: Workshop, log: MetricsLog, stage: str, before: LazyParams) -> L
         objective=objective,
         log=log,
         identity=shop.identity,
-        config=to_plain(shop.config),
+        config=config,
+        validation=validation,
     )
     with shop.phases(f"{stage} training"):
-        return LazyParams(load, loop.run(job).params)
+        return LazyParams(lambda: load(training.steps), loop.run(job).params)
+
+
+def _is_last(step: Path, stage: str, training: TrainingConfig) -> bool:
+    """Whether a stage's newest step is the last one that the settings ask for."""
+    if not training.epochs:
+        return int(step.name) == training.steps
+    try:
+        saved = read_item(step, "config")[stage]["training"]
+    except (OSError, ValueError, KeyError):  # damaged: the loop will see to it
+        return False
+    return (saved["epochs"], saved["steps"]) == (training.epochs, int(step.name))
 
 
 def _evaluate(shop: Workshop, stage: str, params: LazyParams) -> Evaluation:

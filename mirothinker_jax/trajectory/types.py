@@ -9,6 +9,7 @@ Nothing is ever rendered to text and tokenised again. Worked example, one call a
     POLICY       \\boxed{Kathmandu}<|im_end|>                                    yes    one a token
 
 A turn that ran into its length limit has no <|im_end|> of its own, and none is added to what is trained.
+A turn that ended by another of the model's end tokens keeps it; the <|im_end|> after it is the observation's.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Stop(enum.StrEnum):
 
     ANSWERED = "answered"  # a boxed answer, given freely
     FORCED = "forced"  # a boxed answer after the budget of calls or of context was used up
+    GAVE_UP = "gave_up"  # a box that says nothing, such as "unknown": no answer, but no fault of form
     NO_ANSWER = "no_answer"  # neither a call nor a boxed answer
     LENGTH = "length"  # a turn ran into its token limit
     CONTEXT = "context"  # no room left even for the final answer

@@ -84,7 +84,7 @@ def test_a_run_folder_that_is_in_use_or_none(tmp_path, command):
     assert not run_dir.exists()
     run_dir.touch()
     line, _ = command(data)
-    assert line == f"config.run_dir: {run_dir} is not a folder; give another one"
+    assert line == f"config.run_dir: {run_dir} is a file; give a folder"
 
 
 def test_no_such_file(tmp_path, command):

@@ -77,6 +77,7 @@ OFFLOAD = dataclasses.replace(FIRST.sft.training.optimizer, offload=True)
     "other",
     [
         changed(rollout={"slots": 8}),
+        changed(data={"validation_path": "heldout.jsonl"}, sft={"validate_every": 7}),
         changed(mesh={"data": 2, "fsdp": 1, "context": -1}),
         changed(model={"remat": "none", "ffn_tokens": 64, "context": ContextConfig(ulysses=2)}),
         changed(data={"read_threads": 0, "survey": False, "path": "moved.jsonl"}),
@@ -130,11 +131,11 @@ def test_a_finished_stage_is_lengthened_and_evaluated_again(folder, caplog):
     caplog.set_level("INFO")
     take(folder, trained(steps=300))
     assert (
-        "sft: 100 → 300 steps, from step 100 on; the learning rate goes on along the schedule of 300"
+        "sft.training.steps: 100 → 300, from step 100 on; the learning rate follows the schedule"
         in caplog.text
     )
     assert kept(folder)["sft"]["training"]["steps"] == 300
-    assert [p.name for p in (folder / "sft").glob("eval*")] == ["eval_trajectories.of_100_steps.jsonl"]
+    assert [p.name for p in (folder / "sft").glob("eval*")] == ["eval_trajectories.of_step_100.jsonl"]
     take(folder, trained(steps=300))
     take(folder, trained(steps=100))  # nothing was trained beyond that yet
     with pytest.raises(
@@ -149,9 +150,13 @@ def test_a_finished_stage_is_lengthened_and_evaluated_again(folder, caplog):
 def test_a_stage_under_a_later_one_keeps_its_steps(folder, left):
     make(folder, "sft/checkpoints/100", left)
     later = left.partition("/")[0]
-    way_out = rf"^config\.sft\.training\.steps: 100 → 200, and {later} has begun .*; give 100, or remove .*{later} to"
+    way_out = rf"and {later} has begun .*; give the former value, or remove .*{later} to"
     with pytest.raises(ConfigError, match=way_out):
         take(folder, trained(steps=200))
+    with pytest.raises(
+        ConfigError, match=r"^config\.sft\.training\.steps: 100 → 0, sft\.training\.epochs: 0\.0 → 3\.0, and "
+    ):
+        take(folder, trained(steps=0, epochs=3.0))
     shutil.rmtree(folder / later)
     take(folder, trained(steps=200))
 
@@ -171,7 +176,7 @@ def test_rollouts_beyond_the_checkpoint_are_not_those_of_another_schedule(folder
     training = dataclasses.replace(both.grpo.training, steps=200)
     take(folder, changed(both, grpo={"training": training}))
     found = {p.relative_to(folder / "grpo" / "rollouts").as_posix() for p in folder.rglob("step_*")}
-    assert found == {*records[:2], *(f"of_100_steps/{name}" for name in records[2:])}
+    assert found == {*records[:2], *(f"beyond_step_2/{name}" for name in records[2:])}
 
 
 def test_what_killed_processes_were_writing_is_removed(folder):

@@ -128,7 +128,7 @@ def test_the_command_when_the_disk_is_full(tmp_path, monkeypatch, capfd):
         raise caused(RuntimeError("a long\nstory"), FULL)
 
     monkeypatch.setattr(pipeline, "run", full)
-    config = str(ROOT / "configs" / "toy" / "sft.py")
+    config = str(ROOT / "configs" / "toy" / "smoke.py")
     assert train.main(["--config", config, f"--config.run_dir={tmp_path}"]) == STORAGE
     out, err = capfd.readouterr()
     assert out == "" and err.startswith("error: run/metrics.jsonl: No space left") and err.count("\n") == 1

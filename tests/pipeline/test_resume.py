@@ -30,6 +30,7 @@ from mirothinker_jax.config import (
 )
 from mirothinker_jax.pipeline import preflight, stages, workshop
 from mirothinker_jax.pipeline import run as pipeline
+from mirothinker_jax.pipeline.inputs import open_inputs
 from mirothinker_jax.trajectory import store
 from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
 
@@ -54,7 +55,13 @@ def config(folder):
         ),
         sft=SFTConfig(training=dataclasses.replace(TRAINING, sequence_length=64)),
         dpo=DPOConfig(training=TRAINING, questions=1),
-        grpo=GRPOConfig(training=TRAINING, questions=1, group=2, question_pool=1, kl_coef=0.1),
+        grpo=GRPOConfig(
+            training=dataclasses.replace(TRAINING, steps=0, epochs=2.0),
+            questions=1,
+            group=2,
+            question_pool=1,
+            kl_coef=0.1,
+        ),
         agent=AgentConfig(
             context_tokens=256, turn_tokens=16, system_prompt_file=str(folder / "system.txt"), max_calls=1
         ),
@@ -128,7 +135,7 @@ def start(monkeypatch):
         found.clear()
         gc.collect()
         assert not [x for x in jax.live_arrays() if x.shape == EMBEDDING]
-        pipeline.run(given)
+        pipeline.run(given, open_inputs(given))
         return dict(found)
 
     return run
@@ -152,7 +159,7 @@ def test_a_resumed_run_holds_as_many_parameters_as_a_fresh_one(start, tmp_path):
     }  # its reference waits
     assert fresh == {stage: (0, held[stage]) for stage in STAGES}
     before = losses(run)
-    longer = dataclasses.replace(given.grpo, training=dataclasses.replace(TRAINING, steps=3))
+    longer = dataclasses.replace(given.grpo, training=dataclasses.replace(given.grpo.training, epochs=3.0))
     given = dataclasses.replace(given, grpo=longer)
     assert start(given) == {"grpo": (2, held["grpo"])}
     undisturbed = losses(run)
