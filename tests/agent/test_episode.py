@@ -123,7 +123,7 @@ def test_a_call_instead_of_the_forced_answer_is_no_answer(play):
 
 
 def test_a_malformed_call_is_told_and_uses_up_the_budget(play):
-    lines = ["<use_mcp_tool>oops", call(q="a") + "<arguments>", "\\boxed{x}"]
+    lines = ["<use_mcp_tool>oops", call(q="a") + call(q="b").replace("{", "["), "\\boxed{x}"]
     trajectory, policy, _ = play(lines, max_calls=3)
     assert (trajectory.malformed_calls, trajectory.calls, trajectory.failed_calls) == (2, 1, 0)
     assert "the tags do not form a whole call" in policy.text(1)
@@ -145,6 +145,24 @@ def test_failures_that_are_not_the_models_fault_end_the_episode(play, kind):
     assert (trajectory.stop, trajectory.answer) == (Stop.INFRASTRUCTURE, None)
     assert trajectory.calls == len(tools.calls) == INFRASTRUCTURE_LIMIT
     assert sources(trajectory)[-1] is Source.POLICY and policy.closed == 1
+
+
+def test_addresses_that_the_model_made_up_are_its_own_fault(play):
+    tools = Tools(lambda c: ToolResult("cannot reach http://made-up.test/", Failure.UNREACHABLE))
+    trajectory, _, _ = play([call(q="a")] * 9 + ["\\boxed{x}"], tools, max_calls=20)
+    assert (trajectory.stop, trajectory.calls, trajectory.failed_calls) == (Stop.ANSWERED, 9, 9)
+
+
+@pytest.mark.parametrize("between", [Failure.UNREACHABLE, Failure.UNKNOWN_TOOL, Failure.INVALID_ARGUMENTS])
+def test_what_does_not_reach_a_service_does_not_speak_for_it(play, between):
+    """A network that is down looks like made-up hosts to a page's tool, but not to the search service's."""
+
+    def answer(c):
+        return ToolResult("down", Failure.NETWORK if len(tools.calls) % 2 else between)
+
+    tools = Tools(answer)
+    trajectory, _, _ = play([call(q="a")] * 20, tools, max_calls=20)
+    assert (trajectory.stop, trajectory.calls) == (Stop.INFRASTRUCTURE, 2 * INFRASTRUCTURE_LIMIT - 1)
 
 
 def test_only_failures_in_a_row_count_as_broken_tools(play):
