@@ -16,16 +16,20 @@ from urllib.parse import unquote
 URL_CHARS = 8_192  # a longer address is not looked at, nor fetched
 _ROUNDS = 8  # of percent-encoding around an address; what is wrapped deeper has something to hide
 
-_DATA = r"[/\\](?:[^?#\s]*[/\\])?(?:datasets|spaces|studios)(?:[/\\?#\s]|$)"
-_HUBS = re.compile(
-    r"(?:huggingface\.co|(?<![\w-])hf\.co|hf-mirror\.com|modelscope\.(?:cn|ai))\.?(?::\d*)?" + _DATA + "|"
-    r"\.hf\.space(?:[.:/\\?#\s]|$)|"
-    r"datasets-server\.huggingface\.co|"
-    # Blobs of models and datasets alike; their addresses do not say which.
-    r"cdn-lfs[\w-]*\.(?:huggingface|hf)\.co|xethub\.hf\.co",
+# A hub's host, and after it in the same path what says that it is data.
+_HUB = re.compile(
+    r"(?:huggingface\.co|(?<![\w-])hf\.co|hf-mirror\.com|modelscope\.(?:cn|ai))\.?(?::\d{0,9})?(?=[/\\])",
     re.IGNORECASE,
 )
-_TRANSLATED = re.compile(r"([\w-]+)\.translate\.goog", re.IGNORECASE)
+_DATA = re.compile(r"[/\\](?:datasets|spaces|studios)(?:[/\\]|$)", re.IGNORECASE)
+_PATH_END = re.compile(r"[?#\s]")
+# Hosts of nothing else. The blobs are of models and datasets alike: their addresses do not say which.
+_DATA_HOSTS = re.compile(
+    r"\.hf\.space(?:[.:/\\?#\s]|$)|datasets-server\.huggingface\.co|"
+    r"cdn-lfs[\w-]{0,40}\.(?:huggingface|hf)\.co|xethub\.hf\.co",
+    re.IGNORECASE,
+)
+_TRANSLATED = re.compile(r"(?<![\w-])([\w-]{1,63})\.translate\.goog", re.IGNORECASE)
 
 
 def is_leak(url: str) -> bool:
@@ -37,13 +41,20 @@ def is_leak(url: str) -> bool:
     if len(url) > URL_CHARS:
         return True
     for _ in range(_ROUNDS):
-        if _HUBS.search(_as_sent(url)):
+        if _is_hub(_as_sent(url)):
             return True
         decoded = unquote(url)
         if decoded == url:
             return False
         url = decoded
     return True
+
+
+def _is_hub(url: str) -> bool:
+    if _DATA_HOSTS.search(url):
+        return True
+    hubs = ((part, _HUB.search(part)) for part in _PATH_END.split(url))
+    return any(hub is not None and _DATA.search(part, hub.end()) is not None for part, hub in hubs)
 
 
 def _as_sent(url: str) -> str:

@@ -231,6 +231,6 @@ HEADERS = {
 
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
 def test_headers_that_are_not_the_models(header):
-    with pytest.raises(ToolError, match="^custom_headers: ") as caught:
+    with pytest.raises(ToolError, match=r"^custom_headers: ") as caught:
         check_headers(dict([header]))
     assert caught.value.failure is Failure.TOOL_ERROR and len(str(caught.value)) < 250

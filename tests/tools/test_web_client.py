@@ -7,8 +7,16 @@ import socket
 import pytest
 from aiohttp import web
 
+from mirothinker_jax.tools import guard
 from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.spec import Failure, ToolError
+
+
+@pytest.fixture(autouse=True)
+def loopback_is_public(monkeypatch):
+    """What a client of the web must not reach is in test_connection.py."""
+    monkeypatch.setattr(guard, "is_public", lambda address: True)
+    monkeypatch.setattr(guard, "is_this_machine", lambda family, address: False)
 
 
 def talk(handler, use, **options):
@@ -36,7 +44,9 @@ def test_request_and_response():
         return web.json_response({"path": request.path_qs, "body": body, **seen}, headers={"X-Back": "é"})
 
     async def use(client, url):
-        return await client.send("POST", f"{url}/a%20b?c=%2F", "e:1.0", {"X-Other": "1"}, json={"q": "ü"})
+        return await client.send(
+            "POST", f"{url}/a%20b?c=%2F", "e:1.0", {"X-Other": "1"}, {"q": "ü"}, service=True
+        )
 
     response = talk(handler, use)
     assert response.json() == {
