@@ -15,11 +15,17 @@ _BRACE = re.compile(r"(?P<box>\\boxed\s*+\{)|\\(?:[{}]|\\(?!boxed))|[{}]")
 
 
 def boxed_answer(text: str) -> str | None:
-    """What the last balanced box holds; None where there is none, or where it says nothing. One pass.
+    """What the last balanced box holds; None where there is none, or where it says nothing.
 
     >>> boxed_answer(r"so \\boxed{a} or \\boxed {f{1}}")
     'f{1}'
     """
+    inside = last_box(text)
+    return None if inside is None or says_nothing(inside) else inside
+
+
+def last_box(text: str) -> str | None:
+    """The text in the last balanced box, whatever it says; None where there is none. One pass."""
     opened: list[
         tuple[bool, int]
     ] = []  # for each open brace: does a box begin there, and where its content does
@@ -31,5 +37,4 @@ def boxed_answer(text: str) -> str | None:
             is_box, start = opened.pop()
             if is_box and start > last[0]:
                 last = (start, brace.start())
-    inside = text[last[0] : last[1]].strip()
-    return None if last[0] < 0 or says_nothing(inside) else inside
+    return text[last[0] : last[1]].strip() if last[0] >= 0 else None

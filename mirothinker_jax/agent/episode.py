@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mirothinker_jax.agent.answer import boxed_answer
+from mirothinker_jax.agent.answer import boxed_answer, last_box
 from mirothinker_jax.agent.policy import Chat, Policy, Session
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
 from mirothinker_jax.agent.wire.mcp import Malformed, parse_turn
@@ -143,13 +143,12 @@ async def _converse(
             ledger.routes.append(turn.routes)
         turn_number += 1
         said = parse_turn(text)
-        answer = boxed_answer(said.words)
         if forced:
-            return answer, Stop.FORCED if answer is not None else Stop.NO_ANSWER
+            return _ending(said.words, Stop.FORCED)
         if not turn.complete:
             return None, Stop.LENGTH
         if not said.calls:
-            return answer, Stop.ANSWERED if answer is not None else Stop.NO_ANSWER
+            return _ending(said.words, Stop.ANSWERED)
         texts = []
         for number, call in enumerate(said.calls[: setting.max_calls - tally.calls - tally.malformed]):
             texts.append(await _observe(call, executor, f"{episode_id}:{turn_number}.{number}", tally))
@@ -162,6 +161,13 @@ async def _converse(
             if room < request + setting.turn_tokens:  # several long results in one turn
                 texts = ["results dropped: the context is full"]
             feed = chat.observation([*texts, FINAL_REQUEST])
+
+
+def _ending(words: str, answered: Stop) -> tuple[str | None, Stop]:
+    answer = boxed_answer(words)
+    if answer is not None:
+        return answer, answered
+    return None, Stop.NO_ANSWER if last_box(words) is None else Stop.GAVE_UP
 
 
 async def _observe(call: ToolCall | Malformed, executor: Executor, request_id: str, tally: _Tally) -> str:

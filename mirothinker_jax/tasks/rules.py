@@ -126,4 +126,6 @@ def _strip_ends(text: str) -> str:
 
 def _same_number(wanted: str, given: str) -> bool:
     first, second = _NUMBER.fullmatch(wanted), _NUMBER.fullmatch(given)
-    return bool(first and second) and first[2] == second[2] and Decimal(first[1]) == Decimal(second[1])
+    if first is None or second is None or first[2] != second[2]:
+        return False
+    return Decimal(first[1]) == Decimal(second[1])

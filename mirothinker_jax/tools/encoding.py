@@ -19,7 +19,7 @@ _COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
 _LABEL = rb"""charset\s*+=\s*+["']?\s*+([\w.:+-]+)"""
 _HEADER = re.compile(_LABEL.decode("ascii"), re.IGNORECASE | re.ASCII)
 _DECLARED = re.compile(
-    rb"<meta\b[^>]*?\b" + _LABEL + rb"""|<\?xml\s[^>]*?\bencoding\s*+=\s*+["']([\w.:+-]+)""", re.IGNORECASE
+    rb"<meta\b[^<>]*?\b" + _LABEL + rb"""|<\?xml\s[^<>]*?\bencoding\s*+=\s*+["']([\w.:+-]+)""", re.IGNORECASE
 )
 # Python's codec of less than the standard decodes under the name.
 _SUPERSETS = {"gbk": "gb18030"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urljoin
 
@@ -50,20 +51,25 @@ def read_html(html: str, url: str) -> Page:
 
 
 def read_main_text(html: str, url: str) -> Page:
-    """The same by trafilatura, which keeps what it takes for the main text and drops the rest; some 50 ms a page."""
+    """The same by trafilatura, which keeps what it takes for the main text and drops the rest; some 50 ms a page.
+    Where it finds no text, the rules do."""
     import trafilatura
 
     tree = LexborHTMLParser(html)
+    base = _base(tree, url)
+    for link in tree.css("a[href]"):  # trafilatura takes what is relative to a page as relative to its host
+        with suppress(ValueError):
+            link.attrs["href"] = urljoin(base, (link.attributes.get("href") or "").strip())
     found = trafilatura.extract(
-        html,
-        url=_base(tree, url),
+        tree.html or "",
+        url=base,
         output_format="markdown",
         include_links=True,
         include_tables=True,
         include_comments=False,
     )
     lines = split_lines(found or "", " |#-")
-    return Page(_title(tree) or (lines[0] if lines else url), lines)
+    return Page(_title(tree) or lines[0], lines) if lines else read_html(html, url)
 
 
 def split_lines(text: str, edges: str = "") -> tuple[str, ...]:

@@ -9,8 +9,13 @@ from scripted import CODEC, Cut, Script, Tools, call
 
 from mirothinker_jax.agent.episode import INFRASTRUCTURE_LIMIT, Setting, min_context_tokens
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
+from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.data.chat import Chat
+from mirothinker_jax.tools.browse import ScrapePage
+from mirothinker_jax.tools.client import WebClient
+from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.tools.spec import Failure, ToolResult
+from mirothinker_jax.trajectory.reward import violates_format
 from mirothinker_jax.trajectory.types import Source, Stop
 
 THOUGHT = "<think>hm</think>"
@@ -82,10 +87,41 @@ def test_the_ledger_is_what_was_fed_and_sampled(play):
     assert all(most == 300 for _, most in policy.heard)
 
 
-@pytest.mark.parametrize("said", [f"{THOUGHT}I do not know.", "", "\\boxed{}", "<think>\\boxed{x}</think>so"])
+@pytest.mark.parametrize("said", [f"{THOUGHT}I do not know.", "", "<think>\\boxed{x}</think>so"])
 def test_neither_a_call_nor_an_answer(play, said):
     trajectory, _, _ = play([said])
     assert (trajectory.stop, trajectory.answer) == (Stop.NO_ANSWER, None)
+
+
+@pytest.mark.parametrize("box", ["\\boxed{}", "\\boxed{unknown}", "\\boxed{x} \\boxed{？}"])
+@pytest.mark.parametrize("max_calls", [0, 3])
+def test_a_box_that_says_nothing_is_no_answer(play, box, max_calls):
+    trajectory, _, _ = play([f"{THOUGHT}{box}"], max_calls=max_calls)
+    assert (trajectory.stop, trajectory.answer) == (Stop.GAVE_UP, None)
+    assert not violates_format(trajectory)
+
+
+def test_a_box_in_a_call_is_no_answer(play):
+    trajectory, _, _ = play([call(q="\\boxed{x}")], max_calls=0)
+    assert (trajectory.stop, trajectory.answer) == (Stop.NO_ANSWER, None)
+
+
+def test_made_up_hosts_through_the_real_tools(play):
+    """Five in a row, and the policy's episode is still scored."""
+    settings = ToolsConfig()
+    executor = ToolExecutor([ScrapePage(WebClient(), settings)], settings, CODEC.truncate)
+
+    class Closing:
+        async def execute(self, call, request_id):
+            async with executor:
+                return await executor.execute(call, request_id)
+
+    lines = [
+        call("scrape_and_extract_info", url=f"http://made-up-{i}.invalid/", description="x") for i in range(6)
+    ]
+    trajectory, policy, _ = play([*lines, "\\boxed{x}"], Closing(), max_calls=20, turn_tokens=400)
+    assert (trajectory.stop, trajectory.failed_calls) == (Stop.ANSWERED, 6)
+    assert "cannot reach http://made-up-0.invalid/" in policy.text(1)
 
 
 def test_a_turn_that_is_cut_ends_the_episode(play):

@@ -107,13 +107,13 @@ def test_a_page_that_cannot_be_found_is_given_up(play):
     trajectory, _, tools = play(
         Expert(PLAN, 0.0), Tools(Web(dead=("http://w/KTM",), gone=("http://m/KTM",))), max_calls=40
     )
-    assert (trajectory.stop, trajectory.answer) == (Stop.NO_ANSWER, None)
+    assert (trajectory.stop, trajectory.answer) == (Stop.GAVE_UP, None)
     assert len(tools.calls) < 20
 
 
 def test_it_says_unknown_when_it_must_answer_too_early(play):
     trajectory, _, _ = play(Expert(PLAN, 0.0), Tools(Web()), max_calls=2)
-    assert (trajectory.stop, trajectory.answer, trajectory.calls) == (Stop.NO_ANSWER, None, 2)
+    assert (trajectory.stop, trajectory.answer, trajectory.calls) == (Stop.GAVE_UP, None, 2)
     assert FINAL_REQUEST in trajectory.segments[-2].text
     assert trajectory.segments[-1].text.endswith("\\boxed{unknown}<|im_end|>")
 
