@@ -21,7 +21,7 @@ _HUB = re.compile(
     r"(?:huggingface\.co|(?<![\w-])hf\.co|hf-mirror\.com|modelscope\.(?:cn|ai))\.?(?::\d{0,9})?(?=[/\\])",
     re.IGNORECASE,
 )
-_DATA = re.compile(r"[/\\](?:datasets|spaces|studios)(?:[/\\]|$)", re.IGNORECASE)
+_DATA = re.compile(r"[/\\](?:datasets|spaces|studios)(?:[/\\&]|$)", re.IGNORECASE)
 _PATH_END = re.compile(r"[?#\s]")
 # Hosts of nothing else. The blobs are of models and datasets alike: their addresses do not say which.
 _DATA_HOSTS = re.compile(
