@@ -63,11 +63,3 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
         else:
             raise ValueError(f"tools.names holds {name!r}, which no tool here is called")
     return tools
-
-
-def _is_service(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False

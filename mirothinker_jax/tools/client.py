@@ -110,11 +110,9 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             raise kind(f"the proxy answered HTTP {error.status}", request=request) from error
         except aiohttp.ClientProxyConnectionError as error:
             raise ProxyDown(str(error), request=request) from error
-        except aiohttp.ClientConnectorError as error:
-            if isinstance(error.os_error, AddressRefused):
-                raise error.os_error from error
-            raise httpx.ConnectError(str(error), request=request) from error
         except aiohttp.ClientConnectionError as error:
+            if isinstance(error.__cause__, AddressRefused):
+                raise error.__cause__ from error
             raise httpx.ConnectError(str(error) or type(error).__name__, request=request) from error
         except (
             ValueError

@@ -5,6 +5,8 @@ What the guard takes for public is changed where a server on loopback must be re
 
 import asyncio
 import socket
+from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -22,7 +24,8 @@ class Net:
     """Two servers on one port, one of them public, and the answers of a name server."""
 
     def __init__(self, monkeypatch):
-        self.names, self.asked, self.reached, self.answer = {}, [], [], None
+        self.names, self.asked, self.reached = {}, [], []
+        self.answer: Callable[[web.BaseRequest], Any] = lambda request: web.Response(text=PAGE)
         monkeypatch.setattr(guard, "is_public", lambda address: address == PUBLIC)
         monkeypatch.setattr(guard, "is_this_machine", lambda family, address: False)
         real = socket.getaddrinfo
@@ -49,7 +52,7 @@ class Net:
 
         async def handle(request):
             self.reached.append((request.transport.get_extra_info("sockname")[0], request.host, request.path))
-            response = self.answer(request) if self.answer else web.Response(text=PAGE)
+            response = self.answer(request)
             return response if isinstance(response, web.StreamResponse) else await response
 
         async def main():

@@ -180,6 +180,24 @@ def test_the_request_id_stays_on_our_own_services(net):
     assert seen[1]["x-request-id"] == "e:0.1"
 
 
+def test_the_embedded_web_is_asked_through_its_proxy_and_knows_the_call(net):
+    """Its noise goes by the call's name, and its proxy is on loopback: the one way inside for an address of a model."""
+    net.answer = lambda request: web.Response(text=f"{request.host}{request.path} {request.headers['X-Request-Id']}")
+
+    async def use(_, port):
+        client = WebClient(f"http://{INSIDE}:{port}")
+        try:
+            page = await client.send("GET", "http://airports.test/KTM", "e:0.0")
+            with pytest.raises(ToolError, match="not on the public web"):
+                await client.send("GET", f"http://{INSIDE}:{port}/", "e:0.1")
+        finally:
+            await client.aclose()
+        return page.text
+
+    assert net.run(use) == "airports.test/KTM e:0.0"
+    assert len(net.reached) == 1
+
+
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "ALL_PROXY", "https_proxy"])
 def test_proxies_of_the_environment_are_not_used_and_said_so(net, monkeypatch, caplog, name):
     monkeypatch.setenv(name, "http://127.0.0.2:9/")

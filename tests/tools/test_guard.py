@@ -2,7 +2,11 @@
 
 import socket
 
+import httpx
 import pytest
+import yarl
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mirothinker_jax.tools.guard import check_headers, is_public, is_this_machine, web_address
 from mirothinker_jax.tools.spec import Failure, ToolError
@@ -197,6 +201,79 @@ def test_what_a_resolver_says_is_public_only_where_it_surely_is(address):
 def test_this_machines_own_addresses_are_known():
     assert is_this_machine(socket.AF_INET, ("127.0.0.1", 80))
     assert not is_this_machine(socket.AF_INET, ("192.0.2.1", 80))  # with or without a route there
+
+
+PIECES = [
+    *(
+        "http://",
+        "HTTPS:",
+        "//",
+        "/",
+        "\\",
+        "@",
+        ":",
+        "?",
+        "#",
+        "[",
+        "]",
+        "%",
+        "%2f",
+        "%40",
+        "%00",
+        ".",
+        "..",
+        " ",
+    ),
+    *(
+        "127.0.0.1",
+        "0x7f",
+        "017",
+        "::1",
+        "::ffff:",
+        "80",
+        "example.com",
+        "localhost",
+        "a",
+        "-",
+        "_",
+        "xn--",
+        "é",
+    ),
+    *(
+        "\n",
+        "\0",
+        "\ud800",
+        "\u00ad",
+        "\u3002",
+        "\uff0e",
+        "\u200d",
+        "١",
+        "１",
+        "Å",
+        "ß",
+        "\u0130",
+        "huggingface.co",
+    ),
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join), st.booleans())
+def test_all_readers_of_what_is_sent_read_the_same_host(text, bare):
+    """httpx and yarl read it again after the guard; neither may find another host, user or port in it."""
+    try:
+        sent = web_address(text if bare else f"http://{text}")
+    except ToolError as error:
+        assert error.failure is Failure.TOOL_ERROR
+        return
+    try:
+        url = httpx.URL(sent)
+    except httpx.InvalidURL:
+        return  # WebClient reports it as no address
+    again = yarl.URL(str(url), encoded=True)
+    host = sent.split("/")[2]
+    assert url.netloc.decode() == again.host_port_subcomponent == host and again.user is None and "@" not in host
+    assert web_address(sent) == sent
 
 
 def test_headers_that_a_reader_would_send():
