@@ -182,7 +182,9 @@ def test_the_request_id_stays_on_our_own_services(net):
 
 def test_the_embedded_web_is_asked_through_its_proxy_and_knows_the_call(net):
     """Its noise goes by the call's name, and its proxy is on loopback: the one way inside for an address of a model."""
-    net.answer = lambda request: web.Response(text=f"{request.host}{request.path} {request.headers['X-Request-Id']}")
+    net.answer = lambda request: web.Response(
+        text=f"{request.host}{request.path} {request.headers['X-Request-Id']}"
+    )
 
     async def use(_, port):
         client = WebClient(f"http://{INSIDE}:{port}")

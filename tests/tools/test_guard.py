@@ -272,7 +272,9 @@ def test_all_readers_of_what_is_sent_read_the_same_host(text, bare):
         return  # WebClient reports it as no address
     again = yarl.URL(str(url), encoded=True)
     host = sent.split("/")[2]
-    assert url.netloc.decode() == again.host_port_subcomponent == host and again.user is None and "@" not in host
+    assert (
+        url.netloc.decode() == again.host_port_subcomponent == host and again.user is None and "@" not in host
+    )
     assert web_address(sent) == sent
 
 

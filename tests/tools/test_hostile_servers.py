@@ -47,20 +47,25 @@ def test_compressed_bodies(net, encoding, sent, found):
         assert response.failure is Failure.UNREACHABLE and found in str(response) and len(str(response)) < 300
 
 
-async def endless(request):
-    response = web.StreamResponse()
-    await response.prepare(request)
-    try:
-        while True:
-            await response.write(b"x" * 10_000)
-    except ConnectionError:
-        return response
-
-
-def test_an_endless_body_is_cut(net):
+@pytest.mark.parametrize(
+    ("encoding", "part", "found"),
+    [("identity", b"x" * 10_000, b"x" * LIMIT), ("gzip", gzip.compress(b"") * 500, b"")],
+    ids=["of text", "that expands to nothing"],
+)
+def test_an_endless_body_is_cut(net, encoding, part, found):
     net.names["a.example.com"] = [[PUBLIC]]
+
+    async def endless(request):
+        response = web.StreamResponse(headers={"Content-Encoding": encoding})
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(part)
+        except ConnectionError:
+            return response
+
     net.answer = endless
-    assert net.get("http://a.example.com:{port}/", max_body_bytes=LIMIT).content == b"x" * LIMIT
+    assert net.get("http://a.example.com:{port}/", max_body_bytes=LIMIT, timeout_s=5.0).content == found
 
 
 # --- servers that do not speak HTTP as one should ---
