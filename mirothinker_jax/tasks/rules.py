@@ -8,6 +8,7 @@ decimal point, an exponent, the marks of scripts in which they are letters. Line
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from decimal import Decimal
 
@@ -53,6 +54,28 @@ def is_correct(expected: str, answer: str | None) -> bool:
         return False
     wanted, given = plain(expected), plain(answer)
     return wanted == given != "" or _same_number(wanted, given)
+
+
+def is_correct_gaia(expected: str, answer: str | None) -> bool:
+    """The string scorer of the GAIA benchmark (arXiv 2311.12983), with its quirks: 1,000 is a list of two.
+
+    Where `expected` is a number, numbers are compared; where it holds a comma or semicolon, its elements in their
+    order; else letters and digits without case.
+
+    >>> is_correct_gaia("17", "$17"), is_correct_gaia("a,b", "a; b"), is_correct_gaia("1,000", "1000")
+    (True, True, False)
+    """
+    if answer is None:
+        return False
+    if _float(expected) is not None:
+        return _float(expected) == _float(re.sub("[$%,]", "", answer))
+    if not re.search("[,;]", expected):
+        return _bare(expected, string.punctuation) == _bare(answer, string.punctuation)
+    wanted, given = re.split("[,;]", expected), re.split("[,;]", answer)
+    return len(wanted) == len(given) and all(
+        _bare(w) == _bare(g) if _float(w) is None else _float(w) == _float(re.sub("[$%]", "", g))
+        for w, g in zip(wanted, given, strict=True)
+    )
 
 
 def says_nothing(answer: str) -> bool:
@@ -122,6 +145,17 @@ def _strip_ends(text: str) -> str:
             else:
                 break
     return text[start:end]
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _bare(text: str, without: str = "") -> str:
+    return "".join(text.split()).translate(str.maketrans("", "", without)).lower()
 
 
 def _same_number(wanted: str, given: str) -> bool:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mirothinker_jax.tasks.rules import is_correct, says_nothing
+from mirothinker_jax.tasks.rules import is_correct, is_correct_gaia, says_nothing
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,28 @@ def test_any_answer_is_compared_in_linear_time(shape):
     start = time.process_time()
     assert not is_correct("17", answer)
     assert time.process_time() - start < 6.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "correct"),
+    [
+        ("$17", "17", True),
+        ("1e3", "1000", True),
+        ("17.", "17", True),
+        ("sea-gull", "sea gull", True),
+        ("a; b", "a,b", True),
+        ("$1,000", "1,000", True),
+        ("17%", "0.17", False),
+        ("17 thousand", "17000", False),
+        ("10 USD", "10", False),
+        ("b,a", "a,b", False),
+        ("a.,b", "a,b", False),
+        ("The Seagull", "Seagull", False),
+        ("Ça", "ca", False),
+        ("nan", "nan", False),
+        ("1000", "1,000", False),
+        (None, "17", False),
+    ],
+)
+def test_the_gaia_scorer(answer, gold, correct):
+    assert is_correct_gaia(gold, answer) is correct

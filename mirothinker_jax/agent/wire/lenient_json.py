@@ -42,10 +42,7 @@ def read_object(text: str) -> dict[str, Any] | None:
     try:
         value = json_repair.loads(_CountedText(text), skip_json_loads=True)
         return _clean(value) if isinstance(value, dict) else None
-    except (
-        ValueError,
-        RecursionError,
-    ):  # read too often, nested too deep, or a number of thousands of digits
+    except (ValueError, RecursionError):  # read too often, or nested too deep
         return None
 
 
@@ -84,6 +81,17 @@ def _clean(value: Any) -> Any:
     if isinstance(value, dict):
         return {_clean(name): _clean(item) for name, item in value.items()}
     return [_clean(item) for item in value] if isinstance(value, list) else value
+
+
+class UnlocatedText(str):
+    """A text for many calls of decode_object: the decoder's errors count no lines, which would take the text's length
+    for each of them."""
+
+    def count(self, *args: Any) -> int:
+        return 0
+
+    def rfind(self, *args: Any) -> int:
+        return -1
 
 
 class _CountedText(str):

@@ -5,8 +5,9 @@ broken they end at the next closing tags. Two rules differ from the released sca
 made, and a thought that is never closed is all thought. A turn with call tags that make no call is not a turn
 without calls: the model must be told.
 
-Every text is read in linear time: heads and ends of calls are found once each, and no JSON is decoded twice (the
-quotes of a call inside a string end that string, so a decoder cannot run over many heads). Nothing raises.
+Every text is read in linear time: heads and ends of calls are found once each, and no stretch of JSON is decoded more
+than twice (the quotes of a call inside a string end that string, so a decoder cannot run over many heads). Nothing
+raises.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mirothinker_jax.agent.wire.lenient_json import decode_object, read_object
+from mirothinker_jax.agent.wire.lenient_json import UnlocatedText, decode_object, read_object
 from mirothinker_jax.tools.spec import CALL_TAGS, ToolCall
 
 _MARK = re.compile(
@@ -71,6 +72,7 @@ def _parts(text: str) -> tuple[list[_Part], str]:
 
     All before a </think> that nothing opened is a thought too: chat templates may open it in the prompt.
     """
+    text = UnlocatedText(text)
     marks = list(_MARK.finditer(text))
     last_said = max((mark.start() for mark in marks if mark["said"]), default=-1)
     parts: list[_Part] = []
