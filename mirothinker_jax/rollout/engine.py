@@ -11,6 +11,7 @@ Left out: paged memory, prefix sharing between slots, a cache across hosts.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -51,10 +52,11 @@ class Decoded(NamedTuple):
 class Engine:
     """Slots on one mesh. One dispatch at a time: sampler.py gives it an asynchronous face."""
 
-    def __init__(self, model: ModelSpec, config: RolloutConfig, context_tokens: int, end_id: int):
-        """`context_tokens` is the room of a slot; `end_id` ends a turn."""
+    def __init__(self, model: ModelSpec, config: RolloutConfig, context_tokens: int, end_ids: Sequence[int]):
+        """`context_tokens` is the room of a slot; each of `end_ids` ends a turn."""
         check_rows(model.mesh.shape, "rollout.slots", config.slots)
-        self.model, self.config, self.context, self.end_id = model, config, context_tokens, end_id
+        self.model, self.config, self.context = model, config, context_tokens
+        self.end_ids = frozenset(end_ids)
         self.params: Params | None = None
         # A dispatch reads no more of the cache than its longest slot needs: two shapes of each function.
         self._contexts = sorted({-(-context_tokens // 2), context_tokens})
@@ -110,7 +112,9 @@ class Engine:
         return Decoded(*jax.tree.map(np.asarray, drawn))
 
     @functools.partial(jax.jit, static_argnums=(0, 8, 9), donate_argnums=2)
-    def _prefill(self, params, cache, fed, places, index, last, seeds, context, sampling: Sampling):
+    def _prefill(
+        self, params, cache, fed, places, index, last, seeds, context, sampling: Sampling
+    ) -> tuple[Any, ...]:
         module = merge(self.model.graph, params)
         attend = make_cached_attend(places, index, context)
         hidden, cache, routing = module(fed, places, attend, cache)
@@ -120,10 +124,12 @@ class Engine:
         return cache, *sample(logits, _keys(seeds, place), sampling), _routes(routing, sampling)
 
     @functools.partial(jax.jit, static_argnums=(0, 7, 8), donate_argnums=2)
-    def _decode(self, params, cache, length, pending, seed, budget, context, sampling: Sampling):
+    def _decode(
+        self, params, cache, length, pending, seed, budget, context, sampling: Sampling
+    ) -> tuple[Any, ...]:
         module = merge(self.model.graph, params)
 
-        def one(i, carry):
+        def one(i, carry) -> tuple[Any, ...]:
             cache, length, pending, budget, tokens, logprobs, routes = carry
             running = budget > 0
             places = jnp.where(running, length, self.context)
@@ -136,7 +142,8 @@ class Engine:
             if (chosen := _routes(routing, sampling)) is not None:
                 routes = routes.at[:, i].set(chosen[:, 0])
             length = length + running.astype(jnp.int32)
-            budget = jnp.where(running & (drawn != self.end_id), budget - 1, 0)
+            ended = functools.reduce(jnp.logical_or, (drawn == i for i in sorted(self.end_ids)), ~running)
+            budget = jnp.where(ended, 0, budget - 1)
             return cache, length, jnp.where(running, drawn, pending), budget, tokens, logprobs, routes
 
         c, shape = self.model.config, (pending.shape[0], self.config.decode_steps)

@@ -9,6 +9,7 @@ Nothing is ever rendered to text and tokenised again. Worked example, one call a
     POLICY       \\boxed{Kathmandu}<|im_end|>                                    yes    one a token
 
 A turn that ran into its length limit has no <|im_end|> of its own, and none is added to what is trained.
+A turn that ended by another of the model's end tokens keeps it; the <|im_end|> after it is the observation's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import numpy as np
 
 
 class Source(enum.StrEnum):
+    """Who wrote a segment."""
+
     PROMPT = "prompt"
     POLICY = "policy"
     OBSERVATION = "observation"
@@ -39,6 +42,8 @@ class Stop(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Segment:
+    """A stretch of tokens by one writer, with its text."""
+
     source: Source
     tokens: tuple[int, ...]
     text: str
@@ -51,6 +56,8 @@ class Segment:
 
 @dataclass(frozen=True)
 class Trajectory:
+    """An episode: its ledger of tokens, how it ended and what it earned."""
+
     id: str
     question_id: str
     question: str
@@ -72,4 +79,5 @@ class Trajectory:
 
     @property
     def tokens(self) -> int:
+        """Length of the ledger."""
         return sum(len(s.tokens) for s in self.segments)
