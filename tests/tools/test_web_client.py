@@ -7,16 +7,11 @@ import socket
 import pytest
 from aiohttp import web
 
-from mirothinker_jax.tools import guard
 from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.spec import Failure, ToolError
 
-
-@pytest.fixture(autouse=True)
-def loopback_is_public(monkeypatch):
-    """What a client of the web must not reach is in test_connection.py."""
-    monkeypatch.setattr(guard, "is_public", lambda address: True)
-    monkeypatch.setattr(guard, "is_this_machine", lambda family, address: False)
+# What a client of the web must not reach is in test_connection.py.
+pytestmark = pytest.mark.usefixtures("loopback_is_public")
 
 
 def talk(handler, use, **options):
