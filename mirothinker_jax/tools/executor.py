@@ -138,7 +138,13 @@ class ToolExecutor:
         validator = self._validators[(tool.spec.server, tool.spec.name)]
         from jsonschema.exceptions import best_match
 
-        error = best_match(validator.iter_errors(arguments))
+        try:
+            error = best_match(validator.iter_errors(arguments))
+        except (RecursionError, ValueError) as cause:
+            # Too deep, or a number too long, to be named in a message.
+            return self._failed(
+                Failure.INVALID_ARGUMENTS, f"the arguments cannot be read: {cause}"[:_MESSAGE_CHARS]
+            )
         if error is not None:
             where = ".".join(map(str, error.absolute_path))
             message = f"{where}: {error.message}" if where else error.message
