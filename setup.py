@@ -1,5 +1,6 @@
 """Package metadata. Every dependency says in one line why it is here."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -23,12 +24,12 @@ CORE = [
     "tqdm>=4.66",  # progress bars with ETA (tfds already brings it)
     "jinja2>=3.1",  # report.html and the pages of the embedded web, escaped by default
     "matplotlib>=3.8",  # the curves in report.html, as inline SVG
-    "tensorboardX>=2.6",  # TensorBoard event files without TensorFlow
     "jsonschema>=4.20",  # tool arguments are checked before a tool sees them
     "json-repair>=0.30",  # calls with slightly broken JSON are repaired, as the reference agent does
     "selectolax>=0.3.20",  # HTML to text in under a millisecond
     "webencodings>=0.6",  # labels of page encodings as browsers read them (no dependencies)
-    "aiohttp>=3.9",  # serves the embedded web (thousands of requests a second on one core)
+    "aiohttp>=3.13.5",  # serves the embedded web; connections of the tools, checked (3.13.5 bounds headers)
+    "idna>=3.7",  # hosts of addresses, as httpx reads them
     "tantivy>=0.22",  # the embedded web's search index, 0.4 ms a query
     # The embedded web's facts, one version each: another would make other questions and other figures.
     "airportsdata==20260905",  # the world's airports (MIT); the newest for Python 3.11
@@ -52,14 +53,20 @@ EXTRAS = {
         "pytest-xdist>=3.6",  # `-n 2`: compiling keeps one core busy, so a second worker nearly halves the suite
         "hypothesis>=6",  # property tests of packing, parsing and formulas
         "jaxtyping>=0.2.30",  # shapes checked at run time, in tests
+        "tensorboardX>=2.6",  # reads the event files that we write
+        "setuptools>=77",  # builds the wheel that tests/test_package.py installs
         "ruff>=0.6",  # lint and format
         "pyright>=1.1.380",  # types
     ],
 }
 
+VERSION = re.findall(
+    r'__version__ = "(.+)"', Path("mirothinker_jax/__init__.py").read_text(encoding="utf-8")
+)[0]
+
 setup(
     name="mirothinker-jax",
-    version="0.1.0",
+    version=VERSION,
     description="Train deep-interaction research agents in JAX: SFT, DPO and GRPO with real tools.",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -72,11 +79,23 @@ setup(
         "mirothinker_kernels.flash_attention",
         "mirothinker_kernels.grouped_matmul",
         "mirothinker_kernels.ring_attention",
+        # In the package, so that `--config toy/smoke` works wherever it is installed (config_file.py).
+        "mirothinker_jax.configs.mirothinker",
+        "mirothinker_jax.configs.qwen",
+        "mirothinker_jax.configs.toy",
     ],
-    package_dir={"mirothinker_kernels": "kernels"},
+    package_dir={"mirothinker_kernels": "kernels", "mirothinker_jax.configs": "configs"},
     package_data={
         "mirothinker_jax": ["py.typed", "**/*.html.j2", "**/*.txt"],
+        "mirothinker_jax.configs.toy": ["system_prompt.txt"],
+        "mirothinker_kernels": ["py.typed"],
         "mirothinker_kernels.flash_attention": ["blocks.json"],
+    },
+    entry_points={
+        "console_scripts": [
+            f"mirothinker-{command}=mirothinker_jax.{command}:main"
+            for command in ("train", "plan", "convert")
+        ]
     },
     install_requires=CORE,
     extras_require=EXTRAS,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 from mirothinker_jax.config_tree import ConfigError
 from mirothinker_jax.flags import parse
 from mirothinker_jax.parallel.tpu_flags import generation_here, set_flags
+from mirothinker_jax.pipeline.endings import STORAGE, one_line_endings, storage_failure
 from mirothinker_jax.trainer.storage import ignore_late_writes
 
 DESCRIPTION = """Trains a research agent: supervised fine-tuning, DPO and GRPO, as the config's `stages` say.
@@ -18,6 +22,7 @@ Everything goes to config.run_dir: metrics, checkpoints, trajectories, summary.j
 command resumes a run that was stopped, and does nothing where it is complete."""
 
 
+@one_line_endings()
 @ignore_late_writes()
 def main(argv: list[str] | None = None) -> int:
     config = parse(sys.argv[1:] if argv is None else argv, description=DESCRIPTION)
@@ -36,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, DataError) as error:
         return _refuse(error)
     # Only now: what is wrong with config, data or tokenizer is said without waiting for jax.
+    run = import_run()
     from mirothinker_jax.parallel.processes import leave_others
-    from mirothinker_jax.pipeline.run import run
 
     try:
         summary = run(config, inputs)
@@ -45,7 +50,11 @@ def main(argv: list[str] | None = None) -> int:
         _refuse(error)
         leave_others(2)
         return 2
-    except Exception:
+    except Exception as error:
+        if line := storage_failure(error, config.run_dir):
+            sys.stderr.write(f"error: {line}\n")
+            leave_others(STORAGE)
+            return STORAGE
         leave_others(1, traceback.format_exc())
         raise
     for stage, accuracy in summary.get("accuracy", {}).items():
@@ -56,6 +65,16 @@ def main(argv: list[str] | None = None) -> int:
     if summary:
         sys.stdout.write(f"report: {config.run_dir}/report.html\n")
     return 0
+
+
+def import_run() -> Callable[..., dict[str, Any]]:
+    """pipeline.run.run, and with it whatever training needs."""
+    gc.disable()  # what importing makes stays: looking for garbage meanwhile is a tenth of the time
+    try:
+        from mirothinker_jax.pipeline.run import run
+    finally:
+        gc.enable()
+    return run
 
 
 def _refuse(error: Exception) -> int:
