@@ -154,6 +154,8 @@ def _without_added_tokens(content: dict[str, Any], file: Path) -> tuple[tokenize
     model = content["model"] | {"dropout": None}  # chance, for training
     vocabulary, fillers = model.get("vocab"), {}
     try:
+        if model.get("continuing_subword_prefix"):  # with which the library may panic
+            raise ValueError("continuing_subword_prefix is set, which byte-level BPE has not")
         if isinstance(vocabulary, dict) and isinstance(model.get("merges"), list):
             of_text = {*_letters(), *map(_joined, model["merges"])}
             listed = {token["content"] for token in content["added_tokens"]} - of_text
