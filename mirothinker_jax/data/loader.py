@@ -69,8 +69,8 @@ class SFTSource:
         self._rows_per_shard = rows // shards
         self._sequence_length = sequence_length
         # What a saved position belongs to: anything else here and it would point somewhere else.
+        self._data = {"path": conversations.name, "examples": examples, "sha256": conversations.fingerprint}
         self._identity = {
-            "examples": examples,
             "shard_count": shards,
             "sequence_length": sequence_length,
             "open_bins": settings.open_bins,
@@ -105,6 +105,7 @@ class SFTSource:
     def get_state(self) -> dict[str, Any]:
         """The position of this process's streams; "shards" of several processes' states may be merged."""
         return {
+            "data": self._data,
             **self._identity,
             "shards": {str(shard): stream.get_state() for shard, stream in self._streams.items()},
         }
@@ -115,6 +116,12 @@ class SFTSource:
         Raises:
           ConfigError: the state belongs to other data or settings, or lacks one of this process's shards.
         """
+        saved = state.get("data", {})
+        if (saved.get("examples"), saved.get("sha256")) != (self._data["examples"], self._data["sha256"]):
+            raise ConfigError(
+                f"data.path: this run was made with other data: {_described(saved)}; now it is "
+                f"{_described(self._data)}; give the former data back, or start a new run_dir"
+            )
         for key, value in self._identity.items():
             if state.get(key) != value:
                 raise ConfigError(
@@ -129,6 +136,11 @@ class SFTSource:
             )
         for shard, stream in self._streams.items():
             stream.set_state(state["shards"][str(shard)])
+
+
+def _described(data: dict[str, Any]) -> str:
+    digest = str(data.get("sha256"))[:12]
+    return f"{data.get('path')} ({data.get('examples')} conversations, SHA-256 {digest}…)"
 
 
 class _Render:

@@ -1,42 +1,75 @@
-"""What a conversation on disk looks like, and what is wrong with one that does not.
+"""The messages of a conversation: what they may hold, and what is wrong with one that is not so.
 
-    {"messages": [{"role": "user", "content": "Where is KTM?"}, {"role": "assistant", "content": "…"}, …]}
+    {"role": "user", "content": "Where is KTM?"}
+    {"role": "assistant", "content": "…", "reasoning_content": "…", "tool_calls": […], "weight": 0}
 
-Roles are system, user, assistant and tool. An assistant message may hold OpenAI-style `tool_calls`, and
-`"weight": 0` keeps it as context without training on it. Other keys of a message, such as `name` or
-`tool_call_id`, are not rendered and ignored; keys whose text would be lost that way are refused.
+Roles are system, user, assistant and tool. What people's files hold comes in several shapes (text in parts, calls
+as JSON text, the thought as `reasoning`, nulls that Arrow filled in); `canonical_message` makes them one.
+
+Unusual: null members of a call's `arguments` are taken for Arrow's filling and dropped, at any depth. Arguments
+that are JSON text, as OpenAI writes them, are kept to the letter, and there a null stays.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
+from mirothinker_jax.data.keys import known_members
+from mirothinker_jax.data.strict_json import DataError as DataError
+from mirothinker_jax.data.strict_json import kind, parse_field, whole_text, without_nulls
+
 ROLES = ("system", "user", "assistant", "tool")
-_LOST = {  # keys that other formats keep model text in
-    "reasoning_content": "write it into content as <think>…</think>",
-    "reasoning": "write it into content as <think>…</think>",
-    "function_call": "write it as tool_calls",
+_OTHER_ROLES = {  # what other formats call them
+    **dict.fromkeys(("human",), "user"),
+    **dict.fromkeys(("gpt", "model", "bot", "ai", "chatgpt"), "assistant"),
+    **dict.fromkeys(("function", "observation", "ipython", "tool_response"), "tool"),
+    "developer": "system",
 }
 
 Message = Mapping[str, Any]
 
 
-class DataError(ValueError):
-    """Training data that cannot be used. One line: where, which field, what is wrong; the way out."""
+def canonical_message(message: Any, field: str, ignore: Container[str] = ()) -> dict[str, Any]:
+    """A message as the rest of the project reads it.
 
-
-def check_record(record: Any, where: str) -> list[dict[str, Any]]:
-    """The messages of one record, checked. `where` says in errors which record it is: FILE:LINE.
+    {role, content: str | None, reasoning_content?: str, tool_calls?: […], weight?: 0 | 1}; content is None
+    only beside calls or a thought, and each call is {"type": "function", "function": {"name", "arguments"}},
+    its arguments an object, or JSON text of one.
 
     Raises:
-      DataError: `FILE:LINE: field: what is wrong; way out`.
+      DataError: `field: what is wrong; way out`.
     """
-    try:
-        return _check_record(record)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from None
+    members = known_members(message, field, "messages", ignore)
+    role = members.get("role")
+    if role is None:
+        raise DataError(f"{field}.role: missing; every message has a role and a content")
+    if role not in ROLES:
+        known = f"use one of {', '.join(ROLES)}"
+        other = _OTHER_ROLES.get(role) if isinstance(role, str) else None
+        raise DataError(f"{field}.role: unknown role {role!r}; {f'write {other!r}' if other else known}")
+    content = _text(members.get("content"), f"{field}.content", ignore)
+    thought = _thought(members, field)
+    calls = [_canonical_call(*call, ignore) for call in _entries(members, field)]
+    if role != "assistant" and (calls or thought):
+        key, does = ("tool_calls", "calls tools") if calls else ("reasoning_content", "thinks")
+        raise DataError(f"{field}.{key}: on a {role} message; only an assistant {does}")
+    if content is None and not calls and not thought:
+        empty = "is null" if "content" in message else "missing"
+        raise DataError(f'{field}.content: {empty}; every message has a content: write it, or "" for none')
+    canonical: dict[str, Any] = {"role": role, "content": content}
+    if thought:
+        canonical["reasoning_content"] = thought
+    if calls:
+        canonical["tool_calls"] = calls
+    weight = members.get("weight")
+    if weight not in (None, 0, 1):
+        raise DataError(f"{field}.weight: is {weight!r}; use 1 (train on it) or 0 (context only)")
+    if weight is not None and role == "assistant":
+        canonical["weight"] = int(weight)
+    elif weight:
+        raise DataError(f"{field}.weight: is {weight!r} on a {role} message; only an assistant's are trained")
+    return canonical
 
 
 def tool_calls(message: Message, field: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -45,71 +78,102 @@ def tool_calls(message: Message, field: str) -> Iterator[tuple[str, str, dict[st
     Raises:
       DataError: an entry that is not an OpenAI function call.
     """
-    entries = message.get("tool_calls") or []
-    if not isinstance(entries, Sequence) or isinstance(entries, str):
-        raise DataError(f"{field}.tool_calls: is {_kind(entries)}; it must be a list")
-    for i, entry in enumerate(entries):
-        where = f"{field}.tool_calls[{i}]"
-        function = entry.get("function") if isinstance(entry, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise DataError(
-                f'{where}: not a function call; write {{"function": {{"name": …, "arguments": …}}}}'
-            )
-        arguments = function.get("arguments", {})
-        if isinstance(arguments, str):
-            try:
-                arguments = json.loads(arguments)
-            except ValueError as error:
-                raise DataError(f"{where}.function.arguments: unreadable JSON ({error}); repair it") from None
-        if not isinstance(arguments, dict):
-            raise DataError(f"{where}.function.arguments: is {_kind(arguments)}; it must be a JSON object")
-        yield where, function["name"], arguments
+    for entry, where in _entries(message, field):
+        yield where, *_name_and_arguments(_function(entry, where), where)
 
 
-def _check_record(record: Any) -> list[dict[str, Any]]:
-    if not isinstance(record, dict):
-        raise DataError(f'record: is {_kind(record)}; it must be an object {{"messages": […]}}')
-    if "messages" not in record:
-        has = ", ".join(sorted(map(str, record))) or "nothing"
-        raise DataError(f'messages: missing (the record has {has}); each record is {{"messages": […]}}')
-    messages = record["messages"]
-    if not isinstance(messages, list):
-        raise DataError(f"messages: is {_kind(messages)}; it must be a list of messages")
-    if not messages:
-        raise DataError("messages: is empty; give at least one user and one assistant message")
-    for i, message in enumerate(messages):
-        _check_message(message, f"messages[{i}]")
-    if not any(m["role"] == "assistant" and m.get("weight", 1) for m in messages):
-        raise DataError("messages: no assistant message to train on; add one, or drop the record")
-    return messages
+def parsed_list(value: Any, field: str) -> list[Any]:
+    """A list, or JSON text of one (tables with columns of text have those); null and "" are an empty one.
+
+    Raises:
+      DataError: anything else.
+    """
+    if isinstance(value, str):
+        value = parse_field(value, field) if value.strip() else None
+    if value is not None and not isinstance(value, (list, tuple)):
+        raise DataError(f"{field}: is {kind(value)}; it must be a list")
+    return list(value or ())
 
 
-def _check_message(message: Any, field: str) -> None:
-    if not isinstance(message, dict):
-        raise DataError(f"{field}: is {_kind(message)}; it must be an object with role and content")
-    for key in ("role", "content"):
-        if key not in message and not (key == "content" and message.get("tool_calls")):
-            raise DataError(f"{field}.{key}: missing; every message has a role and a content")
-    role, content = message["role"], message.get("content")
-    if role not in ROLES:
-        raise DataError(f"{field}.role: unknown role {role!r}; use one of {', '.join(ROLES)}")
-    calls = list(tool_calls(message, field))
-    if calls and role != "assistant":
-        raise DataError(f"{field}.tool_calls: on a {role} message; only an assistant calls tools")
-    if not isinstance(content, str) and not (calls and content is None):
-        raise DataError(f"{field}.content: is {_kind(content)}; it must be a string (join text parts to one)")
-    for key, way_out in _LOST.items():
-        if message.get(key):
-            raise DataError(f"{field}.{key}: this text would be lost; {way_out}")
-    if message.get("weight", 1) not in (0, 1):
-        raise DataError(f"{field}.weight: is {message['weight']!r}; use 1 (train on it) or 0 (context only)")
+def _entries(message: Message, field: str) -> list[tuple[Any, str]]:
+    entries = parsed_list(message.get("tool_calls"), f"{field}.tool_calls")
+    return [(entry, f"{field}.tool_calls[{i}]") for i, entry in enumerate(entries)]
 
 
-def _kind(value: Any) -> str:
-    """What a value is, in JSON's own words."""
-    for types, name in (((bool,), "a boolean"), ((int, float), "a number"), ((str,), "a string")):
-        if isinstance(value, types):
-            return name
-    if value is None:
-        return "null"
-    return "an object" if isinstance(value, Mapping) else "a list"
+def _function(entry: Any, where: str) -> Mapping[str, Any]:
+    function = entry.get("function") if isinstance(entry, Mapping) else None
+    if not isinstance(function, Mapping):
+        raise DataError(f'{where}: not a function call; write {{"function": {{"name": …, "arguments": …}}}}')
+    return function
+
+
+def _name_and_arguments(function: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
+    name, arguments = function.get("name"), function.get("arguments")
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{where}.function.name: is {kind(name)}; it must be the function's name")
+    field = f"{where}.function.arguments"
+    if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+        arguments = {}
+    elif isinstance(arguments, str):
+        arguments = parse_field(arguments, field)
+    if not isinstance(arguments, dict):
+        raise DataError(f"{field}: is {kind(arguments)}; it must be a JSON object")
+    return name, arguments
+
+
+def _canonical_call(entry: Any, where: str, ignore: Container[str]) -> dict[str, Any]:
+    function = _function(entry, where)
+    call = known_members(entry, where, "messages.tool_calls", ignore)
+    if call.get("type", "function") != "function":
+        raise DataError(f"{where}.type: is {call['type']!r}; only a function can be called")
+    function = known_members(function, f"{where}.function", "messages.tool_calls.function", ignore)
+    name, parsed = _name_and_arguments(function, where)
+    field = f"{where}.function.arguments"
+    arguments, written = without_nulls(parsed, field), function.get("arguments")
+    if isinstance(written, str) and written.strip():
+        arguments = whole_text(written, field)
+    name = whole_text(name, f"{where}.function.name")
+    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _text(content: Any, field: str, ignore: Container[str]) -> str | None:
+    """A string as it is; parts of type text, joined; None for null and for no parts at all."""
+    if isinstance(content, str):
+        return whole_text(content, field)
+    if content is None:
+        return None
+    if not isinstance(content, (list, tuple)):
+        raise DataError(f"{field}: is {kind(content)}; it must be a string, or a list of text parts")
+    texts = []
+    for i, item in enumerate(content):
+        where = f"{field}[{i}]"
+        type_ = item.get("type") if isinstance(item, Mapping) else None
+        if type_ is not None and type_ != "text":
+            raise DataError(f"{where}.type: is {type_!r}; {_part_way_out(type_)}")
+        part = known_members(item, where, "messages.content", ignore)
+        if type_ is None or not isinstance(part.get("text"), str):
+            raise DataError(f'{where}: not a text part; write {{"type": "text", "text": …}}')
+        texts.append(whole_text(part["text"], f"{where}.text"))
+    return "".join(texts) if texts else None
+
+
+def _part_way_out(type_: Any) -> str:
+    ways_out = {
+        "thinking": "write its text as reasoning_content of the message",
+        "tool_use": "write it as tool_calls of the message",
+        "tool_result": "write it as a message of the role tool",
+    }
+    return ways_out.get(str(type_), "only parts of type text are trained: take it out")
+
+
+def _thought(members: Mapping[str, Any], field: str) -> str | None:
+    """`reasoning_content`, which some servers call `reasoning`; None where there is no text in it."""
+    given = {key: members[key] for key in ("reasoning_content", "reasoning") if key in members}
+    for key, thought in given.items():
+        if not isinstance(thought, str):
+            raise DataError(f"{field}.{key}: is {kind(thought)}; it must be a string")
+        whole_text(thought, f"{field}.{key}")
+    said = {thought for thought in given.values() if thought}
+    if len(said) > 1:
+        raise DataError(f"{field}.reasoning: is another text than reasoning_content; keep one of the two")
+    return said.pop() if said else None

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +93,20 @@ def train_run_tokenizer(path: Path, conversations: ConversationSource, config: C
         chars = 0
         for record in (conversations[i] for i in range(len(conversations))):
             for message in record["messages"]:
-                text = message.get("content") or ""
-                chars += len(text)
-                yield text
+                for text in _texts(message):
+                    chars += len(text)
+                    yield text
             if chars > _CORPUS_CHARS:
                 return
 
     train_tokenizer(texts(), path, config.tokenizer)
+
+
+def _texts(message: Mapping[str, Any]) -> Iterator[str]:
+    """What of a canonical message becomes tokens, however the call format joins it."""
+    yield message.get("reasoning_content", "")
+    yield message["content"] or ""
+    for call in message.get("tool_calls", ()):
+        name, arguments = call["function"]["name"], call["function"]["arguments"]
+        yield name
+        yield arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)

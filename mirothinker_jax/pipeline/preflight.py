@@ -63,6 +63,8 @@ def check_tokens(shop: Workshop, survey_data: bool) -> None:
     `survey_data`, DataError for a conversation that cannot be trained on."""
     c, known = shop.config, shop.config.model.yarn
     longest = {}
+    if "sft" in c.stages:
+        _check_same_data(shop)
     if set(purposes(c)) - {"expert"}:
         longest["an episode (agent.context_tokens)"] = shop.setting.context_tokens
     if survey_data:
@@ -73,6 +75,17 @@ def check_tokens(shop: Workshop, survey_data: bool) -> None:
                 "%s has %d tokens, the model was made for %d (model.yarn.native_tokens) × %g (model.yarn.factor): "
                 "raise the factor",
                 *(what, tokens, known.native_tokens, known.factor),
+            )
+
+
+def _check_same_data(shop: Workshop) -> None:
+    """Raises DataError where processes see different conversations, as from a file that was copied to most hosts."""
+    if jax.process_count() > 1:
+        digest = int(shop.conversations.fingerprint[:7], 16)
+        if not all_processes(digest == max_over_processes(digest)):
+            raise DataError(
+                f"{shop.conversations.name}: file: is not the same on all processes (here its SHA-256 is "
+                f"{shop.conversations.fingerprint[:12]}…); give every process the same data"
             )
 
 

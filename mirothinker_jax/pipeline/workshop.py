@@ -90,7 +90,7 @@ class Workshop(contextlib.ExitStack):
         """The user's data, or the expert's episodes, played once."""
         c = self.config
         if c.data.path:
-            return open_conversations(c.data.path)
+            return open_conversations(c.data.path, c.data.ignore)
         path = self.folder / "data" / "expert.jsonl"
         if not path.exists() and self.first:
             with self.phases("expert"):

@@ -147,8 +147,17 @@ def test_two_processes_go_on_from_the_state_of_one_and_back(source):
 
 def test_a_position_in_other_data_is_refused(source):
     state = source().get_state()
-    with pytest.raises(ValueError, match="saved data position has examples 40, this run 41"):
-        source(Conversations(episodes(41))).set_state(state)
+    edited = episodes(40)
+    edited[7]["messages"][1]["content"] += "."
+    for records in (episodes(41), edited):
+        with pytest.raises(ValueError) as caught:
+            source(Conversations(records, name="new.jsonl")).set_state(json.loads(json.dumps(state)))
+        digest = Conversations(episodes(40)).fingerprint[:12]
+        assert str(caught.value).startswith(
+            f"data.path: this run was made with other data: conversations (40 conversations, SHA-256 {digest}…); "
+            f"now it is new.jsonl ({len(records)} conversations, SHA-256 "
+        )
+    source(Conversations(episodes(40), name="moved.jsonl")).set_state(state)
     with pytest.raises(ValueError, match="saved data position has sequence_length 96, this run 128"):
         source(sequence_length=128).set_state(state)
 

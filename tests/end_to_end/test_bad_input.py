@@ -23,6 +23,10 @@ WRONG = {
     "no messages": (['{"message": []}'], ":1: messages: missing (the record has message)"),
     "unknown role": ([GOOD, record(("robot", "hi"))], ":2: messages[0].role: unknown role 'robot'"),
     "nothing to train on": ([record(("user", "hi"))], ":1: messages: no assistant message to train on"),
+    "key of another format": (
+        [GOOD, json.dumps({**json.loads(GOOD), "prompt": "x"})],
+        ":2: prompt: unknown key, so its content would be lost; drop it with data.ignore=prompt",
+    ),
     "empty file": ([], ": file: is empty"),
 }
 
@@ -62,6 +66,12 @@ def test_a_wrong_file(tmp_path, command, name):
     line, run_dir = command(f"--config.data.path={path}")
     assert line.startswith(f"{path}{expected}"), line
     assert not run_dir.exists()
+
+
+def test_a_key_that_is_ignored_is_no_longer_what_is_wrong(tmp_path, command):
+    path = write(tmp_path, [json.dumps({**json.loads(GOOD), "prompt": "x"}), "{"])
+    line, _ = command(f"--config.data.path={path}", "--config.data.ignore=prompt")
+    assert line.startswith(f"{path}:2: line: unreadable JSON")
 
 
 def test_no_such_file(tmp_path, command):

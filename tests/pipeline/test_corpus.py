@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from mirothinker_jax.config import AgentConfig, Config, SFTConfig, ToolsConfig, WorldConfig
-from mirothinker_jax.data.conversations import open_conversations
+from mirothinker_jax.data.conversations import Conversations, open_conversations
+from mirothinker_jax.pipeline import corpus
 from mirothinker_jax.pipeline.corpus import call_budgets, write_expert_episodes
 from mirothinker_jax.tools.build import build_tools
 from mirothinker_jax.world.facts import load_world
@@ -71,3 +72,13 @@ def test_experts_with_enough_calls_give_the_right_answers(tmp_path, source):
         else:
             assert said.endswith("\\boxed{unknown}")
     assert free > 20
+
+
+def test_the_tokenizer_learns_from_all_that_becomes_tokens(tmp_path, monkeypatch):
+    call = {"function": {"name": "find", "arguments": {"where": "é"}}}
+    turn = {"role": "assistant", "content": None, "reasoning": "a thought", "tool_calls": [call]}
+    records = Conversations([{"messages": [{"role": "user", "content": "q"}, turn]}])
+    learned = []
+    monkeypatch.setattr(corpus, "train_tokenizer", lambda texts, path, settings: learned.extend(texts))
+    corpus.train_run_tokenizer(tmp_path / "my.model", records, Config())
+    assert set(learned) >= {"q", "a thought", "find", '{"where": "é"}'}

@@ -15,8 +15,10 @@ from mirothinker_jax.config import (
     TrainingConfig,
     WorldConfig,
 )
+from mirothinker_jax.data.messages import DataError
+from mirothinker_jax.pipeline import preflight
 from mirothinker_jax.pipeline.phases import Phases
-from mirothinker_jax.pipeline.preflight import check_run, purposes
+from mirothinker_jax.pipeline.preflight import check_run, check_tokens, purposes
 from mirothinker_jax.pipeline.workshop import Workshop
 
 FILE = Config(data=DataConfig(path="my.jsonl"), evaluation=EvalConfig(questions=0))
@@ -90,3 +92,24 @@ def test_the_web_is_started_only_where_it_is_needed(tmp_path):
 def test_mistakes(tmp_path, config, expected):
     with pytest.raises(ConfigError, match=expected):
         check_slice(tmp_path, config)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_processes_that_see_other_data(tmp_path, monkeypatch, same):
+    """A file that was copied to most hosts, or edited on one."""
+    monkeypatch.setattr(preflight.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(preflight, "max_over_processes", lambda digest: digest if same else digest + 1)
+    monkeypatch.setattr(preflight, "all_processes", bool)
+    path = tmp_path / "my.jsonl"
+    path.write_text(
+        '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n'
+    )
+    config = dataclasses.replace(FILE, data=DataConfig(path=str(path)))
+    with Workshop(config, tmp_path, Phases(tmp_path / "phases.json", enabled=False)) as shop:
+        if same:
+            check_tokens(shop, survey_data=False)
+        else:
+            with pytest.raises(
+                DataError, match=r"my\.jsonl: file: is not the same on all processes .*give every"
+            ):
+                check_tokens(shop, survey_data=False)
