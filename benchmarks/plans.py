@@ -11,9 +11,9 @@ minutes; each is kept in benchmarks/results/plans.json when it is done, so that 
 that are there, of the same settings and versions of jax and libtpu, are not made again, and others stay until they are
 (a change of our own code is not noticed: take the cells that it concerns out of the file). With --quick the compiler
 makes the least effort: one or two minutes for a slice, and no times; where that comes near to what there is, it is done
-again with all effort. At the end they are printed as a table, which docs/notes/plans.md has. DPO's rows hold a pair, and are
-twice as long. A step of SFT at 32K has as many rows as v0.1's had, 128. Sampling for DPO and GRPO is not in it (`plan`
-says what it takes).
+again with all effort. At the end they are printed as a table, which docs/notes/plans.md has. DPO's rows hold a pair,
+and are twice as long. A step of SFT at 32K has as many rows as v0.1's had, 128. Sampling for DPO and GRPO is not in it
+(`plan` says what it takes).
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 configs/mirothinker_v1_*, float32 parameters and AdamW, bfloat16 products. A plan takes one to five minutes; each is
 kept in benchmarks/results/stage_plans.json when it is done, so that it can be stopped at any time. Those that are
 there, of the same settings and versions of jax and libtpu, are not made again (a change of our own code is not
-noticed: take the rows that it concerns out of the file). At the end they are printed as a table, which docs/notes/plans.md
-has.
+noticed: take the rows that it concerns out of the file). At the end they are printed as a table, which
+docs/notes/plans.md has.
 """
 
 from __future__ import annotations

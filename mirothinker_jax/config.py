@@ -175,6 +175,8 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class SFTConfig:
+    """Supervised fine-tuning, and the scripted expert that makes its data where there is none."""
+
     training: TrainingConfig = field(default_factory=TrainingConfig)
     expert_episodes: int = 2000  # scripted episodes, where data.path is empty
     expert_calls: int = 6  # the most an expert may make; a question that needs more ends without an answer
@@ -264,6 +266,8 @@ class GRPOConfig:
 
 @dataclass(frozen=True)
 class Config:
+    """The whole tree: what a config file returns and `--config.key=value` overrides."""
+
     run_dir: str = "runs/run"  # everything that the run writes goes here; started again, the run resumes
     seed: int = 0  # of parameters, data order, the world and sampling
     stages: tuple[str, ...] = ("sft",)  # some of sft, dpo, grpo, in that order

@@ -71,6 +71,7 @@ class Batch:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """[B, T], or [M, B, T] of a step."""
         return self.tokens.shape
 
     @staticmethod
@@ -131,4 +132,6 @@ class BatchSource(Protocol):
         """What `set_state` needs to go on exactly after the last batch given out; JSON-serialisable."""
         ...
 
-    def set_state(self, state: dict[str, Any]) -> None: ...
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on after the batch that `state` was taken after. Raises ConfigError for another source's state."""
+        ...

@@ -281,3 +281,26 @@ def test_setup_names_every_kernel_package():
     named = re.findall(r"^\s+\"(mirothinker_kernels[\w.]*)\",", (ROOT / "setup.py").read_text(), re.MULTILINE)
     packages = {module for module, path in MODULES.items() if path.name == "__init__.py"}
     assert set(named) == {module for module in packages if module.split(".")[0] == KERNELS}
+
+
+def functions(tree: ast.AST, public: bool = True, inside: bool = False):
+    """(node, is it public) of every class and function; what is defined inside a function is nobody's interface."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            seen = public and not inside and not node.name.startswith("_")
+            yield node, seen
+            yield from functions(node, seen, inside or not isinstance(node, ast.ClassDef))
+        else:
+            yield from functions(node, public, inside)
+
+
+def test_functions_say_what_they_return_and_public_ones_what_they_are():
+    silent, documented, public = [], 0, 0
+    for path in MODULES.values():
+        for node, seen in functions(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ClassDef) and node.returns is None and node.name[:2] != "__":
+                silent.append(f"{path}:{node.lineno}: {node.name}")
+            public += seen
+            documented += seen and ast.get_docstring(node) is not None
+    assert silent == []
+    assert documented >= 0.9 * public

@@ -6,8 +6,8 @@
 
 Calls in Qwen's own format: --config.data.call_format=hermes. The model is frozen, in bfloat16 (2 bytes a parameter: 8B
 in 16 GB), and only the adapters have gradients and moments. The last command merges them and writes what transformers,
-vLLM and SGLang load. Steps of an 8B with random weights were run on an H100 (docs/notes/kernels.md); these commands were not
-run at this size by the authors.
+vLLM and SGLang load. Steps of an 8B with random weights were run on an H100 (docs/notes/kernels.md); these commands
+were not run at this size by the authors.
 """
 
 from mirothinker_jax.config import default

@@ -54,7 +54,7 @@ def backward(
     scale = size**-0.5
     scale2 = scale * LOG2_E
 
-    def kernel(*refs):
+    def kernel(*refs) -> None:
         table, refs = (refs[0], refs[1:]) if spans else (None, refs)
         q_ref, do_ref, lse_ref, delta_ref, k_ref, kt_ref, v_ref, before_ref, _, _, *refs = refs
         rows_ref, refs = (refs[0], refs[1:]) if spans else (None, refs)
@@ -66,22 +66,22 @@ def backward(
         place = Place(kind, blocks, block, 0 if spans else None, column)
 
         @pl.when((member == 0) & (block == 0))
-        def _():
+        def _() -> None:
             dk_ref[...] = jnp.zeros_like(dk_ref)
             dv_ref[...] = jnp.zeros_like(dv_ref)
 
         dq_sum[...] = jnp.zeros_like(dq_sum)
 
-        def score(at, number):
+        def score(at, number) -> tuple[Any, ...]:
             keys_, queries = blocks.piece(number)
             scores = product(k_ref.at[0, at][keys_], q_ref[0, queries], ROWS_BY_ROWS)
             return scores, product(v_ref.at[0, at][keys_], do_ref[0, queries], ROWS_BY_ROWS)
 
-        def begin(strip):
+        def begin(strip) -> None:
             for number in range(blocks.ahead):
                 next_scores[number], next_dp[number] = score(blocks.keys_of(strip), number)
 
-        def run(strip, strips, after, masked):
+        def run(strip, strips, after, masked) -> None:
             pieces, at, then = blocks.pieces(strips), blocks.keys_of(strip, strips), blocks.keys_of(after)
             dk_strips, dv_strips, kt_strips = dk_ref.at[0, at], dv_ref.at[0, at], kt_ref.at[0, :, at]
             sums = [dq_sum[:, blocks.queries_of(chunk)] for chunk in range(blocks.chunks)]
@@ -113,7 +113,7 @@ def backward(
         dq_ref[0] = before_ref[0] + dq_sum[...].T * scale
 
         @pl.when((member == group - 1) & (block == per_head - 1))
-        def _():
+        def _() -> None:
             dk_ref[...] *= scale
 
     rows = pl.BlockSpec((1, blocks.queries, size), lambda h, g, i, *_: (h * group + g, i, 0))

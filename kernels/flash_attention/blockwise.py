@@ -13,6 +13,7 @@ Left out: chunks with no visible key are computed and masked, not skipped.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +27,10 @@ BANDS = 32  # stretches of queries that are written out one after the other; a l
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
-def forward(q, k, v, mask, carry=None, chunk=CHUNK):
+def forward(q, k, v, mask, carry=None, chunk=CHUNK) -> tuple[jax.Array, jax.Array]:
     """(output [B, H, T, E], log-sum-exp float32 [B, H, T]); see `Kernels.forward` of ring_attention."""
 
-    def part(_, arrays, count):
+    def part(_, arrays, count) -> tuple[Any, ...]:
         q, rows, *carry = arrays
         queries, length = _rows(q, k), q.shape[2]
         scores = _scores(queries, k[:, :, :count], rows, mask.key_start)
@@ -54,11 +55,13 @@ def forward(q, k, v, mask, carry=None, chunk=CHUNK):
     return _over_chunks(part, None, (q, mask.rows, *(carry or ())), mask.aligned, k.shape[2], chunk)[1]
 
 
-def backward(q, k, v, mask, lse, delta, d_out, dq_before, chunk=CHUNK):
+def backward(
+    q, k, v, mask, lse, delta, d_out, dq_before, chunk=CHUNK
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(dq [B, H, T, E], dk and dv [B, K, S, E], float32); see `Kernels.backward` of ring_attention."""
     scale = q.shape[-1] ** -0.5
 
-    def part(sums, arrays, count):
+    def part(sums, arrays, count) -> tuple[Any, ...]:
         rows, length = arrays[0], arrays[1].shape[2]
         queries, do, total, taken = (_rows(x, k) for x in arrays[1:])
         dk, dv = sums
@@ -78,7 +81,7 @@ def backward(q, k, v, mask, lse, delta, d_out, dq_before, chunk=CHUNK):
     return (dq if dq_before is None else dq_before + dq), dk, dv
 
 
-def _over_chunks(part, state, arrays, aligned, keys, chunk):
+def _over_chunks(part, state, arrays, aligned, keys, chunk) -> tuple[Any, ...]:
     """`part(state, chunk of arrays, keys it may need) → (state, results)` over chunks of dim 2; the last state, and the
     results together again."""
     length, made = arrays[0].shape[2], []
@@ -102,17 +105,17 @@ def _over_chunks(part, state, arrays, aligned, keys, chunk):
     return state, tuple(jnp.concatenate(x, 2) for x in zip(*made, strict=True))
 
 
-def _rows(x, k):
+def _rows(x, k) -> jax.Array:
     """[B, H, t, …] → [B, K, R, …], the rows of a key/value head together."""
     return x.reshape(*k.shape[:2], -1, *x.shape[3:])
 
 
-def _heads(x, q, length):
+def _heads(x, q, length) -> jax.Array:
     """[B, K, R, …] → [B, H, t, …]: undoes `_rows`."""
     return x.reshape(*q.shape[:2], length, *x.shape[3:])
 
 
-def _scores(queries, keys, spans, key_start):
+def _scores(queries, keys, spans, key_start) -> jax.Array:
     """Masked, scaled scores float32 [B, K, R, s] of queries, as rows, by keys; spans [B, 4, t] of `Mask.rows`."""
     scores = _product("bkre,bkse->bkrs", queries, keys) * queries.shape[-1] ** -0.5
     trunk_lo, trunk_hi, own_lo, index = (spans[:, i, :, None] for i in (TRUNK_LO, TRUNK_HI, OWN_LO, INDEX))

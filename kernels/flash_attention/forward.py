@@ -52,7 +52,7 @@ def forward(
     strips = keys // blocks.strip
     scale2 = size**-0.5 * LOG2_E  # exponentials are of base 2, which is what the hardware has
 
-    def kernel(*refs):
+    def kernel(*refs) -> None:
         table, refs = (refs[0], refs[1:]) if spans else (None, refs)
         q_ref, k_ref, vt_ref, *refs = refs
         rows_ref, refs = (refs[0], refs[1:]) if spans else (None, refs)
@@ -66,7 +66,7 @@ def forward(
         place = Place(kind, blocks, block, first, column)
 
         @pl.when(step == 0)
-        def _():
+        def _() -> None:
             if before is None:
                 top_ref[...] = jnp.full_like(top_ref, LEAST)
                 sum_ref[...] = jnp.zeros_like(sum_ref)
@@ -78,15 +78,15 @@ def forward(
                 sum_ref[...] = jnp.where(first & (lse > LEAST), 1.0, 0.0)
                 acc_ref[...] = before[0][0].T
 
-        def score(at, number):
+        def score(at, number) -> Any:
             keys_, queries = blocks.piece(number)
             return product(k_ref.at[0, at][keys_], q_ref[0, queries], ROWS_BY_ROWS)
 
-        def begin(strip):
+        def begin(strip) -> None:
             for number in range(blocks.ahead):
                 next_ref[number] = score(blocks.keys_of(strip), number)
 
-        def run(strip, strips, after, masked):
+        def run(strip, strips, after, masked) -> None:
             pieces, at, then = blocks.pieces(strips), blocks.keys_of(strip, strips), blocks.keys_of(after)
             # The softmax's state of each chunk of queries.
             tops, totals, accs = (
@@ -123,7 +123,7 @@ def forward(
             pl.when(jnp.logical_not(idle(kind, blocks, block, step, column)))(work)
 
         @pl.when(step == grid[2] - 1)
-        def _():
+        def _() -> None:
             total = sum_ref[...].sum(0, keepdims=True)
             seen = total > 0
             divisor = jnp.where(seen, total, 1.0)
@@ -131,7 +131,7 @@ def forward(
             natural = top_ref[...] * size**-0.5 + jnp.log(divisor)
             lse_ref[0] = jnp.where(seen, natural, NEVER)
 
-    def segment(h, i, s, *table):
+    def segment(h, i, s, *table) -> Any:
         column = m.reader(table[0], table_row(h, i, heads, mask, grid[1]), strips) if spans else None
         return segment_of(kind, blocks, i, s, column)
 

@@ -49,7 +49,9 @@ def tiles() -> Tiles:
     return HOPPER if capability == "9.0" else OTHERS
 
 
-def forward(q, k, v, mask, carry=None, *, largest: Tiles | None = None, interpret: bool = False):
+def forward(
+    q, k, v, mask, carry=None, *, largest: Tiles | None = None, interpret: bool = False
+) -> tuple[jax.Array, jax.Array]:
     """(output [B, H, T, E], log-sum-exp float32 [B, H, T]); see `Kernels.forward` of ring_attention.
 
     largest: blocks, instead of `tiles()`. interpret: run on any backend, slowly, for tests.
@@ -77,7 +79,7 @@ def backward(
     *,
     largest: Tiles | None = None,
     interpret: bool = False,
-):
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(dq [B, H, T, E], dk and dv [B, K, S, E], float32); see `Kernels.backward` of ring_attention, and `forward`."""
     length, size, keys = *q.shape[2:], k.shape[2]
     by_queries, by_keys = (_fit_tile(tile, q, k) for tile in (largest or tiles())[1:])

@@ -8,6 +8,8 @@ take from registers.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -20,7 +22,9 @@ from .gpu_forward import LOG2_E, by_queries, table_by_queries
 from .gpu_visits import Tile
 
 
-def dq_by_queries(q, k, v, mask: m.Mask, lse, delta, d_out, dq, tile: Tile, scale: float, interpret: bool):
+def dq_by_queries(
+    q, k, v, mask: m.Mask, lse, delta, d_out, dq, tile: Tile, scale: float, interpret: bool
+) -> Any:
     """dq float32 [B, H, T, E], added to the one given (its memory is used), or to none.
 
     q, d_out: [B, H, T, E]; lse, delta: float32 [B, H, T]; k, v: [B, K, S, E]; sizes as in `gpu_forward.forward`.
@@ -28,13 +32,13 @@ def dq_by_queries(q, k, v, mask: m.Mask, lse, delta, d_out, dq, tile: Tile, scal
     kind, (batch, heads, length, size) = mask.kind, q.shape
     blocks, count = length // tile.queries, k.shape[2] // tile.keys
 
-    def flash_attention_backward_by_queries(q_ref, k_ref, v_ref, lse_ref, delta_ref, do_ref, *refs):
+    def flash_attention_backward_by_queries(q_ref, k_ref, v_ref, lse_ref, delta_ref, do_ref, *refs) -> None:
         rows_ref, table_ref, refs = visits.split(kind, refs)
         *before, dq_ref = refs
         block, queries, d_out = blocks - 1 - pl.program_id(0), q_ref[...], do_ref[...]
         lse2, delta = (lse_ref[...] * LOG2_E)[:, None], delta_ref[...][:, None]
 
-        def visit(at, acc, spans=None):
+        def visit(at, acc, spans=None) -> Any:
             here = pl.ds(at * tile.keys, tile.keys)
             keys = k_ref[here, :]
             weights = jnp.exp2(product(queries, keys, ROWS_BY_ROWS) * (scale * LOG2_E) - lse2)
@@ -69,18 +73,18 @@ def dq_by_queries(q, k, v, mask: m.Mask, lse, delta, d_out, dq, tile: Tile, scal
     )(*inputs)
 
 
-def dk_dv_by_keys(q, k, v, mask: m.Mask, lse, delta, d_out, tile: Tile, scale: float, interpret: bool):
+def dk_dv_by_keys(q, k, v, mask: m.Mask, lse, delta, d_out, tile: Tile, scale: float, interpret: bool) -> Any:
     """(dk, dv), float32 [B, K, S, E]; arguments as in `dq_by_queries`."""
     kind, (batch, heads, length, size), (_, kv_heads, keys, _) = mask.kind, q.shape, k.shape
     group, count = heads // kv_heads, length // tile.queries
 
-    def flash_attention_backward_by_keys(q_ref, k_ref, v_ref, lse_ref, delta_ref, do_ref, *refs):
+    def flash_attention_backward_by_keys(q_ref, k_ref, v_ref, lse_ref, delta_ref, do_ref, *refs) -> None:
         rows_ref, table_ref, (dk_ref, dv_ref) = visits.split(kind, refs)
         block, keys, values = pl.program_id(0), k_ref[...], v_ref[...]
         whole, edges = visits.ranges_of_queries(kind, tile, block, count, table_ref)
 
-        def member(head, sums):
-            def visit(at, sums, masked=False):
+        def member(head, sums) -> Any:
+            def visit(at, sums, masked=False) -> tuple[Any, ...]:
                 dk, dv = sums
                 here = pl.ds(at * tile.queries, tile.queries)
                 queries, d_out = q_ref[head, here, :], do_ref[head, here, :]

@@ -3,6 +3,8 @@ the blocks of keys that they see. Exponentials are of base 2."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -17,7 +19,7 @@ NEVER = -1e30  # finite: a query that sees nothing gets zeros, not NaN
 LOG2_E = 1.4426950408889634
 
 
-def forward(q, k, v, mask: m.Mask, tile: Tile, scale: float, carry, interpret: bool):
+def forward(q, k, v, mask: m.Mask, tile: Tile, scale: float, carry, interpret: bool) -> Any:
     """(output [B, H, T, E] in q's dtype, or float32 with a carry; log-sum-exp float32 [B, H, T]).
 
     Args:
@@ -29,7 +31,7 @@ def forward(q, k, v, mask: m.Mask, tile: Tile, scale: float, carry, interpret: b
     scale2 = scale * LOG2_E
     least = 0.5 * NEVER * scale2  # where a maximum begins, so that exp2(NEVER · scale2 − maximum) is 0
 
-    def flash_attention_forward(q_ref, k_ref, v_ref, *refs):
+    def flash_attention_forward(q_ref, k_ref, v_ref, *refs) -> None:
         rows_ref, table_ref, refs = visits.split(kind, refs)
         *before, out_ref, lse_ref = refs
         block, queries = blocks - 1 - pl.program_id(0), q_ref[...]
@@ -41,7 +43,7 @@ def forward(q, k, v, mask: m.Mask, tile: Tile, scale: float, carry, interpret: b
             top = jnp.full((tile.queries,), least, jnp.float32)
             total = jnp.zeros((tile.queries,), jnp.float32)
 
-        def visit(at, state, spans=None):
+        def visit(at, state, spans=None) -> tuple[Any, ...]:
             acc, top, total = state
             here = pl.ds(at * tile.keys, tile.keys)
             scores = product(queries, k_ref[here, :], ROWS_BY_ROWS)

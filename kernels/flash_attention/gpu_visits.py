@@ -37,7 +37,7 @@ def table_of_queries(mask: m.Mask, keys: int, tile: Tile) -> jax.Array:
     each of them one that all of its queries see whole: start, whole start, whole end, end."""
     table = m.strip_table(mask, keys, tile.queries, tile.keys).reshape(mask.rows.shape[0], -1, 8)
 
-    def stops(*columns):
+    def stops(*columns) -> tuple[Any, ...]:
         start, end, whole, whole_end = (table[..., column] for column in columns)
         whole = jnp.clip(whole, start, end)
         return start, whole, jnp.clip(whole_end, whole, end), end
@@ -58,13 +58,13 @@ def table_of_keys(mask: m.Mask, keys: int, tile: Tile) -> jax.Array:
     block = jnp.arange(table.shape[1], dtype=jnp.int32)[None, :, None]
 
     # Bool [B, blocks of queries, blocks of keys], of which XLA makes no array.
-    def holds(start, end):
+    def holds(start, end) -> Any:
         return (table[..., start, None] <= place) & (place < table[..., end, None])
 
     seen, whole = holds(0, 3) | holds(4, 7), holds(1, 2) | holds(5, 6)
     end = jnp.where(seen, block + 1, 0).max(1)
 
-    def first(condition, start):
+    def first(condition, start) -> Any:
         there = condition & (block >= start[:, None])
         return jnp.minimum(jnp.where(there, block, block.size).min(1), end)
 
@@ -126,7 +126,7 @@ def ranges_of_queries(kind: str, tile: Tile, block: Any, count: int, table: Any)
 def over(ranges: Ranges, visit: Callable[[Any, Any], Any], state: Any) -> Any:
     """`visit(block, state)` → state, for every block of the ranges, in order; the last state."""
 
-    def step(number, state):
+    def step(number, state) -> Any:
         block, before = number, 0
         for start, end in ranges:
             block = jax.lax.select(number >= before, start + number - before, block)

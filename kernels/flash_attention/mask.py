@@ -84,7 +84,7 @@ def strip_table(mask: Mask, keys: int, block: int, strip: int) -> jax.Array:
     own_hi = index + 1
     count, far = -(-keys // strip), jnp.int32(2**30)
 
-    def strips(lo, hi):
+    def strips(lo, hi) -> tuple[Any, ...]:
         some = lo < hi
         first = jnp.where(some, lo, far).min(-1) // strip
         end = -(jnp.where(some, -hi, far).min(-1) // strip)

@@ -163,14 +163,14 @@ def for_strips(
     of_trunk = trunk_end - trunk
     total = of_trunk + own_end - own
 
-    def strip(j):
+    def strip(j) -> Any:
         return jnp.where(j < of_trunk, trunk + j, own + j - of_trunk)
 
-    def whole_from(now, start, end):
+    def whole_from(now, start, end) -> Any:
         """How many strips from this one on every query sees, of a range."""
         return jnp.where(now >= place.table(start), place.table(end) - now, 0)
 
-    def step(j):
+    def step(j) -> Any:
         now = strip(j)
         whole = jnp.maximum(
             whole_from(now, m.TRUNK_ALL, m.TRUNK_ALL_END), whole_from(now, m.OWN_ALL, m.OWN_ALL_END)
@@ -184,7 +184,7 @@ def for_strips(
         return following
 
     @pl.when(total > 0)
-    def _():
+    def _() -> None:
         first(strip(0) - low)
         jax.lax.while_loop(lambda j: j < total, step, 0)
 

@@ -23,7 +23,9 @@ from .strips import Blocks
 UNROLLED = 8
 
 
-def forward(q, k, v, mask, carry=None, *, largest: Blocks | None = None, interpret: bool = False):
+def forward(
+    q, k, v, mask, carry=None, *, largest: Blocks | None = None, interpret: bool = False
+) -> tuple[jax.Array, jax.Array]:
     """(output [B, H, T, E], log-sum-exp float32 [B, H, T]); see `Kernels.forward` of ring_attention.
 
     largest: the largest block sizes; None: the table's. interpret: run on any backend, slowly, for tests.
@@ -47,7 +49,7 @@ def forward(q, k, v, mask, carry=None, *, largest: Blocks | None = None, interpr
 
 def backward(
     q, k, v, mask, lse, delta, d_out, dq_before, *, largest: Blocks | None = None, interpret: bool = False
-):
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(dq [B, H, T, E], dk and dv [B, K, S, E], float32); see `Kernels.backward` of ring_attention."""
     length, keys = q.shape[2], k.shape[2]
     blocks = tiling.fit_blocks(
@@ -61,7 +63,7 @@ def backward(
     if segments > 1:
         mask = mask.as_spans(q.shape[0], queries.shape[1], keys)
 
-    def step(number, state):
+    def step(number, state) -> tuple[Any, ...]:
         dq, made = state
         here = mask
         if segments > 1:

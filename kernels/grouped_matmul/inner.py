@@ -34,11 +34,11 @@ def products(
     # Half for weights, of which there are two sets: the next step's are on their way.
     part = _part(width, vmem_bytes() // (2 * 2 * item * sum(inner)))
 
-    def kernel(table, *refs):
+    def kernel(table, *refs) -> None:
         *refs, out_ref = refs
 
         @pl.when(pl.program_id(1) < tiles - table[tiles])
-        def _():
+        def _() -> None:
             made = [product(x[...], w[0], dims) for x, w in zip(refs[::2], refs[1::2], strict=True)]
             out_ref[...] = sum(made[1:], made[0]).astype(out_ref.dtype)
 

@@ -26,21 +26,21 @@ def outer_sums(
     rows, wide, narrow = places // tiles, x.shape[1], g.shape[1]
     across, down = _block(wide), _block(narrow)
 
-    def kernel(table, x_ref, g_ref, out_ref, sum_ref):
+    def kernel(table, x_ref, g_ref, out_ref, sum_ref) -> None:
         tile = pl.program_id(2)
         here = table[tile]
         before, after = table[jnp.maximum(tile - 1, 0)], table[jnp.minimum(tile + 1, tiles - 1)]
 
         @pl.when((tile == 0) | (before != here))
-        def _():
+        def _() -> None:
             sum_ref[...] = jnp.zeros_like(sum_ref)
 
         @pl.when(tile < tiles - table[tiles])
-        def _():
+        def _() -> None:
             sum_ref[...] += product(x_ref[...], g_ref[...], COLUMNS_BY_COLUMNS)
 
         @pl.when((tile == tiles - 1) | (after != here))
-        def _():
+        def _() -> None:
             out_ref[0] = sum_ref[...].astype(out_ref.dtype)
 
     # The last tile in use is there already, and is not loaded again for those of padding.

@@ -6,6 +6,8 @@ neither needs a scatter for its gradient, which a TPU would do row by row.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -19,11 +21,11 @@ def to_places(x: jax.Array, layout: Layout) -> jax.Array:
     return x.at[_token(layout)].get(mode="clip")
 
 
-def _to_forward(x, layout):
+def _to_forward(x, layout) -> tuple[Any, ...]:
     return to_places(x, layout), layout
 
 
-def _to_backward(layout, d_rows):
+def _to_backward(layout, d_rows) -> tuple[Any, ...]:
     chosen = _rows(d_rows, layout.place)
     return chosen.astype(jnp.float32).sum(1).astype(d_rows.dtype), None
 
@@ -37,11 +39,11 @@ def from_places(y: jax.Array, weights: jax.Array, layout: Layout) -> jax.Array:
     return jnp.einsum("nkd,nk->nd", _rows(y, layout.place), weights.astype(y.dtype))
 
 
-def _from_forward(y, weights, layout):
+def _from_forward(y, weights, layout) -> tuple[Any, ...]:
     return from_places(y, weights, layout), (y, weights, layout)
 
 
-def _from_backward(saved, d_out):
+def _from_backward(saved, d_out) -> tuple[Any, ...]:
     y, weights, layout = saved
     back = _rows(d_out, _token(layout))
     of_place = _rows(weights.reshape(-1), layout.source)

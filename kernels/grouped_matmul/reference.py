@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 
-def dense_masked(x, chosen, weights, gate, up, down):
+def dense_masked(x, chosen, weights, gate, up, down) -> jax.Array:
     """Σ_j weights[:, j] · down(silu(gate(x)) · up(x)) of expert chosen[:, j]; experts out of range give nothing.
 
     Args:

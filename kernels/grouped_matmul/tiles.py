@@ -11,6 +11,7 @@ Left out: overlapping a tile's loads with the product before it (a TPU has kerne
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp
-def tiled(x, weights, gate, up, down, layout: Layout):
+def tiled(x, weights, gate, up, down, layout: Layout) -> jax.Array:
     """[N, D] in x's dtype; see reference.dense_masked. weights: float32 [N, k], of the choices that `layout` placed.
 
     The kernels are in x's dtype; products accumulate in float32.
@@ -29,7 +30,7 @@ def tiled(x, weights, gate, up, down, layout: Layout):
     return _forward(x, weights, gate, up, down, layout)[0]
 
 
-def _tile(layout: Layout, weights, i):
+def _tile(layout: Layout, weights, i) -> tuple[Any, ...]:
     """Expert, token and weight of each place of tile i; token N (out of range), weight 0 at padding."""
     size = layout.source.shape[0] // layout.expert.shape[0]
     source = jax.lax.dynamic_slice_in_dim(layout.source, i * size, size)
@@ -37,17 +38,17 @@ def _tile(layout: Layout, weights, i):
     return layout.expert[i], source // weights.shape[1], source, weight
 
 
-def _inner(x, gate, up):
+def _inner(x, gate, up) -> tuple[Any, ...]:
     """A tile's pre-activations, float32 [m, F] each."""
     return _product("md,df->mf", x, gate), _product("md,df->mf", x, up)
 
 
-def _rows(x, token):
+def _rows(x, token) -> jax.Array:
     return x.at[token].get(mode="fill", fill_value=0)
 
 
-def _forward(x, weights, gate, up, down, layout):
-    def body(i, out):
+def _forward(x, weights, gate, up, down, layout) -> tuple[Any, ...]:
+    def body(i, out) -> Any:
         expert, token, _, weight = _tile(layout, weights, i)
         gated, plain = _inner(_rows(x, token), gate[expert], up[expert])
         hidden = (jax.nn.silu(gated) * plain).astype(x.dtype)
@@ -58,10 +59,10 @@ def _forward(x, weights, gate, up, down, layout):
     return out.astype(x.dtype), (x, weights, gate, up, down, layout)
 
 
-def _backward(saved, d_out):
+def _backward(saved, d_out) -> tuple[Any, ...]:
     x, weights, gate, up, down, layout = saved
 
-    def body(i, carry):
+    def body(i, carry) -> tuple[Any, ...]:
         dx, dw, d_gate, d_up, d_down = carry
         expert, token, source, weight = _tile(layout, weights, i)
         rows, d_rows = _rows(x, token), _rows(d_out, token)
@@ -94,7 +95,7 @@ def _backward(saved, d_out):
     )
 
 
-def _zeros_like(x, dtype):
+def _zeros_like(x, dtype) -> jax.Array:
     """Zeros that vary over the same mesh axes as x, which a loop's carry must do from the start."""
     return (x * 0).astype(dtype)
 

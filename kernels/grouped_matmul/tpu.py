@@ -7,6 +7,7 @@ backward pass, and for their gradients multiplies all tokens by every expert, ma
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 
@@ -22,7 +23,7 @@ def largest_tile() -> int:
     return 256 if wide_units() else 128
 
 
-def grouped(x, weights, gate, up, down, layout: Layout, *, interpret: bool = False):
+def grouped(x, weights, gate, up, down, layout: Layout, *, interpret: bool = False) -> jax.Array:
     """As tiles.tiled; holds the sorted tokens [P, D] and their inner activations [P, F].
 
     interpret: run the kernels on any backend, slowly, for tests.
@@ -32,22 +33,22 @@ def grouped(x, weights, gate, up, down, layout: Layout, *, interpret: bool = Fal
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _swiglu(interpret, rows, gate, up, down, layout):
+def _swiglu(interpret, rows, gate, up, down, layout) -> jax.Array:
     """[P, D] of rows [P, D], each by its expert's weights."""
     return _forward(interpret, rows, gate, up, down, layout)[0]
 
 
-def _act(gated, plain):
+def _act(gated, plain) -> jax.Array:
     return jax.nn.silu(gated) * plain
 
 
-def _forward(interpret, rows, gate, up, down, layout):
+def _forward(interpret, rows, gate, up, down, layout) -> tuple[Any, ...]:
     run = functools.partial(products, layout=layout, interpret=interpret)
     gated, plain = run([(rows, gate)]), run([(rows, up)])
     return run([(_act(gated, plain), down)]), (rows, gated, plain, gate, up, down, layout)
 
 
-def _backward(interpret, saved, d_out):
+def _backward(interpret, saved, d_out) -> tuple[Any, ...]:
     rows, gated, plain, gate, up, down, layout = saved
     turned = functools.partial(products, layout=layout, turned=True, interpret=interpret)
     sums = functools.partial(outer_sums, layout=layout, experts=gate.shape[0], interpret=interpret)

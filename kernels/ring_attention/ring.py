@@ -55,6 +55,7 @@ class Ring:
 
     @property
     def hops(self) -> int:
+        """Devices that keys go round."""
         return self.layout.devices
 
     def mask(self, mask: Mask, ahead: Any) -> Mask:
@@ -81,7 +82,7 @@ def attention(q: jax.Array, k: Keys, v: Keys, mask: Mask, ring: Ring) -> tuple[j
     return _forward(q, k, v, mask, ring)
 
 
-def _forward(q, k, v, mask, ring):
+def _forward(q, k, v, mask, ring) -> tuple[Any, ...]:
     nothing = jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], NEVER, jnp.float32)
     if ring.hops == 1:
         first, *rest = _parts(k, v, mask)
@@ -90,10 +91,10 @@ def _forward(q, k, v, mask, ring):
             out, lse = ring.kernels.forward(q, *part, (out, lse))
         return out.astype(q.dtype), lse
 
-    def hop(carry, keys, number):
+    def hop(carry, keys, number) -> Any:
         return ring.kernels.forward(q, *keys, ring.mask(mask, -number), carry)
 
-    def step(state, number):
+    def step(state, number) -> tuple[Any, ...]:
         carry, keys = state
         following = ring.shift(keys, -1)
         return (hop(carry, keys, number), following), None
@@ -111,7 +112,7 @@ def _parts(k: Keys, v: Keys, mask: Mask) -> Iterator[tuple[jax.Array, jax.Array,
         start += keys.shape[2]
 
 
-def _vjp_forward(q, k, v, mask, ring):
+def _vjp_forward(q, k, v, mask, ring) -> tuple[Any, ...]:
     out, lse = _forward(q, k, v, mask, ring)
     out = checkpoint_name(out, SAVED)
     # In two dims: a v4's compiler aborts where a layer's part of [layers, 1, H, T] is to be copied to the host.
@@ -119,13 +120,13 @@ def _vjp_forward(q, k, v, mask, ring):
     return (out, lse), (q, k, v, mask, out, lse)
 
 
-def _vjp_backward(ring, saved, cotangents):
+def _vjp_backward(ring, saved, cotangents) -> Any:
     q, k, v, mask, out, lse = saved
     d_out, d_lse = cotangents
     delta = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(-1) - d_lse
     lse = jnp.where(lse > 0.5 * NEVER, lse, -NEVER)  # exp(NEVER − lse) is to be 0 also where nothing was seen
 
-    def hop(dq, keys, ahead):
+    def hop(dq, keys, ahead) -> tuple[Any, ...]:
         dq, *made = ring.kernels.backward(q, *keys, ring.mask(mask, ahead), lse, delta, d_out, dq)
         return dq, tuple(made)
 
@@ -140,7 +141,7 @@ def _vjp_backward(ring, saved, cotangents):
 
     add = lambda a, b: jax.tree.map(jnp.add, a, b)  # noqa: E731
 
-    def step(state, number):
+    def step(state, number) -> tuple[Any, ...]:
         dq, keys, sums = state
         following, arrived = ring.shift(keys, 1), ring.shift(sums, 1)
         dq, made = hop(dq, keys, number + 1)

@@ -30,10 +30,14 @@ class Session(Protocol):
         """Feeds `tokens` after all that came before and samples a turn of at most max_tokens."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends the conversation and frees its room."""
+        ...
 
 
 class Policy(Protocol):
+    """Whoever writes turns: a sampler or the scripted expert."""
+
     async def open(self, seed: int) -> Session:
         """Waits for room. Equal seeds and equal feeds give equal turns."""
         ...
@@ -42,6 +46,10 @@ class Policy(Protocol):
 class Chat(Protocol):
     """The only maker of chat tokens (data/chat.py), as the agent sees it."""
 
-    def prompt(self, system: str | None, user: str) -> Sequence[int]: ...
+    def prompt(self, system: str | None, user: str) -> Sequence[int]:
+        """Ids up to where the first turn begins."""
+        ...
 
-    def observation(self, texts: Sequence[str]) -> Sequence[int]: ...
+    def observation(self, texts: Sequence[str]) -> Sequence[int]:
+        """Ids of a turn's results, up to where the next turn begins."""
+        ...

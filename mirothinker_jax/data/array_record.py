@@ -57,10 +57,12 @@ class ArrayRecordConversations:
         return canonical_record(record, where, self._ignore)
 
     def location(self, index: int) -> str:
+        """FILE:RECORD, from 1."""
         return f"{self.name}:{index + 1}"
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 of the file's bytes."""
         return self._digest
 
     @functools.cached_property

@@ -109,6 +109,7 @@ class Conversations:
         return self._records[index]
 
     def location(self, index: int) -> str:
+        """NAME:RECORD, from 1."""
         return f"{self.name}:{index + 1}"
 
 
@@ -127,11 +128,13 @@ class Concatenated:
         return source[index]
 
     def location(self, index: int) -> str:
+        """That of the source which holds it."""
         source, index = self._find(index)
         return source.location(index)
 
     @property
     def fingerprint(self) -> str:
+        """Of the sources' fingerprints, in order."""
         return digest_of_parts(source.fingerprint for source in self._sources)
 
     def _find(self, index: int) -> tuple[ConversationSource, int]:

@@ -48,6 +48,7 @@ class JsonlConversations:
         return self._record(self._bytes[start:end], self.location(index))
 
     def location(self, index: int) -> str:
+        """FILE:LINE."""
         return f"{self.name}:{self._lines[index][0]}"
 
     def _record(self, content: bytes, where: str) -> Record:

@@ -88,6 +88,7 @@ class SpooledConversations:
         return msgpack.unpackb(self._spool.read(start, size))
 
     def location(self, index: int) -> str:
+        """FILE:LINE, or FILE:RECORD where it has no lines."""
         return f"{self.name}:{self._places[index][0]}"
 
 

@@ -72,10 +72,12 @@ class TfdsConversations:
         return canonical_record(record, where, self._ignore)
 
     def location(self, index: int) -> str:
+        """tfds:NAME/SPLIT:RECORD, from 1."""
         return f"{self.name}:{index + 1}"
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 of the split's files."""
         return self._digest
 
     @functools.cached_property

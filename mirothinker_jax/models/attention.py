@@ -11,6 +11,8 @@ from mirothinker_jax.models.rope import rotate
 
 
 class Attention(nnx.Module):
+    """Grouped-query attention with rotary positions; how keys are met is injected."""
+
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig):
         c = config
         embed = {"embed": c.hidden}

@@ -20,7 +20,7 @@ def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
     if mesh.empty or all(mesh.shape[axis] == 1 for axis in (*SPLIT_AXES, "tensor")):
         return table.at[tokens].get(mode="clip").astype(dtype)
 
-    def local(part, tokens):
+    def local(part, tokens) -> Any:
         """This device's part of every row that one of those that share rows asks for, and theirs in return."""
         wanted = jax.lax.all_gather(tokens, SPLIT_AXES)  # [n, b, t]
         index = jnp.clip(wanted, 0, table.shape[0] - 1) - jax.lax.axis_index("tensor") * part.shape[0]
@@ -47,16 +47,16 @@ def _rows(dtype: Any, part: jax.Array, index: jax.Array) -> jax.Array:
     return part.astype(dtype).at[index].get(mode="clip")
 
 
-def _forward(dtype, part, index):
+def _forward(dtype, part, index) -> tuple[Any, ...]:
     return _rows(dtype, part, index), (part, index)
 
 
-def _backward(dtype, saved, gradient):
+def _backward(dtype, saved, gradient) -> tuple[Any, ...]:
     """Added up device by device. All at once, a TPU's compiler would begin with a sort of a million numbers: half a
     minute for it, where the rest of a layer takes some seconds."""
     part, index = saved
 
-    def add(sums, device):
+    def add(sums, device) -> tuple[Any, ...]:
         where, rows = device
         return sums.at[where].add(rows.astype(sums.dtype), mode="clip"), None
 

@@ -47,7 +47,7 @@ def logprobs_and_entropy(
     return _forward(hidden, weight, targets, wanted)[0]
 
 
-def _forward(hidden, weight, targets, wanted):
+def _forward(hidden, weight, targets, wanted) -> tuple[Any, ...]:
     rows = spec("batch", "length")
     run = _on_mesh(
         _forward_shard,
@@ -58,7 +58,7 @@ def _forward(hidden, weight, targets, wanted):
     return (logprobs, rest[0]), (hidden, weight, targets, wanted, *rest)
 
 
-def _backward(saved, cotangents):
+def _backward(saved, cotangents) -> tuple[Any, ...]:
     hidden, weight, *rest = saved
     rows, wide, table = spec("batch", "length"), spec("batch", "length", None), spec("vocab", "embed")
     run = _on_mesh(_backward_shard, (wide, table, *(rows,) * 7), (wide, table))
@@ -127,7 +127,7 @@ def _over_parts(weight: jax.Array, dtype: Any, sharded: bool, body: Callable, ca
     begin = lambda j: jnp.minimum(j * size, vocab - size)  # noqa: E731
     fetch = lambda j: _piece(weight, begin(j), size, dtype, sharded)  # noqa: E731
 
-    def part(j, state):
+    def part(j, state) -> tuple[Any, ...]:
         piece, carry = state
         following = fetch(j + 1)
         ids = begin(j) + jnp.arange(size, dtype=jnp.int32)
@@ -150,17 +150,17 @@ def _update(x: jax.Array, part: jax.Array, first: Any) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(x, part, first, 0)
 
 
-def _logits(rows, piece, new):
+def _logits(rows, piece, new) -> jax.Array:
     """Float32 logits [C, S] of a chunk for a part; NEVER where they belong to the part before."""
     logits = jnp.einsum("cd,vd->cv", rows, piece, preferred_element_type=jnp.float32)
     return jnp.where(new[None], logits, NEVER)
 
 
-def _forward_shard(hidden, weight, targets, wanted, *, sharded):
+def _forward_shard(hidden, weight, targets, wanted, *, sharded) -> Any:
     w = _gather(hidden, weight, targets, wanted, sharded)
 
-    def part(piece, first, ids, new, carry):
-        def chunk(i, carry):
+    def part(piece, first, ids, new, carry) -> Any:
+        def chunk(i, carry) -> Any:
             at = i * w.chunk
             top, norm, mean, logit = (_slice(x, at, w.chunk) for x in carry)
             logits = _logits(_slice(w.rows, at, w.chunk), piece, new)
@@ -193,14 +193,14 @@ def _forward_shard(hidden, weight, targets, wanted, *, sharded):
     return tuple(w.put_back(v).reshape(targets.shape) for v in values)
 
 
-def _backward_shard(hidden, weight, targets, wanted, *of_positions, sharded):
+def _backward_shard(hidden, weight, targets, wanted, *of_positions, sharded) -> tuple[Any, ...]:
     w = _gather(hidden, weight, targets, wanted, sharded)
     entropies, top, log_norm, d_logprobs, d_entropies = (
         x.reshape(-1).at[w.index].get(mode="fill", fill_value=0) for x in of_positions
     )
 
-    def part(piece, first, ids, new, carry):
-        def chunk(i, carry):
+    def part(piece, first, ids, new, carry) -> tuple[Any, ...]:
+        def chunk(i, carry) -> tuple[Any, ...]:
             d_rows, d_piece = carry
             at = i * w.chunk
             take = lambda x: _slice(x, at, w.chunk)[:, None]  # noqa: E731

@@ -37,9 +37,11 @@ class Tensor:
         return (math.prod(self.part),) if self.path[-1] == "bias" else self.part
 
     def ours(self, theirs: np.ndarray) -> np.ndarray:
+        """A stored tensor in our layout."""
         return (theirs.T if self.inputs else theirs).reshape(self.part)
 
     def theirs(self, ours: np.ndarray) -> np.ndarray:
+        """One of ours in the stored layout."""
         return ours.reshape(self.shape[::-1]).T if self.inputs else ours.reshape(self.shape)
 
 

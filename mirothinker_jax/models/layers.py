@@ -7,6 +7,7 @@ the model scans over them; a block's `__call__` sees one layer's slice.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,11 +41,11 @@ def _contract(equation: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.einsum(equation, x, kernel)
 
 
-def _contract_forward(equation, x, kernel):
+def _contract_forward(equation, x, kernel) -> tuple[Any, ...]:
     return jnp.einsum(equation, x, kernel), (x, kernel)
 
 
-def _contract_backward(equation, saved, gradient):
+def _contract_backward(equation, saved, gradient) -> tuple[Any, ...]:
     x, kernel = saved
     operands, out = equation.split("->")
     into, weights = operands.split(",")

@@ -55,6 +55,8 @@ class Experts(nnx.Module):
 
 
 class Router(nnx.Module):
+    """Which experts a token is sent to, and with which weights."""
+
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig):
         c = config
         shape = (c.layers, c.hidden, c.moe.experts)
@@ -68,6 +70,8 @@ class Router(nnx.Module):
 
 
 class MoE(nnx.Module):
+    """A feed-forward layer of experts, of which each token sees a few."""
+
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig):
         self.config = config.moe
         self.router = Router(rngs, config)

@@ -55,6 +55,8 @@ REMAT = {
 
 
 class Block(nnx.Module):
+    """A decoder layer: attention and feed-forward, each behind a norm and beside a residual."""
+
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig):
         c = config
         norm = lambda: RMSNorm((c.layers, c.hidden), ("layers", "embed"), c.norm_eps, c.param_dtype)  # noqa: E731
@@ -63,7 +65,7 @@ class Block(nnx.Module):
         self.mlp = None if c.moe.experts else SwiGLU(rngs, c)
         self.moe = MoE(rngs, c) if c.moe.experts else None
 
-    def __call__(self, x, rotation, attend, layer_cache, counts, routes):
+    def __call__(self, x, rotation, attend, layer_cache, counts, routes) -> tuple[Any, ...]:
         """[B, T, D] → ([B, T, D], the new layer cache, what the router did or None)."""
         mixed, layer_cache = self.attention(self.attention_norm(x), rotation, attend, layer_cache)
         x = constrain(x + mixed, "batch", "length", "hidden")
@@ -77,6 +79,8 @@ class Block(nnx.Module):
 
 
 class Qwen(nnx.Module):
+    """The decoder: tokens int32 [B, T] to hidden states [B, T, D]."""
+
     def __init__(self, config: ModelConfig, vocab_size: int, rngs: nnx.Rngs):
         c = config
         self.config = c
@@ -126,7 +130,7 @@ class Qwen(nnx.Module):
                 routings.append(routing)
             return self.norm(x), updated, jax.tree.map(lambda *r: jnp.stack(r), *routings)
 
-        def block(x, layer):
+        def block(x, layer) -> tuple[Any, ...]:
             layer, route = layer
             x = checkpoint_name(x, STREAM)
             x, _, routing = nnx.merge(graph, layer)(x, angles, attend, None, counts, route)
@@ -159,6 +163,7 @@ class Qwen(nnx.Module):
 
 
 def count_parameters(params: Params) -> int:
+    """How many numbers the parameters hold."""
     return sum(p.size for p in jax.tree.leaves(params))
 
 

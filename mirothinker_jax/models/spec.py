@@ -20,6 +20,8 @@ from mirothinker_jax.parallel.sharding import shardings
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
+    """A model's structure on a mesh: what is needed to make, restore or compile it, without its numbers."""
+
     config: ModelConfig
     vocab_size: int
     mesh: Mesh
@@ -29,6 +31,7 @@ class ModelSpec:
 
     @staticmethod
     def build(config: ModelConfig, vocab_size: int, mesh: Mesh) -> ModelSpec:
+        """The spec of a model with `vocab_size` tokens on `mesh`."""
         check_model(mesh.shape, config, vocab_size)
         graph, abstract, axes = Qwen.structure(config, vocab_size)
         return ModelSpec(config, vocab_size, mesh, graph, abstract, shardings(mesh, axes))

@@ -7,6 +7,8 @@ pairs (as in arXiv 2404.19733), so that one weight, the number of pairs, normali
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -23,7 +25,7 @@ def make_dpo(beta: float, sft_coef: float, pairs_per_row: int) -> Objective:
     """−log σ(β·[(π_c − ref_c) − (π_r − ref_r)]) + sft_coef · NLL(chosen)/tokens, summed over pairs."""
 
     def dpo(logprobs: Array, entropy: Array, batch: Batch) -> LossOutput:
-        def per_pair(values):
+        def per_pair(values) -> tuple[Any, ...]:
             sums = sequence_sums(values * batch.weights, batch.sequence, 2 * pairs_per_row)
             return sums[:, 0::2], sums[:, 1::2]
 

@@ -47,7 +47,7 @@ def make_attend(spans: Spans, config: ContextConfig = DEFAULT) -> Attend:
     mesh = jax.sharding.get_abstract_mesh()
     devices = 1 if mesh.empty else mesh.shape["context"]
 
-    def local(q, k, v, spans):
+    def local(q, k, v, spans) -> Any:
         """One device's queries, [B, T, H, E]."""
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         length = q.shape[2]
@@ -59,7 +59,7 @@ def make_attend(spans: Spans, config: ContextConfig = DEFAULT) -> Attend:
         rows = Mask.of_spans(spans, places).rows
         return strategies.context_attention(q, k, v, rows, strategy, "context", KERNELS).swapaxes(1, 2)
 
-    def attend(q, k, v, layer_cache):
+    def attend(q, k, v, layer_cache) -> tuple[jax.Array, Any]:
         assert layer_cache is None, "training rows have no cache"
         if mesh.empty:
             return local(q, k, v, tuple(spans)), None
@@ -97,7 +97,7 @@ def make_cached_attend(positions: jax.Array, slots: jax.Array | None, context: i
     The layer cache is that of `empty_cache`. A token sees the places up to its own.
     """
 
-    def attend(q, k, v, layer_cache):
+    def attend(q, k, v, layer_cache) -> tuple[jax.Array, Any]:
         batch, length, heads, size = q.shape
         kv_heads, groups = k.shape[2], heads // k.shape[2]
         rows = (jnp.arange(batch, dtype=jnp.int32) if slots is None else slots)[:, None]

@@ -48,7 +48,7 @@ def routed(
     return run(x, chosen, weights, gate, up, down)
 
 
-def _shard(x, chosen, weights, gate, up, down, *, parts: int):
+def _shard(x, chosen, weights, gate, up, down, *, parts: int) -> Any:
     if parts > 1:
         gather = functools.partial(jax.lax.all_gather, axis_name="expert", axis=0, tiled=True)
         x, chosen, weights = gather(x), gather(chosen), gather(weights)
@@ -62,7 +62,7 @@ def _shard(x, chosen, weights, gate, up, down, *, parts: int):
     return jax.lax.psum_scatter(out, "expert", scatter_dimension=0, tiled=True) if parts > 1 else out
 
 
-def _local(x, chosen, weights, gate, up, down):
+def _local(x, chosen, weights, gate, up, down) -> Any:
     flat = lambda value: value.reshape(-1, value.shape[-1])  # noqa: E731
     layout = named(make_layout(flat(chosen), gate.shape[0], _tile(chosen.size, gate.shape[0])))
     out = _platform(flat(x), flat(weights), gate, up, down, layout)

@@ -70,4 +70,5 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
 
 
 def replicated_sharding(mesh: Mesh) -> NamedSharding:
+    """Of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())

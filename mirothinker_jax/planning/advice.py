@@ -35,6 +35,7 @@ class Change:
 
     @property
     def fits(self) -> bool:
+        """Whether the step fits with the change."""
         return self.missing_gib == 0
 
     def figures(self) -> dict[str, Any]:

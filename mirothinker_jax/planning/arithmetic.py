@@ -22,6 +22,7 @@ class Parameters:
 
 
 def parameters(model: ModelConfig) -> Parameters:
+    """How many parameters the model has, adapters not counted."""
     m, width = model, model.heads * model.head_dim
     attention = m.hidden * (2 * width + 2 * m.kv_heads * m.head_dim)
     if m.qkv_bias:
@@ -80,10 +81,12 @@ class Memory:
 
     @property
     def on_device(self) -> dict[str, float]:
+        """Bytes of a device by kind."""
         return {kind: size for kind, size in dataclasses.asdict(self).items() if kind != "host"}
 
     @property
     def total(self) -> float:
+        """Bytes of a device, all kinds together."""
         return sum(self.on_device.values())
 
 

@@ -45,6 +45,7 @@ class Compiled:
 
 
 def mesh_of(config: Config, topology: Topology) -> Mesh:
+    """The config's mesh over the devices of a slice that is not there."""
     options: dict[str, Any] = {}
     if topology.chip.name == "v4":
         options["chip_config_name"] = "megacore"  # its two cores are one device, as on its machines

@@ -55,10 +55,12 @@ class Plan:
 
     @property
     def compiled(self) -> bool:
+        """Whether a compiler said so, or a rule of thumb."""
         return self.compile_s is not None
 
     @property
     def step_s(self) -> float | None:
+        """Estimated seconds of a step; None where none is known."""
         return None if self.schedule is None else self.schedule.seconds
 
     @property

@@ -10,6 +10,7 @@ from mirothinker_jax.planning.plan import Plan
 
 
 def text(plan: Plan) -> str:
+    """What `plan` prints of a plan, as lines."""
     topology, limit = plan.topology, plan.topology.chip.memory_gib
     mesh = " × ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
     lines = [
@@ -66,6 +67,7 @@ def text(plan: Plan) -> str:
 
 
 def advice(changes: list[Change]) -> str:
+    """What `plan` prints where a step does not fit: the cheapest changes, as lines."""
     lines = [
         "cheapest changes to these settings, and what a device (and its host, for it) would hold by a rule of thumb:"
     ]

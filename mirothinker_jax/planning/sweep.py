@@ -12,9 +12,9 @@ from mirothinker_jax.planning.chips import GIB, Chip
 from mirothinker_jax.planning.plan import Plan, check_slice, make_plan
 
 # Of a device's memory, by the rule of thumb, which leaves out much of what a step computes with: of the steps in
-# docs/notes/plans.md, which keep little or nothing of a layer on the device, the compiler's peak is 0.98 to 2.2 times what it
-# says. Where it says so little, compiling is worth its minutes; where it says so much of the leanest mesh of a slice,
-# none has room.
+# docs/notes/plans.md, which keep little or nothing of a layer on the device, the compiler's peak is 0.98 to 2.2 times
+# what it says. Where it says so little, compiling is worth its minutes; where it says so much of the leanest mesh of a
+# slice, none has room.
 LIKELY, HOPELESS = 0.85, 1.2
 
 

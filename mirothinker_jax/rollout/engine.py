@@ -110,7 +110,9 @@ class Engine:
         return Decoded(*jax.tree.map(np.asarray, drawn))
 
     @functools.partial(jax.jit, static_argnums=(0, 8, 9), donate_argnums=2)
-    def _prefill(self, params, cache, fed, places, index, last, seeds, context, sampling: Sampling):
+    def _prefill(
+        self, params, cache, fed, places, index, last, seeds, context, sampling: Sampling
+    ) -> tuple[Any, ...]:
         module = merge(self.model.graph, params)
         attend = make_cached_attend(places, index, context)
         hidden, cache, routing = module(fed, places, attend, cache)
@@ -120,10 +122,12 @@ class Engine:
         return cache, *sample(logits, _keys(seeds, place), sampling), _routes(routing, sampling)
 
     @functools.partial(jax.jit, static_argnums=(0, 7, 8), donate_argnums=2)
-    def _decode(self, params, cache, length, pending, seed, budget, context, sampling: Sampling):
+    def _decode(
+        self, params, cache, length, pending, seed, budget, context, sampling: Sampling
+    ) -> tuple[Any, ...]:
         module = merge(self.model.graph, params)
 
-        def one(i, carry):
+        def one(i, carry) -> tuple[Any, ...]:
             cache, length, pending, budget, tokens, logprobs, routes = carry
             running = budget > 0
             places = jnp.where(running, length, self.context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def _nucleus(logits: jax.Array, top_p: float) -> jax.Array:
     bits = jax.lax.bitcast_convert_type(logits, jnp.int32)
     ranks = bits ^ ((bits >> 31) & jnp.int32(0x7FFFFFFF))  # ordered as the logits are
 
-    def halve(_, bounds):
+    def halve(_, bounds) -> tuple[Any, ...]:
         low, high = bounds  # the tokens from `low` on reach top_p; those from `high` on do not
         middle = (low >> 1) + (high >> 1) + (low & high & 1)
         enough = jnp.where(ranks >= middle, probs, 0.0).sum(-1, keepdims=True) >= top_p

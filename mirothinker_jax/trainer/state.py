@@ -60,7 +60,7 @@ def abstract_state(model: ModelSpec, optimizer: Optimizer) -> TrainState:
 def init_state(model: ModelSpec, optimizer: Optimizer, params: Params) -> TrainState:
     """A state at step 0 around these parameters (which it takes over: they are donated)."""
 
-    def make(params):
+    def make(params) -> TrainState:
         zero = jnp.zeros((), jnp.int32)
         return TrainState(zero, zero, params, optimizer.init(to_float32(split(model.config, params)[0])))
 

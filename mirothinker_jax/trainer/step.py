@@ -44,7 +44,7 @@ def make_gradient(model: ModelSpec, objective: Objective) -> Callable:
     def one(params, batch) -> tuple[Any, Any]:
         """Of a micro-batch [B, T]: (total, weight, metrics), and total's gradients as a function of its own."""
 
-        def loss(trained):
+        def loss(trained) -> tuple[Any, ...]:
             logprobs, entropy, routing = forward(model, combine(trained, frozen), batch)
             out = objective(logprobs, entropy, batch)
             if routing is not None:
@@ -55,7 +55,7 @@ def make_gradient(model: ModelSpec, objective: Objective) -> Callable:
         _, pull, out = jax.vjp(loss, trained, has_aux=True)
         return out, pull
 
-    def sum_over_microbatches(params, batch, count):
+    def sum_over_microbatches(params, batch, count) -> tuple[Any, ...]:
         first = jax.tree.map(lambda x: x[0], batch)
         if batch.shape[0] == 1:
             out, pull = one(params, first)
@@ -66,7 +66,7 @@ def make_gradient(model: ModelSpec, objective: Objective) -> Callable:
         sums = jax.tree.map(jax.new_ref, zeros(trained))
         figures: Any = zeros(jax.eval_shape(lambda: one(params, first)[0]))
 
-        def body(i, figures):
+        def body(i, figures) -> Any:
             micro = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batch)
             out, pull = one(params, micro)
             add(pull, jnp.ones_like(out[0]), trained, sums)
@@ -113,7 +113,7 @@ def make_step(model: ModelSpec, objective: Objective, optimizer: Optimizer) -> S
     """
     gradient = make_gradient(model, objective)
 
-    def step(state: TrainState, batch: Batch, count: Array):
+    def step(state: TrainState, batch: Batch, count: Array) -> tuple[TrainState, dict[str, Array]]:
         (total, weight, metrics), gradients = gradient(state.params, batch, count)
         share = 1.0 / jnp.where(weight > 0, weight, 1.0)
         trained, frozen = split(model.config, state.params)

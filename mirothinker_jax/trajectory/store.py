@@ -22,6 +22,7 @@ from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
 
 
 def to_json(trajectory: Trajectory) -> dict[str, Any]:
+    """A trajectory as JSON values, without its routes."""
     record = dataclasses.asdict(dataclasses.replace(trajectory, routes=None))
     del record["routes"]
     for segment in record["segments"]:
@@ -31,6 +32,7 @@ def to_json(trajectory: Trajectory) -> dict[str, Any]:
 
 
 def from_json(record: dict[str, Any]) -> Trajectory:
+    """The trajectory of such a record."""
     segments = tuple(
         Segment(Source(s["source"]), tuple(s["tokens"]), s["text"], tuple(s.get("logprobs", ())))
         for s in record["segments"]

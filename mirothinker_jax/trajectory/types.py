@@ -20,6 +20,8 @@ import numpy as np
 
 
 class Source(enum.StrEnum):
+    """Who wrote a segment."""
+
     PROMPT = "prompt"
     POLICY = "policy"
     OBSERVATION = "observation"
@@ -38,6 +40,8 @@ class Stop(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Segment:
+    """A stretch of tokens by one writer, with its text."""
+
     source: Source
     tokens: tuple[int, ...]
     text: str
@@ -50,6 +54,8 @@ class Segment:
 
 @dataclass(frozen=True)
 class Trajectory:
+    """An episode: its ledger of tokens, how it ended and what it earned."""
+
     id: str
     question_id: str
     question: str
@@ -71,4 +77,5 @@ class Trajectory:
 
     @property
     def tokens(self) -> int:
+        """Length of the ledger."""
         return sum(len(s.tokens) for s in self.segments)

@@ -24,6 +24,7 @@ class Entity:
 
     @property
     def url(self) -> str:
+        """Address of its page on the embedded web."""
         return f"http://{self.kind}.test/{self.id}"
 
     @property

@@ -21,11 +21,14 @@ SMALLEST_NEIGHBOURHOOD = 4  # fewer entities make no chains worth asking about
 
 @dataclass(frozen=True)
 class World:
+    """All entities, and which split each belongs to."""
+
     entities: Mapping[str, Entity]  # by id
     neighbourhood: Mapping[str, str]  # entity id → neighbourhood
     split: Mapping[str, str]  # neighbourhood → "train" or "heldout"
 
     def split_of(self, entity_id: str) -> str:
+        """Whose questions may touch the entity: "train" or "heldout"."""
         return self.split[self.neighbourhood[entity_id]]
 
     def of_split(self, split: str) -> list[Entity]:

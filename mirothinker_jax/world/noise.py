@@ -23,6 +23,8 @@ def share(*parts: object) -> float:
 
 @dataclass(frozen=True)
 class Noise:
+    """What goes wrong on the embedded web, decided by hashes of seed, request and page."""
+
     settings: WorldConfig
     seed: int
 

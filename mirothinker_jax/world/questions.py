@@ -25,6 +25,8 @@ _TRIES_PER_ENTITY = 50  # random walks in a row without a new question: the worl
 
 @dataclass(frozen=True)
 class Question:
+    """A question with its reference answer and the route that leads there."""
+
     id: str
     text: str
     answer: str

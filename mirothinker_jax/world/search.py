@@ -16,6 +16,8 @@ _FIELDS = {"title": 3.0, "name": 2.0, "place": 1.0}  # with their weight in a ma
 
 @dataclass(frozen=True)
 class Hit:
+    """One result of a search."""
+
     id: str
     url: str
     title: str

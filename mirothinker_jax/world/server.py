@@ -47,12 +47,14 @@ class WorldServer:
 
     @property
     def proxy_url(self) -> str:
+        """The proxy that leads a client to the embedded web."""
         if self._process is None:
             raise RuntimeError("the embedded web is not running; call start() first")
         return f"http://127.0.0.1:{self._port}"
 
     @property
     def pid(self) -> int | None:
+        """Of the server's process."""
         return self._process.pid if self._process else None
 
     def start(self) -> None:
@@ -167,6 +169,7 @@ async def _until_orphaned(parent: int) -> None:
 
 
 def main() -> None:
+    """The server's process: serves until its standard input closes."""
     # Unbuffered: what follows the first line is left in the pipe for _until_orphaned.
     line = b""
     while not line.endswith(b"\n"):

@@ -22,6 +22,8 @@ MOST_RESULTS = 100  # Serper's own limit
 
 
 class Reply(NamedTuple):
+    """What the site answers."""
+
     status: int
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
