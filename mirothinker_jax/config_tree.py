@@ -14,6 +14,7 @@ import inspect
 import io
 import json
 import math
+import re
 import textwrap
 import tokenize
 import types
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+PATH_ENDINGS = ("path", "_dir", "_file", "init_from")  # of keys whose values are paths
 
 
 class ConfigError(ValueError):
@@ -42,6 +44,17 @@ def check(condition: bool, message: str) -> None:
 def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ConfigError unless `value` is one of `choices`."""
     check(value in choices, f"{key} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def check_local(key: str, path: str) -> None:
+    """Raises ConfigError for a URL, alone or among paths separated by commas: run folders grow by appended lines and
+    renames, which no object store has."""
+    url = re.search(r"(?:^|,)\s*((?!tfds:)[A-Za-z][\w+.-]+:/[^,]*)", path)
+    check(
+        url is None,
+        f"{key} is {path!r}, and URLs are not read or written; give a path: of a bucket, mount it (Cloud Storage FUSE, "
+        "mountpoint-s3) and name the folder there",
+    )
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ def build(cls: type[T], values: Any, prefix: str = "") -> T:
     """Turns a mapping (dict or ConfigDict) into the frozen dataclass `cls`, checking keys and types.
 
     Keys that are left out keep their defaults. A whole number serves as a float, and a list or a lone item
-    as a tuple.
+    as a tuple. A path must not be a URL.
 
     Raises:
       ConfigError: one line that names the key, for an unknown key, a wrong type or an invalid value.
@@ -157,6 +170,8 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
             return None
         (hint,) = (a for a in arguments if a is not types.NoneType)
         return _convert(name, value, hint)
+    if hint is str and name.endswith(PATH_ENDINGS):
+        check_local(f"config.{name}", str(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):

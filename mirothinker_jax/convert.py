@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from mirothinker_jax.config_tree import ConfigError
+from mirothinker_jax.config_tree import ConfigError, check_local
 
 EXAMPLES = """
 examples:
@@ -30,12 +30,17 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     options = _arguments(argv)
-    for noisy in ("absl", "orbax", "jax"):
+    for noisy in ("orbax", "jax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # Only now: --help does not wait for jax.
-    from mirothinker_jax.pipeline.convert_hf import from_hf, to_hf_folder
-
+    logging.getLogger("absl").setLevel(
+        logging.CRITICAL
+    )  # Orbax logs every error that it raises, with a traceback
     try:
+        for option, path in (("--path", options.path), ("--out", options.out)):
+            check_local(option, str(path).replace(":/", "://"))  # as it was before Path took it for a folder
+        # Only now: --help, and what is said above, do not wait for jax.
+        from mirothinker_jax.pipeline.convert_hf import from_hf, to_hf_folder
+
         with _scratch(options.out) as folder:
             if options.to is None:
                 said = from_hf(options.path, folder, options.dtype)

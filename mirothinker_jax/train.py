@@ -10,6 +10,7 @@ import traceback
 from mirothinker_jax.config_tree import ConfigError
 from mirothinker_jax.flags import parse
 from mirothinker_jax.parallel.tpu_flags import generation_here, set_flags
+from mirothinker_jax.trainer.storage import ignore_late_writes
 
 DESCRIPTION = """Trains a research agent: supervised fine-tuning, DPO and GRPO, as the config's `stages` say.
 
@@ -17,11 +18,15 @@ Everything goes to config.run_dir: metrics, checkpoints, trajectories, summary.j
 command resumes a run that was stopped, and does nothing where it is complete."""
 
 
+@ignore_late_writes()
 def main(argv: list[str] | None = None) -> int:
     config = parse(sys.argv[1:] if argv is None else argv, description=DESCRIPTION)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    for noisy in ("absl", "httpx", "orbax", "jax"):
+    for noisy in ("httpx", "orbax", "jax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(
+        logging.CRITICAL
+    )  # Orbax logs every error that it raises, with a traceback
     set_flags(generation_here(os.environ), os.environ)
     # Only now: what is wrong with a config is said without waiting for jax.
     from mirothinker_jax.data.messages import DataError

@@ -307,6 +307,19 @@ def test_wrong_arguments(capsys, good, argument, expected):
             ("--config.grpo.loss=clip", "--config.grpo.sampler_correction=tis"),
             "config.grpo.sampler_correction is 'tis' with grpo.loss 'clip'",
         ),
+        *(
+            (
+                (f"--config.{key}={url}",),
+                f"config.{key} is '{url}', and URLs are not read or written; give a path",
+            )
+            for key, url in {
+                "run_dir": "gs://bucket/run",
+                "data.path": "more.jsonl,https://example.org/my.jsonl",
+                "tokenizer.path": "hf://Qwen/Qwen3-8B",
+                "model.init_from": "s3://bucket/run",
+                "agent.system_prompt_file": "file:///prompt.txt",
+            }.items()
+        ),
     ],
 )
 def test_arguments_that_do_not_go_together(capsys, good, arguments, expected):

@@ -1,6 +1,7 @@
 """The convert command where it fails: one line that says why, exit code 2, and nothing left behind."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -102,15 +103,31 @@ def test_a_full_disk(checkpoint, tmp_path, monkeypatch, capsys):
     assert tree(tmp_path) == []
 
 
+@pytest.mark.parametrize("way", ["from", "to"])
+def test_a_url_is_no_folder(way, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for source, out in (("gs://bucket/run", "out"), ("run", "gs://bucket/out")):
+        assert run(way, source, out) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: --") and err.count("\n") == 1
+        assert " is 'gs://bucket/" in err and "URLs are not read or written" in err
+    assert tree(tmp_path) == []
+
+
 def test_a_checkpoint_that_lost_its_numbers(checkpoint, tmp_path, capsys):
+    """A converted run has one step, which carries digests like any other."""
     assert run("from", checkpoint, tmp_path / "run") == 0
+    digests = tmp_path / "run/checkpoints/0/digests.json"
+    files = {str(p.relative_to(digests.parent)) for p in digests.parent.rglob("*") if p.is_file()}
+    assert json.loads(digests.read_text().splitlines()[0]).keys() == files - {digests.name}
     shutil.rmtree(tmp_path / "run/checkpoints/0/state/d")
     capsys.readouterr()
     assert run("to", tmp_path / "run", tmp_path / "out") == 2
-    err = capsys.readouterr().err.splitlines()[-1]
-    assert (
-        err.startswith(f"error: {tmp_path / 'out'}: {tmp_path / 'run/checkpoints/0'}: ") and len(err) < 1000
-    )
+    err = capsys.readouterr().err
+    assert err.startswith(
+        f"error: {tmp_path / 'run/checkpoints'}: every checkpoint is damaged (0: state/d/"
+    ) and err.endswith(" begin its training anew\n")
+    assert err.count("\n") == 1 and " is missing)" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 

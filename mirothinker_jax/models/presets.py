@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mirothinker_jax.config import EXECUTION, ConfigError
+from mirothinker_jax.config_tree import check_local
 from mirothinker_jax.models.hf_config import from_hf
 
 HF_FOLDER = "hf"  # of a converted run: config.json, tokenizer files
@@ -94,6 +95,7 @@ def architecture(where: str) -> dict[str, Any]:
     """
     if where in PRESETS:
         return PRESETS[where]
+    check_local("the model's folder", where)
     config = Path(where) / HF_FOLDER / "config.json"
     if where and config.is_file():
         return read_hf_config(config)

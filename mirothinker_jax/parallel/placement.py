@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from mirothinker_jax.config import ConfigError
 from mirothinker_jax.parallel.context import zigzag
 from mirothinker_jax.parallel.mesh import BATCH_AXES
+from mirothinker_jax.parallel.processes import gather_texts
 from mirothinker_jax.parallel.sharding import batch_sharding
 from mirothinker_jax.types import Batch
 
@@ -71,15 +72,8 @@ def to_global(mesh: Mesh, local: Batch, microbatch_size: int, least: int) -> tup
 
 def gather_state(state: dict[str, Any]) -> dict[str, Any]:
     """The union of the processes' {"shards": {…}} states (and whatever else is equal on all of them)."""
-    if jax.process_count() == 1:
-        return state
-    text = np.frombuffer(json.dumps(state).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(len(text)))
-    padded = np.zeros(int(sizes.max()), np.uint8)
-    padded[: len(text)] = text
     merged = dict(state)
-    for row, size in zip(multihost_utils.process_allgather(padded), sizes, strict=True):
-        other = json.loads(bytes(row[: int(size)]))
+    for other in map(json.loads, gather_texts(json.dumps(state))):
         if "shards" in other:
             merged["shards"] = merged.get("shards", {}) | other["shards"]
     return merged

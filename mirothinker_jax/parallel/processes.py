@@ -68,6 +68,18 @@ def all_processes(condition: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.bool_(condition))))
 
 
+def gather_texts(text: str) -> list[str]:
+    """Every process's text, in their order. Every process must ask."""
+    if jax.process_count() == 1:
+        return [text]
+    mine = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(mine)))
+    padded = np.zeros(max(1, int(sizes.max())), np.uint8)
+    padded[: len(mine)] = mine
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[: int(size)]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
 def max_over_processes(value: int) -> int:
     """The largest of the processes' values. Every process must ask."""
     if jax.process_count() == 1:

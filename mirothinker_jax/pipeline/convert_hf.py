@@ -24,8 +24,9 @@ from mirothinker_jax.models.hf import Tensor, shapes, tensors
 from mirothinker_jax.models.hf_config import to_hf
 from mirothinker_jax.models.hf_files import Folder, write
 from mirothinker_jax.models.presets import HF_FOLDER, read_hf_config
-from mirothinker_jax.trainer.checkpoint import Checkpoints, model_identity, newest
+from mirothinker_jax.trainer.checkpoint import model_identity, read_item
 from mirothinker_jax.trainer.metrics import progress
+from mirothinker_jax.trainer.steps import newest
 from mirothinker_jax.trainer.streamed import Index, Leaf, Piece, reader, write_params
 
 BESIDE_WEIGHTS = (
@@ -68,20 +69,19 @@ def from_hf(source: Path, out: Path, dtype: str | None) -> str:
 
 def to_hf_folder(run: Path, out: Path, dtype: str | None, shard_bytes: int) -> str:
     """Writes safetensors, config.json and the tokenizer's files of the newest checkpoint. Returns what to say."""
-    checkpoints = newest(str(run))
-    with Checkpoints(checkpoints, 1, {}) as kept:
-        step, identity, record = kept.latest, kept.read("identity"), kept.read("config")
+    step = newest(str(run))
+    identity, record = read_item(step, "identity"), read_item(step, "config")
     model = build(ModelConfig, record["model"])
     vocab_size = identity["vocab_size"]
     tokenizer = record["tokenizer"]["path"]
-    base = _base_folder(checkpoints, tokenizer, identity["tokenizer_sha256"])
+    base = _base_folder(step.parent, tokenizer, identity["tokenizer_sha256"])
     published = base / "config.json" if base else None
     values = json.loads(published.read_text(encoding="utf-8")) if published and published.is_file() else {}
     dtype = dtype or model.param_dtype
     values = to_hf(model, vocab_size, values) | {"torch_dtype": dtype}
     values.pop("dtype", None)  # transformers 5's newer name of the same
     listed = tensors(model, vocab_size)
-    read = _merge_adapters(model, reader(checkpoints / str(step)))
+    read = _merge_adapters(model, reader(step))
     write(out, listed, dtype, read, shard_bytes, _bar)
     if base:
         _copy(base, out)
@@ -93,7 +93,7 @@ def to_hf_folder(run: Path, out: Path, dtype: str | None, shard_bytes: int) -> s
             if tokenizer and not tokenizer.endswith(".model")
             else "this run's is not one that transformers reads"
         )
-    return f"{len(listed)} tensors of step {step}, {dtype}{without}"
+    return f"{len(listed)} tensors of step {step.name}, {dtype}{without}"
 
 
 def _merge_adapters(

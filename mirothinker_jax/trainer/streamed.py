@@ -11,15 +11,17 @@ checkpoint.py, of one device's part.
 from __future__ import annotations
 
 import collections
-import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
+
+from mirothinker_jax.trainer.digests import write_digests
+from mirothinker_jax.trainer.storage import storage_errors
 
 CHUNK_BYTES = 64 << 20  # of one stored chunk at the most; a device reads whole chunks
 # What is written at the same time shares a commit, so that small tensors do not cost a flush and a file each; but the
@@ -53,7 +55,7 @@ def write_params(
         for key in leaf[:-1]:
             owner = owner.setdefault(key, {})
         owner[leaf[-1]] = np.zeros((1,) * len(shape), dtype)
-    with _storage(folder), ocp.CheckpointManager(folder.resolve()) as manager:
+    with storage_errors(folder), ocp.CheckpointManager(folder.resolve()) as manager:
         manager.save(
             STEP,
             args=ocp.args.Composite(
@@ -72,7 +74,7 @@ def write_params(
             if leaf not in stores:
                 spec = _spec(state, leaf) | {"metadata": {"chunks": chunks, "compressor": COMPRESSOR}}
                 new = {"create": True, "delete_existing": True, "dtype": dtype, "shape": shapes[leaf]}
-                with _storage(folder):
+                with storage_errors(folder):
                     stores[leaf] = ts.open(spec, context=context, **new).result()
             part, rows = value(), chunks[len(index)]
             for start in range(0, len(part), rows):
@@ -81,13 +83,14 @@ def write_params(
                 writing.append((block.nbytes, write))
                 while sum(size for size, _ in writing) > IN_FLIGHT_BYTES:
                     _, write = writing.popleft()
-                    with _storage(folder):
+                    with storage_errors(folder):
                         write.result()
     finally:  # also after an error: then nothing writes into the folder any more, and it can be removed
         failed = [error for _, write in writing if (error := write.exception())]
     if failed:
-        with _storage(folder):
+        with storage_errors(folder):
             raise failed[0]
+    write_digests(folder / str(STEP))
 
 
 def reader(folder: Path) -> Callable[[Leaf, Index], np.ndarray]:
@@ -95,21 +98,12 @@ def reader(folder: Path) -> Callable[[Leaf, Index], np.ndarray]:
     stores: dict[Leaf, Any] = {}
 
     def read(leaf: Leaf, index: Index) -> np.ndarray:
-        with _storage(folder):
+        with storage_errors(folder):
             if leaf not in stores:
                 stores[leaf] = ts.open(_spec(folder / "state", leaf), open=True).result()
             return stores[leaf][index].read().result()
 
     return read
-
-
-@contextlib.contextmanager
-def _storage(folder: Path) -> Iterator[None]:
-    """Turns TensorStore's errors (ValueError, whatever the cause, with a long description) into OSError."""
-    try:
-        yield
-    except ValueError as error:
-        raise OSError(f"{folder}: {str(error).partition(' [')[0]}") from None
 
 
 def _spec(state: Path, leaf: Leaf) -> dict[str, Any]:

@@ -122,14 +122,21 @@ def test_rollouts_of_two_processes_are_repeated_from_the_record_and_completed(fo
     first = losses(folder, "rollouts", "grpo")
     assert len(first) == 4 and any(first)  # some group had unequal rewards
 
-    # As if killed in step 3, when one process had recorded its rollouts and the other had not.
+    # As if killed in step 3, when one process had recorded its rollouts and the other had not; and a bit that the
+    # second process wrote into the last checkpoint has flipped since.
     stage = folder / "rollouts" / "grpo"
-    shutil.rmtree(stage / "checkpoints" / "4")
+    flipped = max((stage / "checkpoints" / "4").glob("state/*process_1/d/*"), key=lambda p: p.stat().st_size)
+    content = bytearray(flipped.read_bytes())
+    content[len(content) // 2] ^= 4
+    flipped.write_bytes(content)
     (stage / "eval_trajectories.jsonl").unlink()
     lost = stage / "rollouts" / "step_000003.1-of-2.jsonl"
     before = lost.read_text()
     lost.unlink()
-    finish(launch(folder, "rollouts", 2, 1, *command, config=smoke))
+    output = finish(launch(folder, "rollouts", 2, 1, *command, config=smoke))
+    (line,) = [line for line in output.splitlines() if "damaged" in line]
+    assert line.endswith("is not what was written; set aside as damaged-4, using step 2")
+    assert sorted(p.name for p in (stage / "checkpoints").iterdir()) == ["2", "4", "damaged-4"]
     assert losses(folder, "rollouts", "grpo") == first
     assert lost.read_text() == before
     assert len((stage / "eval_trajectories.jsonl").read_text().splitlines()) == 2
