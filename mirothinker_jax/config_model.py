@@ -39,9 +39,7 @@ class YarnConfig:
 
     @property
     def scale(self) -> float:
-        """What multiplies cos and sin."""
-        if self.factor == 1:
-            return 1.0
+        """What multiplies cos and sin; 1 for a factor of 1 without an attention_factor."""
         return self.attention_factor or 0.1 * math.log(self.factor) + 1.0
 
 

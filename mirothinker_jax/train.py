@@ -28,15 +28,21 @@ def main(argv: list[str] | None = None) -> int:
         logging.CRITICAL
     )  # Orbax logs every error that it raises, with a traceback
     set_flags(generation_here(os.environ), os.environ)
-    # Only now: what is wrong with a config is said without waiting for jax.
     from mirothinker_jax.data.messages import DataError
+    from mirothinker_jax.pipeline.inputs import open_inputs
+
+    try:
+        inputs = open_inputs(config)
+    except (ConfigError, DataError) as error:
+        return _refuse(error)
+    # Only now: what is wrong with config, data or tokenizer is said without waiting for jax.
     from mirothinker_jax.parallel.processes import leave_others
     from mirothinker_jax.pipeline.run import run
 
     try:
-        summary = run(config)
+        summary = run(config, inputs)
     except (ConfigError, DataError) as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        _refuse(error)
         leave_others(2)
         return 2
     except Exception:
@@ -50,6 +56,11 @@ def main(argv: list[str] | None = None) -> int:
     if summary:
         sys.stdout.write(f"report: {config.run_dir}/report.html\n")
     return 0
+
+
+def _refuse(error: Exception) -> int:
+    sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+    return 2
 
 
 if __name__ == "__main__":

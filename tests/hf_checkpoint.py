@@ -4,6 +4,7 @@ Names and shapes are written out by hand, as the hub has them, so that models/hf
 differ wherever a transposition could hide, and fit a mesh of fsdp 4 × tensor 2.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,12 +12,20 @@ import ml_dtypes  # noqa: F401  bfloat16 for numpy
 import numpy as np
 import safetensors
 import safetensors.numpy
+import tokenizers
+from tokenizers import decoders, pre_tokenizers
+from tokenizers.models import BPE
 
 from mirothinker_jax import convert
-from mirothinker_jax.config import ModelConfig, MoEConfig
+from mirothinker_jax.config import Config, ModelConfig, MoEConfig, TokenizerConfig
+from mirothinker_jax.config_tree import build, to_plain
+from mirothinker_jax.models import hf
 from mirothinker_jax.models.hf_config import to_hf
+from mirothinker_jax.models.presets import architecture
+from mirothinker_jax.trainer.checkpoint import model_identity
+from mirothinker_jax.trainer.streamed import reader, write_params
 
-VOCAB, HIDDEN, LAYERS, HEADS, KV_HEADS, FFN = 50, 24, 3, 4, 2, 40
+VOCAB, HIDDEN, LAYERS, HEADS, KV_HEADS, FFN = 260, 24, 3, 4, 2, 40
 SIZES = dict(vocab_size=VOCAB, hidden=HIDDEN, layers=LAYERS, heads=HEADS, kv_heads=KV_HEADS, ffn=FFN)
 MODELS = {
     "qwen2": ModelConfig(**SIZES, head_dim=6, qk_norm=False, qkv_bias=True, tied_head=False),
@@ -115,7 +124,34 @@ def save(folder: Path, model: ModelConfig, tensors: dict[str, np.ndarray], files
         (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}))
     values = to_hf(model, VOCAB, {}) | config
     (folder / "config.json").write_text(json.dumps(values))
-    (folder / "tokenizer.json").write_text(json.dumps({"made": "for a test"}))
+    write_tokenizer(folder)
+    return folder
+
+
+CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+PAD, IM_START, IM_END = range(256, 259)
+
+
+def write_tokenizer(folder: Path, more: tuple[str, ...] = ()) -> None:
+    """A tokenizer.json of the 256 bytes, CONTROL, and `more` tokens."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = tokenizers.Tokenizer(BPE({letter: i for i, letter in enumerate(letters)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([*CONTROL, *more])
+    made.save(str(folder / "tokenizer.json"))
+
+
+def write_trained(imported: Path, folder: Path, stage: str = "sft", tokenizer: Path | None = None) -> Path:
+    """A run as training leaves it, in float32, with the numbers of the one that convert made, and its tokenizer or the
+    same one from elsewhere."""
+    model = dataclasses.replace(build(ModelConfig, architecture(str(imported))), init_from=str(imported))
+    tokenizer = tokenizer or imported / "hf" / "tokenizer.json"
+    config = Config(model=model, tokenizer=TokenizerConfig(path=str(tokenizer)), stages=(stage,))
+    leaves, read = hf.shapes(model, model.vocab_size), reader(imported / "checkpoints" / "0")
+    pieces = [(path, (), lambda path=path: read(path, ()).astype(np.float32)) for path in leaves]
+    identity = model_identity(model, model.vocab_size, tokenizer)
+    write_params(folder / stage / "checkpoints", leaves, "float32", pieces, identity, to_plain(config))
     return folder
 
 

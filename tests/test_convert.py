@@ -1,8 +1,8 @@
 """The convert command where it fails: one line that says why, exit code 2, and nothing left behind."""
 
-import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -32,6 +32,11 @@ def fill(source, out):
     (out / "kept").touch()
 
 
+def change_config(source, **values):
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | values))
+
+
 SHARD = "model-00002-of-00003.safetensors"
 BROKEN = {  # what was done to the folders, and what the error must say
     "missing shard": (unlink(SHARD), f"{hf.INDEX} names {SHARD}, not there; download"),
@@ -42,16 +47,44 @@ BROKEN = {  # what was done to the folders, and what the error must say
     "index without map": (write(hf.INDEX, "{}"), f"{hf.INDEX}: no weight_map"),
     "index of numbers": (write(hf.INDEX, '{"weight_map": {"a": 1}}'), f"{hf.INDEX}: no weight_map"),
     "index that leads away": (write(hf.INDEX, '{"weight_map": {"a": "../b"}}'), f"{hf.INDEX}: no weight_map"),
-    "no index": (unlink(hf.INDEX), f"neither {hf.INDEX} nor model.safetensors is there"),
+    "no index": (
+        unlink(hf.INDEX),
+        f"neither {hf.INDEX} nor model.safetensors is there; its *.safetensors are parts",
+    ),
+    "no weights": (
+        lambda source, out: [path.unlink() for path in source.glob("*.safetensors*")],
+        "is there; give a Hugging Face model's folder",
+    ),
     "pickles alone": (
         lambda source, out: [path.rename(path.with_suffix(".bin")) for path in source.glob("*.safetensors*")],
-        "its *.bin are pickles, which are not read: load it with transformers and save_pretrained() it",
+        "its *.bin are pickles, not read here: load it with transformers and save_pretrained() it",
     ),
     "two models": (write("model.safetensors", ""), "has both model.safetensors and "),
     "no config.json": (unlink("config.json"), "config.json is not there, and a Hugging Face model has one"),
     "config.json not JSON": (write("config.json", "{"), "config.json: "),
     "another family": (write("config.json", '{"model_type": "llama"}'), "config.json: model_type is 'llama'"),
     "no tokenizer.json": (unlink("tokenizer.json"), "tokenizer.json is not there, and a run needs it"),
+    "tokenizer.json of a kind that training refuses": (
+        write("tokenizer.json", '{"model": {"type": "WordLevel"}, "added_tokens": []}'),
+        "tokenizer.json: lacks the added token <|endoftext|>",
+    ),
+    "more tokens than embeddings": (
+        lambda source, out: hf.write_tokenizer(source, ("<a>", "<b>")),
+        "has 261 tokens, and the model of",
+    ),
+    "eos_token_id in words": (
+        write("generation_config.json", '{"eos_token_id": "<|endoftext|>"}'),
+        "generation_config.json: eos_token_id is '<|endoftext|>'; give a token's id",
+    ),
+    "generation_config.json cut off": (write("generation_config.json", "{"), "generation_config.json: "),
+    "a run": (
+        lambda source, out: (source / "checkpoints/0").mkdir(parents=True),
+        "is a run already, not a Hugging Face folder; give --to hf",
+    ),
+    "tensors of another size": (
+        lambda source, out: change_config(source, hidden_size=32),
+        "tensors do not fit config.json: model.embed_tokens.weight is (260, 24), not (260, 32)",
+    ),
     "no folder": (lambda source, out: shutil.rmtree(source), "config.json is not there"),
     "full --out": (fill, "exists; give another --out, or remove it"),
     "file as --out": (lambda source, out: out.touch(), "exists; give another --out, or remove it"),
@@ -82,11 +115,49 @@ def test_what_is_wrong_is_said_in_a_line_and_leaves_nothing(case, checkpoint, tm
     assert tree(tmp_path) == before
 
 
-def test_folders_made_on_the_way_go_too(checkpoint, tmp_path, capsys):
-    assert run("from", checkpoint.parent, tmp_path / "a/b/out") == 2
-    assert run("to", checkpoint, tmp_path / "a/b/out") == 2
-    assert f"no checkpoint under {checkpoint}" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "out",
+    ["hf/out", ""],
+    ids=["out within path", "path within out"],
+)
+def test_folders_one_in_the_other(checkpoint, tmp_path, capsys, out):
+    shutil.copytree(checkpoint, tmp_path / "hf")
+    before = tree(tmp_path)
+    assert run("from", tmp_path / "hf", tmp_path / out) == 2
+    assert f"{tmp_path / out} and {tmp_path / 'hf'} lie one in the other" in capsys.readouterr().err
+    assert tree(tmp_path) == before
+
+
+def test_folders_made_on_the_way_go_too(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(convert_hf, "tensors", lambda *_: (_ for _ in ()).throw(OSError("out of order")))
+    assert run("from", checkpoint, tmp_path / "a/b/out") == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'a/b/out'}: out of order\n"
     assert tree(tmp_path) == []
+
+
+def test_ctrl_c(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(convert_hf, "tensors", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run("from", checkpoint, tmp_path / "out") == 130
+    assert "stopped; nothing is left of" in capsys.readouterr().err
+    assert tree(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ("nowhere", "nowhere (no such folder, now in "),
+        ("empty", "empty; give a run folder or one of its stage folders"),
+        ("hf", "is a Hugging Face folder already; give --from hf"),
+    ],
+)
+def test_what_is_no_run(checkpoint, tmp_path, capsys, there, said):
+    path = checkpoint if there == "hf" else tmp_path / there
+    if there == "empty":
+        (path / "sft/checkpoints/4.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert run("to", path, tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_empty_folder_may_be_in_the_way(checkpoint, tmp_path):
@@ -95,12 +166,23 @@ def test_an_empty_folder_may_be_in_the_way(checkpoint, tmp_path):
     assert tree(tmp_path)[0] == "out" and "out/checkpoints/0" in tree(tmp_path)
 
 
-def test_a_full_disk(checkpoint, tmp_path, monkeypatch, capsys):
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(convert_hf, "shapes", lambda *_: (_ for _ in ()).throw(full))
-    assert run("from", checkpoint, tmp_path / "out") == 2
-    assert capsys.readouterr().err == f"error: {tmp_path / 'out'}: [Errno 28] No space left on device\n"
-    assert tree(tmp_path) == []
+@pytest.mark.parametrize("way", ["from", "to"])
+def test_a_disk_that_takes_no_more(checkpoint, tmp_path, capsys, way):
+    """Stood in for by a limit on the size of files, which fails the very writes that a full disk would."""
+    path = checkpoint
+    if way == "to":
+        path = tmp_path / "run"
+        assert run("from", checkpoint, path) == 0
+    before, limits = tree(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    capsys.readouterr()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        code = run(way, path, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert code == 2 and err.startswith(f"error: {tmp_path / 'out'}: ") and "File too large" in err
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("way", ["from", "to"])

@@ -155,13 +155,14 @@ async def _converse(
             texts.append(await _observe(call, executor, f"{episode_id}:{turn_number}.{number}", tally))
             if tally.infrastructure_row >= INFRASTRUCTURE_LIMIT:
                 return None, Stop.INFRASTRUCTURE
-        feed, source = chat.observation(texts), Source.OBSERVATION
+        end = turn.tokens[-1]
+        feed, source = chat.observation(texts, end), Source.OBSERVATION
         room = setting.context_tokens - ledger.tokens - len(feed)
         forced = tally.calls + tally.malformed >= setting.max_calls or room < reserve
         if forced:
             if room < request + setting.turn_tokens:  # several long results in one turn
                 texts = ["results dropped: the context is full"]
-            feed = chat.observation([*texts, FINAL_REQUEST])
+            feed = chat.observation([*texts, FINAL_REQUEST], end)
 
 
 async def _observe(call: ToolCall | Malformed, executor: Executor, request_id: str, tally: _Tally) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Turn:
-    """One sampled assistant turn. `complete`: it ended by the end-of-turn token, which is its last.
+    """One sampled assistant turn. `complete`: it ended by one of the model's end tokens, which is its last.
 
     `routes`, where they are recorded: int16 [n, L, k], the experts of the n tokens that were fed to the model for this
     turn. The last token of a turn is fed with what follows it.
@@ -50,6 +50,6 @@ class Chat(Protocol):
         """Ids up to where the first turn begins."""
         ...
 
-    def observation(self, texts: Sequence[str]) -> Sequence[int]:
-        """Ids of a turn's results, up to where the next turn begins."""
+    def observation(self, texts: Sequence[str], end: int | None = None) -> Sequence[int]:
+        """Ids of a turn's results, up to where the next turn begins. `end` is the last token of the turn."""
         ...

@@ -84,9 +84,14 @@ class Chat:
         ids = [] if system is None else [*self._said("system", system), *self._newline]
         return [*ids, *self._said("user", user), *self._newline, *self._to_speak]
 
-    def observation(self, texts: Sequence[str]) -> list[int]:
-        """Ids between a sampled assistant turn, which ended itself, and the next one: `texts`, in one user message."""
-        return [*self._newline, *self._said("tool", *texts), *self._newline, *self._to_speak]
+    def observation(self, texts: Sequence[str], end: int | None = None) -> list[int]:
+        """Ids between a sampled assistant turn, which ended itself, and the next one: `texts`, in one user message.
+
+        `end` is the token that the turn ended by. After another one than `<|im_end|>` (a base model's `<|endoftext|>`,
+        which stays, as it was sampled) the message is closed first.
+        """
+        close = [] if end in (None, self._codec.im_end_id) else [self._codec.im_end_id]
+        return [*close, *self._newline, *self._said("tool", *texts), *self._newline, *self._to_speak]
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None

@@ -1,4 +1,5 @@
-"""Folders of safetensors: checked against a model without loading them, read and written tensor by tensor.
+"""Folders of safetensors: checked against a model without loading them, read and written tensor by tensor. Opening one
+imports no jax.
 
 The safetensors library checks each file that is read. The bytes are read and written here: the library maps files
 into memory, where every page that was ever touched counts, and writes only what is in memory all at once. The format
@@ -16,18 +17,21 @@ import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes  # noqa: F401  numpy knows bfloat16 once this is imported
 import numpy as np
 import safetensors
 
 from mirothinker_jax.config import ConfigError
-from mirothinker_jax.models.hf import Tensor
+
+if TYPE_CHECKING:  # it imports jax, without which a folder can be opened
+    from mirothinker_jax.models.hf import Tensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 BLOCK_BYTES = 64 << 20  # of what is compared, or turned into a file's bytes, at a time
+MOST_LISTED = 8  # of the tensors that do not fit
 _DTYPES = {"F32": "float32", "BF16": "bfloat16"}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -52,15 +56,17 @@ class Folder:
         if single and index:
             raise ConfigError(f"{path} has both {SINGLE} and {INDEX}; remove the one that is not the model's")
         if not single and not index:
-            pickled = any(path.glob("*.bin"))
-            raise ConfigError(
-                f"{path}: neither {INDEX} nor {SINGLE} is there; "
-                + (
-                    "its *.bin are pickles, which are not read: load it with transformers and save_pretrained() it"
-                    if pickled
-                    else "give a Hugging Face model's folder"
+            if any(path.glob("*.safetensors")):
+                way_out = (
+                    "its *.safetensors are parts of which the index says what they hold: download that too"
                 )
-            )
+            elif any(path.glob("*.bin")):
+                way_out = (
+                    "its *.bin are pickles, not read here: load it with transformers and save_pretrained() it"
+                )
+            else:
+                way_out = "give a Hugging Face model's folder"
+            raise ConfigError(f"{path}: neither {INDEX} nor {SINGLE} is there; {way_out}")
         where = _index(path / INDEX) if index else None
         files = [SINGLE] if where is None else sorted(set(where.values()))
         missing = [file for file in files if not (path / file).is_file()]
@@ -79,7 +85,7 @@ class Folder:
     def check(self, tensors: Sequence[Tensor]) -> str:
         """The dtype that holds every one of these tensors: "float32" or "bfloat16".
 
-        Raises ConfigError, listing all that is wrong, unless the folder holds exactly these, in their shapes. A tied
+        Raises ConfigError, listing what is wrong, unless the folder holds exactly these, in their shapes. A tied
         model's file may also have the head, if it is the embedding.
         """
         wanted = {t.name: t for t in tensors}
@@ -91,14 +97,18 @@ class Folder:
         for name, tensor in wanted.items():
             found = self._stored.get(name)
             if found is None:
-                wrong.append(f"missing {name}" + (f" ({INDEX} is wrong)" if name in self.names else ""))
+                untied = " (config.json does not tie it to the embedding)" if name == head else ""
+                wrong.append(f"missing {name}" + (f" ({INDEX} is wrong)" if name in self.names else untied))
                 continue
             if found.shape != tensor.shape:
                 wrong.append(f"{name} is {found.shape}, not {tensor.shape}")
             if found.dtype not in _DTYPES:
                 wrong.append(f"{name} is {found.dtype}, not F32 or BF16")
         if wrong:
-            raise ConfigError(f"{self.path}: {len(wrong)} tensors do not fit config.json: {'; '.join(wrong)}")
+            listed = "; ".join([*wrong[:MOST_LISTED], *([] if len(wrong) <= MOST_LISTED else ["and so on"])])
+            if any(s.dtype not in _DTYPES for s in self._stored.values()):
+                listed += "; load it with transformers and save_pretrained() it in bfloat16"
+            raise ConfigError(f"{self.path}: {len(wrong)} tensors do not fit config.json: {listed}")
         kinds = {self._stored[name].dtype for name in wanted}
         return "bfloat16" if kinds == {"BF16"} else "float32"
 

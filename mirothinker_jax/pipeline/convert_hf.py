@@ -1,8 +1,10 @@
 """Runs and Hugging Face folders, turned into each other file to file, one tensor in memory at a time.
 
-A run made here has `checkpoints/0` and, under `hf/`, the model's config and tokenizer files as they were; that is what
-goes back into a Hugging Face folder beside the weights. Both functions write into a folder that the caller renames
-when they are done, and raise ConfigError for what the user can mend.
+A run made here has `checkpoints/0` and, under `hf/`, the model's config and tokenizer files as they were (hf_folder.py
+lists them); that is what goes back into a Hugging Face folder beside the weights. Without training in between nothing
+of it changes. After training, config.json says what the model is by now, and all files say that `<|im_end|>` ends a
+turn. Both functions write into a folder that the caller renames when they are done, and raise ConfigError for what the
+user can mend.
 
 Left out: optimizer state (an export has none), and tokenizers that transformers cannot read (a toy run's).
 """
@@ -11,60 +13,65 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mirothinker_jax.config import ConfigError, ModelConfig
 from mirothinker_jax.config_tree import build
+from mirothinker_jax.data.hf_tokenizer import open_tokenizer
 from mirothinker_jax.models.hf import Tensor, shapes, tensors
+from mirothinker_jax.models.hf_config import from_hf as fields_of
 from mirothinker_jax.models.hf_config import to_hf
-from mirothinker_jax.models.hf_files import Folder, write
-from mirothinker_jax.models.presets import HF_FOLDER, read_hf_config
+from mirothinker_jax.models.hf_files import write
+from mirothinker_jax.models.presets import HF_FOLDER
+from mirothinker_jax.pipeline.hf_folder import (
+    CONFIG,
+    IMPORT,
+    MODEL_FILES,
+    TOKENIZER_FILES,
+    copy_files,
+    other_files,
+    read_json,
+    set_eos,
+    write_json,
+)
+from mirothinker_jax.pipeline.inputs import Source
 from mirothinker_jax.trainer.checkpoint import model_identity, read_item
 from mirothinker_jax.trainer.metrics import progress
 from mirothinker_jax.trainer.steps import newest
 from mirothinker_jax.trainer.streamed import Index, Leaf, Piece, reader, write_params
 
-BESIDE_WEIGHTS = (
-    ".json",
-    ".jinja",
-    ".txt",
-    ".model",
-)  # config, tokenizer, template; not the weights' own index
 TOKENIZER = f"{HF_FOLDER}/tokenizer.json"  # of a run made here
+_DTYPE_KEYS = ("torch_dtype", "dtype")  # the second is transformers 5's name of the same
+_SIZES = ("hidden", "layers", "heads", "kv_heads", "head_dim", "ffn", "qk_norm")
 
 
-def from_hf(source: Path, out: Path, dtype: str | None) -> str:
+def from_hf(source: Source, out: Path, dtype: str | None) -> str:
     """Writes a run folder. Returns what to say about it."""
-    for name, what in (("config.json", "a Hugging Face model has one"), ("tokenizer.json", "a run needs it")):
-        if not (source / name).is_file():
-            raise ConfigError(f"{source / name} is not there, and {what}; give a model's folder as --path")
-    fields = read_hf_config(source / "config.json")
-    try:
-        model = build(ModelConfig, fields)
-    except ConfigError as error:
-        raise ConfigError(f"{source / 'config.json'}: {error}") from None
+    model = source.model
     listed = tensors(model, model.vocab_size)
-    files = Folder(source)
-    stored = files.check(listed)
+    stored = source.files.check(listed)
     dtype = dtype or stored
     model = dataclasses.replace(model, param_dtype=dtype)
-    _copy(source, out / HF_FOLDER)
+    copy_files(source.path, out / HF_FOLDER, (*MODEL_FILES, *TOKENIZER_FILES))
+    write_json(out / HF_FOLDER / IMPORT, {"dtype": dtype})
 
     def pieces() -> Iterator[Piece]:
         for tensor in _bar(listed):
-            read = lambda t=tensor: t.ours(files.read(t.name)).astype(dtype, copy=False)  # noqa: E731
+            read = lambda t=tensor: t.ours(source.files.read(t.name)).astype(dtype, copy=False)  # noqa: E731
             yield tensor.path, tensor.index, read
 
     record = {"model": dataclasses.asdict(model), "tokenizer": {"path": TOKENIZER}}
     identity = model_identity(model, model.vocab_size, out / TOKENIZER)
     write_params(out / "checkpoints", shapes(model, model.vocab_size), dtype, pieces(), identity, record)
-    said = dtype if dtype == stored else f"{dtype} (was {stored})"
-    return f"{len(listed)} tensors, {said}"
+    said = f"{len(listed)} tensors, {dtype if dtype == stored else f'{dtype} (was {stored})'}"
+    left = other_files(source.path)
+    if left:
+        said += f"; not copied: {', '.join(left[:5])}{f' and {len(left) - 5} more' if len(left) > 5 else ''}"
+    return said
 
 
 def to_hf_folder(run: Path, out: Path, dtype: str | None, shard_bytes: int) -> str:
@@ -72,28 +79,68 @@ def to_hf_folder(run: Path, out: Path, dtype: str | None, shard_bytes: int) -> s
     step = newest(str(run))
     identity, record = read_item(step, "identity"), read_item(step, "config")
     model = build(ModelConfig, record["model"])
-    vocab_size = identity["vocab_size"]
-    tokenizer = record["tokenizer"]["path"]
-    base = _base_folder(step.parent, tokenizer, identity["tokenizer_sha256"])
-    published = base / "config.json" if base else None
-    values = json.loads(published.read_text(encoding="utf-8")) if published and published.is_file() else {}
-    dtype = dtype or model.param_dtype
-    values = to_hf(model, vocab_size, values) | {"torch_dtype": dtype}
-    values.pop("dtype", None)  # transformers 5's newer name of the same
+    trained, vocab_size = "stages" in record, identity["vocab_size"]
+    tokenizer = _find_tokenizer(step.parent, record["tokenizer"]["path"], identity["tokenizer_sha256"])
+    base = tokenizer.parent if tokenizer and tokenizer.name == "tokenizer.json" else None
+    published = _published(base, model) if base else {}
+    dtype = dtype or _imported_dtype(base, published, record) or model.param_dtype
+    values = to_hf(model, vocab_size, published)
+    if {values[key] for key in _DTYPE_KEYS if key in values} != {dtype}:
+        values = {key: value for key, value in values.items() if key not in _DTYPE_KEYS} | {
+            "torch_dtype": dtype
+        }
     listed = tensors(model, vocab_size)
     read = _merge_adapters(model, reader(step))
     write(out, listed, dtype, read, shard_bytes, _bar)
     if base:
-        _copy(base, out)
-    (out / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    without = ""
-    if base is None:
-        without = "; without a tokenizer: " + (
-            f"{tokenizer} is gone, or another one by now"
-            if tokenizer and not tokenizer.endswith(".model")
-            else "this run's is not one that transformers reads"
-        )
-    return f"{len(listed)} tensors of step {step.name}, {dtype}{without}"
+        copy_files(base, out, (*(MODEL_FILES if published else ()), *TOKENIZER_FILES))
+    if values != published:
+        write_json(out / CONFIG, values)
+    if trained and tokenizer:
+        set_eos(out, open_tokenizer(tokenizer, "chatml"), with_tokenizer=base is not None)
+    return _summary(len(listed), step, dtype, model, tokenizer, record)
+
+
+def _summary(
+    count: int,
+    step: Path,
+    dtype: str,
+    model: ModelConfig,
+    tokenizer: Path | None,
+    record: dict[str, Any],
+) -> str:
+    """What was written, of which stage, and what is not as one would expect."""
+    stage = f" of {step.parent.parent.name}" if "stages" in record else ""
+    said = f"{count} tensors of step {step.name}{stage}, {dtype}"
+    if dtype != model.param_dtype:
+        said += f" (parameters were {model.param_dtype})"
+    named = record["tokenizer"]["path"]
+    if tokenizer is None and named and not named.endswith(".model"):
+        said += f"; without a tokenizer, and without its eos_token_id: {named} is gone, or another one by now"
+    elif tokenizer is None or tokenizer.name != "tokenizer.json":
+        said += "; without a tokenizer: this run's is not one that transformers reads"
+    return said
+
+
+def _published(base: Path, model: ModelConfig) -> dict[str, Any]:
+    """The config.json in `base`, if it is of a model of these sizes; else {}: only the tokenizer is this run's."""
+    try:
+        values = read_json(base / CONFIG)
+        fields = fields_of(values)
+    except ConfigError:
+        return {}
+    return values if all(fields[key] == getattr(model, key) for key in _SIZES) else {}
+
+
+def _imported_dtype(base: Path | None, published: dict[str, Any], record: dict[str, Any]) -> str | None:
+    """The dtype of the run that convert made, where this one began with such a run. Where its folder is gone, but the
+    tokenizer is that of the model's own folder: as config.json there has it."""
+    if base is None or not record["model"]["init_from"]:
+        return None
+    if imported := read_json(base / IMPORT).get("dtype"):
+        return imported
+    said = next((published[key] for key in _DTYPE_KEYS if published.get(key)), None)
+    return said if said in ("float32", "bfloat16") else None
 
 
 def _merge_adapters(
@@ -114,25 +161,18 @@ def _merge_adapters(
     return read
 
 
-def _base_folder(checkpoints: Path, tokenizer: str, sha256: str) -> Path | None:
-    """Where the Hugging Face files lie that belong to this checkpoint: beside its very tokenizer.
+def _find_tokenizer(checkpoints: Path, tokenizer: str, sha256: str) -> Path | None:
+    """The very file that belongs to this checkpoint.
 
-    A run made here names it relative to itself, a trained one relative to where it was started.
+    A run made here names it relative to itself, a trained one relative to where it was started; one that trained its
+    own has it in its data folder.
     """
-    for path in (checkpoints.parent / tokenizer, Path(tokenizer)):
+    own = checkpoints.parents[1] / "data" / "tokenizer.model"
+    for path in (checkpoints.parent / tokenizer, Path(tokenizer)) if tokenizer else (own,):
         file = path / "tokenizer.json" if path.is_dir() else path
-        found = file.name == "tokenizer.json" and file.is_file()
-        if found and hashlib.sha256(file.read_bytes()).hexdigest() == sha256:
-            return file.parent
+        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == sha256:
+            return file
     return None
-
-
-def _copy(source: Path, out: Path) -> None:
-    """What belongs to a model beside its weights."""
-    out.mkdir(exist_ok=True)
-    for file in sorted(source.iterdir()):
-        if file.is_file() and file.suffix in BESIDE_WEIGHTS and not file.name.endswith(".index.json"):
-            shutil.copyfile(file, out / file.name)
 
 
 def _bar(listed: Iterable[Tensor]) -> Iterator[Tensor]:

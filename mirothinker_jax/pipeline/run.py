@@ -23,6 +23,7 @@ from mirothinker_jax.evals.report import write_report
 from mirothinker_jax.evals.summary import write_summary
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import barrier, start_processes
+from mirothinker_jax.pipeline.inputs import Inputs
 from mirothinker_jax.pipeline.phases import Phases
 from mirothinker_jax.pipeline.preflight import check_run, check_tokens
 from mirothinker_jax.pipeline.records import read_or_sample
@@ -47,7 +48,7 @@ FREE_UNTIL = {
 MADE = ("data/*", *(pattern for patterns in FREE_UNTIL.values() for pattern in patterns))
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, inputs: Inputs) -> dict[str, Any]:
     """Runs every stage that is not done yet; returns the summary (on the first process).
 
     Raises ConfigError or DataError, one line each, for whatever the user can mend.
@@ -56,9 +57,7 @@ def run(config: Config) -> dict[str, Any]:
     first, folder = jax.process_index() == 0, Path(config.run_dir)
     phases = Phases(folder / "phases.json", first)
     evaluations: dict[str, Evaluation] = {}
-    with Workshop(config, folder, phases) as shop:
-        if config.data.path:
-            _ = shop.conversations  # what is wrong with the user's files is said before anything is written
+    with Workshop(config, folder, phases, inputs) as shop:
         _check_same(folder, to_plain(config))
         check_run(shop)
         _claim(folder, config, first)

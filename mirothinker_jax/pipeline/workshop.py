@@ -27,6 +27,8 @@ from mirothinker_jax.parallel.mesh import local_mesh, make_mesh
 from mirothinker_jax.parallel.placement import data_shard
 from mirothinker_jax.parallel.processes import barrier
 from mirothinker_jax.pipeline.corpus import train_run_tokenizer, write_expert_episodes
+from mirothinker_jax.pipeline.hf_folder import eos_ids
+from mirothinker_jax.pipeline.inputs import Inputs, open_inputs, padded_vocabulary
 from mirothinker_jax.pipeline.phases import Phases
 from mirothinker_jax.rollout.collect import Collector
 from mirothinker_jax.rollout.engine import Engine
@@ -43,9 +45,11 @@ from mirothinker_jax.world.server import WorldServer
 class Workshop(contextlib.ExitStack):
     """A context manager: leaving it stops what was started."""
 
-    def __init__(self, config: Config, folder: Path, phases: Phases):
+    def __init__(self, config: Config, folder: Path, phases: Phases, inputs: Inputs | None = None):
+        """`inputs` are what `open_inputs(config)` gave, where it was asked already; else it is when they are needed."""
         super().__init__()
         self.config, self.folder, self.phases = config, folder, phases
+        self._opened = inputs
         self.first = jax.process_index() == 0
 
     def bar(self, total: int, description: str, unit: str) -> Any:
@@ -86,11 +90,16 @@ class Workshop(contextlib.ExitStack):
     # Text and tokens
 
     @functools.cached_property
+    def _inputs(self) -> Inputs:
+        return self._opened or open_inputs(self.config)
+
+    @functools.cached_property
     def conversations(self) -> ConversationSource:
         """The user's data, or the expert's episodes, played once."""
         c = self.config
         if c.data.path:
-            return open_conversations(c.data.path, c.data.ignore)
+            assert self._inputs.conversations is not None
+            return self._inputs.conversations
         path = self.folder / "data" / "expert.jsonl"
         if not path.exists() and self.first:
             with self.phases("expert"):
@@ -104,7 +113,8 @@ class Workshop(contextlib.ExitStack):
     @functools.cached_property
     def tokenizer(self) -> TextCodec:
         if self.config.tokenizer.path:
-            return open_tokenizer(self.config.tokenizer.path, self.config.tokenizer.template)
+            assert self._inputs.tokenizer is not None
+            return self._inputs.tokenizer
         path = self.folder / "data" / "tokenizer.model"
         if not path.exists():
             conversations = self.conversations  # on every process: whoever makes them, all wait
@@ -123,13 +133,7 @@ class Workshop(contextlib.ExitStack):
 
     @functools.cached_property
     def vocab_size(self) -> int:
-        """The model's vocabulary: the tokenizer's, rounded up so that it divides over any mesh axis of 64."""
-        size, needed = self.config.model.vocab_size, self.tokenizer.vocab_size
-        check(
-            size == 0 or size >= needed,
-            f"model.vocab_size is {size}, the tokenizer has {needed} tokens; give at least as many, or 0",
-        )
-        return size or -(-needed // 64) * 64
+        return padded_vocabulary(self.config.model.vocab_size, self.tokenizer)
 
     @functools.cached_property
     def model(self) -> ModelSpec:
@@ -163,12 +167,20 @@ class Workshop(contextlib.ExitStack):
         return setting
 
     @functools.cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end a turn: `<|im_end|>`, and what the model's files, beside its tokenizer, name."""
+        if not self.config.tokenizer.path:
+            return (self.tokenizer.im_end_id,)
+        file = tokenizer_file(self.config.tokenizer.path)
+        return eos_ids(file.parent, self.tokenizer) if file.suffix == ".json" else (self.tokenizer.im_end_id,)
+
+    @functools.cached_property
     def collector(self) -> Collector:
         c = self.config
         # A turn's tokens are few, and rows of a batch need not divide over the devices.
         whole = dataclasses.replace(c.model, ffn_tokens=0)
         here = ModelSpec.build(whole, self.vocab_size, local_mesh())
-        engine = Engine(here, c.rollout, c.agent.context_tokens, self.tokenizer.im_end_id)
+        engine = Engine(here, c.rollout, c.agent.context_tokens, self.end_ids)
         executor = ToolExecutor(self.tools, c.tools, self.tokenizer.truncate)
         collector = Collector(engine, executor, self.chat, self.tokenizer, self.setting)
         self.callback(collector.close)

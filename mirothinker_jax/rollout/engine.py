@@ -11,6 +11,7 @@ Left out: paged memory, prefix sharing between slots, a cache across hosts.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -51,10 +52,11 @@ class Decoded(NamedTuple):
 class Engine:
     """Slots on one mesh. One dispatch at a time: sampler.py gives it an asynchronous face."""
 
-    def __init__(self, model: ModelSpec, config: RolloutConfig, context_tokens: int, end_id: int):
-        """`context_tokens` is the room of a slot; `end_id` ends a turn."""
+    def __init__(self, model: ModelSpec, config: RolloutConfig, context_tokens: int, end_ids: Sequence[int]):
+        """`context_tokens` is the room of a slot; each of `end_ids` ends a turn."""
         check_rows(model.mesh.shape, "rollout.slots", config.slots)
-        self.model, self.config, self.context, self.end_id = model, config, context_tokens, end_id
+        self.model, self.config, self.context = model, config, context_tokens
+        self.end_ids = frozenset(end_ids)
         self.params: Params | None = None
         # A dispatch reads no more of the cache than its longest slot needs: two shapes of each function.
         self._contexts = sorted({-(-context_tokens // 2), context_tokens})
@@ -140,7 +142,8 @@ class Engine:
             if (chosen := _routes(routing, sampling)) is not None:
                 routes = routes.at[:, i].set(chosen[:, 0])
             length = length + running.astype(jnp.int32)
-            budget = jnp.where(running & (drawn != self.end_id), budget - 1, 0)
+            ended = functools.reduce(jnp.logical_or, (drawn == i for i in sorted(self.end_ids)), ~running)
+            budget = jnp.where(ended, 0, budget - 1)
             return cache, length, jnp.where(running, drawn, pending), budget, tokens, logprobs, routes
 
         c, shape = self.model.config, (pending.shape[0], self.config.decode_steps)

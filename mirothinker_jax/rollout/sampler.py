@@ -155,7 +155,7 @@ class Sampler:
         request.logprobs.extend(logprobs.tolist())
         self.sampled_tokens += len(tokens)
         self._pending[request.slot] = request.tokens[-1]
-        complete = request.tokens[-1] == self._engine.end_id
+        complete = request.tokens[-1] in self._engine.end_ids
         if complete or len(request.tokens) >= request.max_tokens:
             del self._running[request.slot]
             if not request.done.done():

@@ -9,6 +9,7 @@ Nothing is ever rendered to text and tokenised again. Worked example, one call a
     POLICY       \\boxed{Kathmandu}<|im_end|>                                    yes    one a token
 
 A turn that ran into its length limit has no <|im_end|> of its own, and none is added to what is trained.
+A turn that ended by another of the model's end tokens keeps it; the <|im_end|> after it is the observation's.
 """
 
 from __future__ import annotations

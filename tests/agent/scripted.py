@@ -20,6 +20,13 @@ class Cut:
     text: str
 
 
+@dataclasses.dataclass
+class Ended:
+    """A turn that the policy ended by `<|endoftext|>`."""
+
+    text: str
+
+
 class Script:
     """A Policy that says `lines`, one a turn, and keeps what it was fed. Log-probs count the tokens."""
 
@@ -37,8 +44,9 @@ class Script:
         self.heard.append((tuple(tokens), max_tokens))
         line = self.lines.pop(0)
         complete = not isinstance(line, Cut)
-        ids = self.codec.encode(line if complete else line.text)
-        ids = (*ids, self.codec.im_end_id) if complete else tuple(ids)
+        ids = self.codec.encode(line if isinstance(line, str) else line.text)
+        end = self.codec.pad_id if isinstance(line, Ended) else self.codec.im_end_id
+        ids = (*ids, end) if complete else tuple(ids)
         self.said.append(ids)
         first = sum(map(len, self.said[:-1]))
         return Turn(ids, tuple(-float(first + i) for i in range(len(ids))), complete)

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from scripted import CODEC, Cut, Script, Tools, call
+from scripted import CODEC, Cut, Ended, Script, Tools, call
 
 from mirothinker_jax.agent.episode import INFRASTRUCTURE_LIMIT, Setting, min_context_tokens
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
@@ -92,6 +92,17 @@ def test_a_turn_that_is_cut_ends_the_episode(play):
     trajectory, _, tools = play([Cut(call(q="a") + "\\boxed{x}")])
     assert (trajectory.stop, trajectory.answer, tools.calls) == (Stop.LENGTH, None, [])
     assert trajectory.segments[-1].tokens[-1] != CODEC.im_end_id
+
+
+@pytest.mark.parametrize("max_calls", [8, 1], ids=["on the way", "before the last turn"])
+def test_a_turn_that_ends_by_another_token_is_closed_before_the_next_message(play, max_calls):
+    """The token that was sampled stays, and is trained; the one that closes the message is not the policy's."""
+    lines = [Ended(call(q="a")), Ended("\\boxed{x}")]
+    trajectory, policy, _ = play(lines, max_calls=max_calls)
+    assert trajectory.answer == "x" and trajectory.calls == 1
+    assert policy.text(1).startswith("<|im_end|>\n<|im_start|>user\nresult")
+    sampled = [s.tokens for s in trajectory.segments if s.source is Source.POLICY]
+    assert sampled == policy.said and all(tokens[-1] == CODEC.pad_id for tokens in sampled)
 
 
 def test_without_a_budget_the_answer_is_asked_for_at_once(play):

@@ -40,9 +40,11 @@ def folder(tmp_path_factory, qwen_folder):
     listed, rng = tensors(MODEL, VOCAB), np.random.default_rng(0)
     values = {t.name: rng.normal(0, 0.05, t.part).astype(np.float32) for t in listed}
     write(folder, listed, "bfloat16", lambda t: values[t.name], 1 << 21, iter)
-    (folder / "config.json").write_text(json.dumps(to_hf(MODEL, VOCAB, {"eos_token_id": 151645})))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(qwen_folder / name, folder / name)
+    (folder / "config.json").write_text(json.dumps(to_hf(MODEL, VOCAB, {"eos_token_id": 151643})))
+    (folder / "generation_config.json").write_text('{"eos_token_id": 151643}')  # as a base model's
+    settings = json.loads((qwen_folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": "<|endoftext|>"}))
+    shutil.copyfile(qwen_folder / "tokenizer.json", folder / "tokenizer.json")
     return folder
 
 
@@ -74,11 +76,11 @@ def test_from_hugging_face_through_training_and_back(folder, tmp_path, config):
     assert [line["step"] for line in lines if line["stage"] == "sft"] == [0, 1]
     assert 11 < lines[0]["loss"] < 13, "a random model of this vocabulary is at ln V = 11.9"
 
-    assert (
-        convert.main(["--to", "hf", "--path", str(trained), "--out", str(back), "--dtype", "bfloat16"]) == 0
-    )
+    assert convert.main(["--to", "hf", "--path", str(trained), "--out", str(back)]) == 0
     written = json.loads((back / "config.json").read_text())
     assert written["eos_token_id"] == 151645 and written["torch_dtype"] == "bfloat16"
+    assert json.loads((back / "generation_config.json").read_text())["eos_token_id"] == [151645, 151643]
+    assert json.loads((back / "tokenizer_config.json").read_text())["eos_token"] == "<|im_end|>"
     assert (back / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
     listed, before, after = tensors(MODEL, VOCAB), Folder(folder), Folder(back)
     assert after.check(listed) == "bfloat16"

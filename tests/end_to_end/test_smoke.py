@@ -8,6 +8,8 @@ import shutil
 import pytest
 from command import SMOKE, finish, left_overs, start
 
+from mirothinker_jax import convert
+from mirothinker_jax.data.tokenizer import Tokenizer
 from mirothinker_jax.trajectory import store
 from mirothinker_jax.trajectory.types import Source
 
@@ -137,3 +139,11 @@ def test_other_settings_in_the_same_folder_are_refused(run_again):
     assert line.startswith("error: ") and "sft.training.optimizer.learning_rate: 0.01 → 0.5" in line
     assert "config.run_dir" in line
     assert (folder / "config.json").read_bytes() == before
+
+
+def test_an_export_without_a_tokenizer_that_transformers_reads_ends_turns_as_well(smoke, tmp_path):
+    assert convert.main(["--to", "hf", "--path", str(smoke.folder), "--out", str(tmp_path / "out")]) == 0
+    end = Tokenizer(smoke.folder / "data" / "tokenizer.model").im_end_id
+    written = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
+    assert written.keys() == {"config.json", "generation_config.json"}
+    assert {values["eos_token_id"] for values in written.values()} == {end}

@@ -61,6 +61,37 @@ def test_yarn_without_a_native_context_takes_the_models():
     assert fields["yarn"] == {"factor": 2.0, "native_tokens": 40960}
 
 
+def test_yarn_of_factor_one_still_scales_attention():
+    """And is written again; without a factor of its own there is nothing to write."""
+    stretched = {"rope_type": "yarn", **STRETCHED, "factor": 1.0}
+    for given, scale in (({"attention_factor": 1.25}, 1.25), ({}, 1.0)):
+        model = build(ModelConfig, from_hf(PLAIN | {"rope_theta": 1e6, "rope_scaling": stretched | given}))
+        assert model.yarn.scale == scale
+        back = to_hf(model, model.vocab_size, {})
+        assert build(ModelConfig, from_hf(back)) == model
+        assert (back["rope_scaling"] is None) == (scale == 1)
+    model = build(ModelConfig, from_hf(refusal({"rope_type": "yarn", **STRETCHED, "attention_factor": 1.0})))
+    assert model.yarn.scale == 1 and build(ModelConfig, from_hf(to_hf(model, 1, {}))).yarn == model.yarn
+
+
+def test_a_base_that_says_the_same_keeps_its_spelling():
+    base = PLAIN | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "bos_token_id": 3}
+    model = build(ModelConfig, from_hf(base))
+    assert to_hf(model, model.vocab_size, base) == base
+    larger = to_hf(model, model.vocab_size + 64, base)
+    assert larger["vocab_size"] == model.vocab_size + 64 and "rope_parameters" not in larger
+
+
+def test_a_qwen2_with_a_head_dim_of_its_own():
+    plain = to_hf(build(ModelConfig, PRESETS["qwen2.5-7b"]), 152_064, {})
+    assert "head_dim" not in plain and from_hf(plain)["head_dim"] == 128
+    own = plain | {"head_dim": 64}
+    model = build(ModelConfig, from_hf(own))
+    assert model.head_dim == 64 and to_hf(model, 152_064, {})["head_dim"] == 64
+    # What the model came from may have had another one.
+    assert to_hf(build(ModelConfig, from_hf(plain)), 152_064, own)["head_dim"] == 128
+
+
 def test_what_a_config_leaves_out_has_the_libraries_default():
     left_out = ("rms_norm_eps", "tie_word_embeddings", "num_key_value_heads", "head_dim", "attention_bias")
     fields = from_hf({key: value for key, value in QWEN3_8B.items() if key not in left_out})
@@ -89,6 +120,14 @@ REFUSED = {
     "rope_scaling.beta_fast": refusal({"rope_type": "yarn", "factor": 4.0, "beta_fast": "32"}),
     "mscale": refusal({"rope_type": "yarn", "factor": 4.0, "mscale": 1.0}),
     "attn_factor": refusal({"rope_type": "yarn", "factor": 4.0, "attn_factor": 0.9}),  # vLLM's own
+    "mscale_all_dim": refusal({"rope_type": "yarn", "factor": 1.0, "mscale_all_dim": 1.0}),
+    "attention_factor is 0": refusal({"rope_type": "yarn", "factor": 4.0, "attention_factor": 0}),
+    "factor without a rope_type": refusal({"factor": 4.0}),
+    "attention_factor without a rope_type": refusal({"rope_type": "default", "attention_factor": 1.2}),
+    "original_max_position_embeddings is '1'": refusal(
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": "1"}
+    ),
+    "layer_types has sliding_attention": refusal(layer_types=["full_attention", "sliding_attention"]),
     "truncate": refusal({"rope_type": "yarn", "factor": 4.0, "truncate": False}),
     "partial_rotary_factor": refusal(partial_rotary_factor=0.5),
     "hidden_size is '2048'": refusal(hidden_size="2048"),
@@ -126,10 +165,6 @@ def test_a_missing_field_is_named(key):
 def test_models_that_no_config_can_say_are_not_written():
     with pytest.raises(ConfigError, match=r"qk_norm=True with model\.qkv_bias=True"):
         to_hf(ModelConfig(qkv_bias=True), 64, {})
-    with pytest.raises(
-        ConfigError, match=r"model\.head_dim \(16\) · model\.heads \(4\) must be model\.hidden"
-    ):
-        to_hf(ModelConfig(qkv_bias=True, qk_norm=False, head_dim=16), 64, {})
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\x80", '{"model_type": "llama"}'])

@@ -35,7 +35,7 @@ def test_reading(files, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("shard_bytes", [10**9, 6000, 1])
+@pytest.mark.parametrize("shard_bytes", [10**9, 26_000, 1])
 def test_writing(shard_bytes, dtype, tmp_path, monkeypatch):
     monkeypatch.setattr(
         hf_files, "BLOCK_BYTES", 200
@@ -86,7 +86,7 @@ def test_dtypes_may_be_mixed(tmp_path):
     assert folder.check(tensors(MODEL, hf.VOCAB)) == "float32"
 
 
-def test_all_that_does_not_fit_is_in_one_error(tmp_path):
+def test_what_does_not_fit_is_in_one_error(tmp_path):
     values = hf.numbers(MODEL, "bfloat16")
     del values["model.layers.1.self_attn.k_norm.weight"], values["model.layers.2.mlp.up_proj.weight"]
     values["model.layers.3.mlp.up_proj.weight"] = values["rotary.inv_freq"] = np.zeros(2, np.float32)
@@ -107,7 +107,15 @@ def test_all_that_does_not_fit_is_in_one_error(tmp_path):
         f"{NORM} is F16, not F32 or BF16",
         "model.layers.0.self_attn.q_norm.weight is (3,), not (8,)",
         "model.layers.0.self_attn.q_norm.weight is I64, not F32 or BF16",
+        "load it with transformers and save_pretrained() it in bfloat16",
     }
+
+
+def test_of_many_that_do_not_fit_some_are_named(tmp_path):
+    path = hf.save(tmp_path / "hf", MODEL, {HEAD: np.zeros(3, np.float32)})
+    count = len(hf.shapes(MODEL)) + (HEAD not in hf.shapes(MODEL))
+    with pytest.raises(ConfigError, match=rf": {count} tensors do not .*; and so on$"):
+        Folder(path).check(tensors(MODEL, hf.VOCAB))
 
 
 def test_an_index_that_names_what_its_file_lacks(tmp_path):

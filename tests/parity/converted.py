@@ -1,13 +1,13 @@
 """Tiny random models of the transformers library, saved as such models are, and converted into runs by our command."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import torch
 import transformers
+from hf_checkpoint import write_tokenizer
 
 from mirothinker_jax import convert
 from mirothinker_jax.config import MeshConfig, ModelConfig
@@ -17,7 +17,7 @@ from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.mesh import make_mesh
 from mirothinker_jax.trainer.checkpoint import load_params, model_identity
 
-VOCAB = 96
+VOCAB = 260
 COMMON = dict(
     vocab_size=VOCAB,
     hidden_size=32,
@@ -34,12 +34,20 @@ QWEN3, MOE = (
     dict(head_dim=16, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24, norm_topk_prob=True),
 )
 CASES = {
-    "qwen2-untied": ("qwen2", dict(tie_word_embeddings=False)),
+    "qwen2-untied": ("qwen2", dict(tie_word_embeddings=False, head_dim=12)),
     "qwen2-yarn": ("qwen2", dict(tie_word_embeddings=True, rope_scaling=YARN)),
-    "qwen3-untied": ("qwen3", dict(**QWEN3, tie_word_embeddings=False)),
+    "qwen3-untied": (
+        "qwen3",
+        dict(
+            **QWEN3, tie_word_embeddings=False, rope_scaling=YARN | {"factor": 1.0, "attention_factor": 1.3}
+        ),
+    ),
     "qwen3-tied": ("qwen3", dict(**QWEN3, tie_word_embeddings=True)),
     "qwen3-yarn": ("qwen3", dict(**QWEN3, tie_word_embeddings=True, rope_scaling=YARN)),
-    "moe-untied": ("qwen3_moe", dict(**MOE, tie_word_embeddings=False)),
+    "moe-untied": (
+        "qwen3_moe",  # without head_dim: hidden_size / num_attention_heads
+        dict(**{k: v for k, v in MOE.items() if k != "head_dim"}, tie_word_embeddings=False),
+    ),
     "moe-yarn": (
         "qwen3_moe",
         dict(**MOE | {"norm_topk_prob": False}, tie_word_embeddings=True, rope_scaling=YARN),
@@ -71,7 +79,7 @@ def random_model(family: str, options: dict, folder: Path, seed: int = 0):
             else:
                 p.normal_(0, 0.1 if p.ndim == 1 else p.shape[-1] ** -0.5)
     model.save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(json.dumps({"made": "for a test"}))
+    write_tokenizer(folder)
     return model
 
 

@@ -128,7 +128,7 @@ def test_greedy_generation(pair, ids):
             pad_token_id=0,
         )
     expected = whole[0, len(prompt) :].tolist()
-    engine = Engine(pair.spec, RolloutConfig(slots=1, prefill_slots=1, prefill_tokens=8), 80, end_id=-1)
+    engine = Engine(pair.spec, RolloutConfig(slots=1, prefill_slots=1, prefill_tokens=8), 80, end_ids=())
     engine.load(pair.params)
     greedy = Sampling(temperature=0.0)
     one = lambda *values: Slots(*(np.asarray([v], np.int32) for v in values))  # noqa: E731
@@ -145,7 +145,7 @@ def test_the_load_balance_loss_is_theirs_for_one_layer(tmp_path):
     model = random_model("qwen3_moe", options, tmp_path / "hf")
     assert convert.main(["--from", "hf", "--path", str(tmp_path / "hf"), "--out", str(tmp_path / "run")]) == 0
     spec, params = loaded(tmp_path / "run")
-    tokens = np.random.default_rng(0).integers(0, 96, (2, 24)).astype(np.int32)
+    tokens = np.random.default_rng(0).integers(0, VOCAB, (2, 24)).astype(np.int32)
     batch = pack_rows([Sample(t, np.arange(24) > 0) for t in tokens], 24)
     out = jax.jit(make_gradient(spec, sft))(params, jax.tree.map(lambda x: x[None], batch), np.int32(1))
     value, weight = out[0][2]["router/balance"]

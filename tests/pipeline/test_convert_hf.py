@@ -25,7 +25,7 @@ BESIDE = {
     "generation_config.json": '{"top_k": 20}',
     "chat_template.jinja": "{{ messages }}",
     "merges.txt": "a b",
-    "tokenizer.json": '{"made": "for a test"}',
+    "LICENSE": "Apache",
 }
 
 
@@ -58,7 +58,8 @@ def test_there_and_back_bit_by_bit(name, dtype, tmp_path, monkeypatch, capsys):
     assert config["torch_dtype"] == dtype
     assert read_hf_config(back / "config.json") == read_hf_config(source / "config.json")
     assert {file: (back / file).read_text() for file in BESIDE} == BESIDE
-    assert len(list(back.iterdir())) == weights + (not several) + 1 + len(BESIDE)
+    assert len(list(back.iterdir())) == weights + (not several) + 2 + len(BESIDE)
+    assert (back / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "hf", "run"]
     assert f"{len(expected)} tensors" in capsys.readouterr().out
 
@@ -100,6 +101,91 @@ def test_dtype_of_what_is_written(tmp_path):
     assert run("from", source, tmp_path / "whole") == 0
     assert run("to", tmp_path / "whole", tmp_path / "later", "--dtype", "bfloat16") == 0
     hf.assert_same_bits(hf.read(tmp_path / "later"), rounded)
+
+
+def test_without_training_every_file_keeps_its_bytes(tmp_path, capsys):
+    """In whatever spelling; and what is not a model's stays behind, and is named."""
+    model = hf.MODELS["qwen3-tied"]
+    source = hf.save(tmp_path / "hf", model, hf.numbers(model, "bfloat16"))
+    config = json.loads((source / "config.json").read_text()) | {"dtype": "bfloat16", "eos_token_id": hf.PAD}
+    theta = config.pop("rope_theta")
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": theta}
+    del config["rope_scaling"]
+    (source / "config.json").write_text(json.dumps(config, indent=7))
+    for file, text in (BESIDE | {"generation_config.json": f'{{ "eos_token_id":{hf.PAD}}}'}).items():
+        (source / file).write_text(text)
+    (source / "service_account.json").write_text("{}")
+    back = import_and_export(source, tmp_path)
+    assert "; not copied: service_account.json\n" in capsys.readouterr().out
+    assert not list(tmp_path.glob("run/**/service_account.json"))
+    others = {path.name: path.read_bytes() for path in back.iterdir() if path.suffix != ".safetensors"}
+    assert others.keys() == BESIDE.keys() | {"config.json", "tokenizer.json"}
+    assert others == {name: (source / name).read_bytes() for name in others}
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A run made of a base model of bfloat16, which its config.json says wrongly."""
+    folder, model = tmp_path_factory.mktemp("imported"), hf.MODELS["qwen2"]
+    values = hf.numbers(model, "bfloat16")
+    source = hf.save(folder / "hf", model, values, torch_dtype="float32", eos_token_id=hf.PAD)
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": hf.PAD, "top_k": 20}))
+    assert run("from", source, folder / "run") == 0
+    return folder / "run"
+
+
+def read_json(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+def test_a_trained_run_is_written_as_what_it_began_with_was(imported, tmp_path, capsys):
+    """In its dtype, and with an end of turns that all files agree on."""
+    trained, out = hf.write_trained(imported, tmp_path / "trained"), tmp_path / "out"
+    assert run("to", trained, out) == 0
+    assert "of step 0 of sft, bfloat16 (parameters were float32)\n" in capsys.readouterr().out
+    hf.assert_same_bits(hf.read(out), hf.read(imported.parent / "hf"))
+    assert read_json(out, "config.json")["torch_dtype"] == "bfloat16"
+    assert read_json(out, "config.json")["eos_token_id"] == hf.IM_END
+    generation = {"eos_token_id": [hf.IM_END, hf.PAD], "top_k": 20, "pad_token_id": hf.PAD}
+    assert read_json(out, "generation_config.json") == generation
+    assert read_json(out, "tokenizer_config.json") == {"eos_token": "<|im_end|>"}
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json"),
+        "tokenizer_config.json",
+    ]
+    assert run("to", trained / "sft", tmp_path / "wide", "--dtype", "float32") == 0
+    assert next(iter(hf.read(tmp_path / "wide").values())).dtype == np.float32
+
+
+def test_a_tokenizer_in_a_folder_of_other_things(imported, tmp_path):
+    """Nothing of them is taken: no secrets, no other program's settings, no other model's config."""
+    beside, config = tmp_path / "beside", read_json(imported / "hf", "config.json")
+    beside.mkdir()
+    shutil.copyfile(imported / "hf/tokenizer.json", beside / "tokenizer.json")
+    trained = hf.write_trained(imported, tmp_path / "trained", tokenizer=beside / "tokenizer.json")
+    for number, other in enumerate(({"api_key": "secret"}, config | {"hidden_size": 8})):
+        for name in ("config.json", "service_account.json", "generation_config.json", "notes.txt"):
+            (beside / name).write_text(json.dumps(other))
+        out = tmp_path / f"out{number}"
+        assert run("to", trained, out) == 0
+        names = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]
+        assert sorted(path.name for path in out.iterdir()) == [*names, "tokenizer_config.json"]
+        written, ends = read_json(out, "config.json"), read_json(out, "generation_config.json")
+        assert "api_key" not in written and written["hidden_size"] == hf.HIDDEN
+        assert ends == {"eos_token_id": hf.IM_END, "pad_token_id": hf.PAD}
+        assert written["torch_dtype"] == "float32"  # nothing says what was imported
+    # The folder that the model was downloaded to says it: there, config.json is this model's.
+    (beside / "config.json").write_text(json.dumps(config | {"torch_dtype": "bfloat16"}))
+    (beside / "generation_config.json").unlink()
+    assert run("to", trained, tmp_path / "again") == 0
+    assert read_json(tmp_path / "again", "config.json")["torch_dtype"] == "bfloat16"
+
+
+def test_a_stage_without_a_checkpoint_yet_gives_the_one_before(imported, tmp_path, capsys):
+    trained = hf.write_trained(imported, tmp_path / "trained", "dpo")
+    (trained / "grpo/checkpoints").mkdir(parents=True)
+    assert run("to", trained, tmp_path / "out") == 0
+    assert "of step 0 of dpo, " in capsys.readouterr().out
 
 
 def test_a_tied_models_copied_head(tmp_path, capsys):
@@ -153,11 +239,13 @@ def test_the_tokenizer_is_the_runs_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / "elsewhere")
     shutil.move(tmp_path / "run", "moved")
     assert run("to", "moved", "back") == 0
-    assert json.loads((tmp_path / "elsewhere/back/tokenizer.json").read_text()) == {"made": "for a test"}
+    source = tmp_path / "hf/tokenizer.json"
+    assert (tmp_path / "elsewhere/back/tokenizer.json").read_bytes() == source.read_bytes()
     (tmp_path / "elsewhere/moved/hf/tokenizer.json").unlink()
     capsys.readouterr()
     assert run("to", "moved", "bare") == 0
-    assert "; without a tokenizer: hf/tokenizer.json is gone" in capsys.readouterr().out
+    said = "; without a tokenizer, and without its eos_token_id: hf/tokenizer.json is gone"
+    assert said in capsys.readouterr().out
     assert sorted(p.name for p in (tmp_path / "elsewhere/bare").iterdir()) == [
         "config.json",
         "model.safetensors",

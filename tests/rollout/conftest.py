@@ -11,7 +11,7 @@ from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.mesh import local_mesh
 from mirothinker_jax.rollout.engine import Engine
 
-CONTEXT, END = 64, 63
+CONTEXT, ENDS = 64, (63, 17)
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def engine():
             "mesh": (local_mesh(), RolloutConfig(slots=8, prefill_slots=2, prefill_tokens=8, decode_steps=4)),
         }[name]
         shape = tiny.MOE if name == "experts" else tiny.QWEN3
-        made = Engine(ModelSpec.build(shape, tiny.VOCAB, mesh), config, CONTEXT, END)
+        made = Engine(ModelSpec.build(shape, tiny.VOCAB, mesh), config, CONTEXT, ENDS)
         made.load(tiny.params(shape))
         return made
 

@@ -16,7 +16,7 @@ from mirothinker_jax.rollout.sampler import Sampler
 from mirothinker_jax.rollout.sampling import Sampling
 from mirothinker_jax.trainer.step import make_logprobs
 
-END = 63  # sampled now and then
+ENDS = {63, 17}  # sampled now and then
 
 
 def trainers_logprobs(played):
@@ -37,15 +37,15 @@ def test_recorded_log_probs_are_the_trainers(played):
         np.testing.assert_allclose(episode.logprobs, expected, atol=1e-4)
 
 
-def test_turns_end_by_the_end_token_or_by_their_limit(played):
+def test_turns_end_by_any_end_token_or_by_their_limit(played):
     kinds = set()
     for episode in played:
         for (_, most), turn in zip(episode.feeds, episode.turns, strict=True):
             assert 1 <= len(turn.tokens) <= most and len(turn.logprobs) == len(turn.tokens)
-            assert turn.complete == (turn.tokens[-1] == END) and END not in turn.tokens[:-1]
+            assert turn.complete == (turn.tokens[-1] in ENDS) and not ENDS & set(turn.tokens[:-1])
             assert turn.complete or len(turn.tokens) == most
-            kinds.add((turn.complete, len(turn.tokens) == most))
-    assert {(True, False), (False, True)} <= kinds
+            kinds.add((turn.tokens[-1] if turn.complete else None, len(turn.tokens) == most))
+    assert {(63, False), (17, False), (None, True)} <= kinds
 
 
 @pytest.mark.parametrize(("name", "turns"), [("narrow", 3), ("mesh", 1)])
@@ -146,7 +146,7 @@ def test_an_episode_that_is_cancelled_leaves_its_slot_clean(played, engine):
 def test_slots_that_do_not_divide_over_the_devices():
     model = ModelSpec.build(tiny.QWEN3, tiny.VOCAB, tiny.mesh(data=8))
     with pytest.raises(ConfigError, match=r"^config\.rollout\.slots is 6, not a multiple of .* = 8; use 8$"):
-        Engine(model, RolloutConfig(slots=6), 64, END)
+        Engine(model, RolloutConfig(slots=6), 64, ENDS)
 
 
 def test_a_long_context_uses_the_whole_cache(engine):
