@@ -27,6 +27,7 @@ CORE = [
     "jsonschema>=4.20",  # tool arguments are checked before a tool sees them
     "json-repair>=0.30",  # calls with slightly broken JSON are repaired, as the reference agent does
     "selectolax>=0.3.20",  # HTML to text in under a millisecond
+    "webencodings>=0.6",  # labels of page encodings as browsers read them (no dependencies)
     "aiohttp>=3.9",  # serves the embedded web (thousands of requests a second on one core)
     "tantivy>=0.22",  # the embedded web's search index, 0.4 ms a query
     # The embedded web's facts, one version each: another would make other questions and other figures.

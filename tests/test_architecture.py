@@ -24,9 +24,10 @@ MAY_IMPORT = {
     "config": {"config_tree", "config_episodes", "config_model"},
     "flags": {"config", "config_tree"},
     "types": set(),
+    "tasks": set(),
     "tools": {"config", "config_tree"},
-    "world": {"config", "config_tree"},
-    "agent": {"config", "config_tree", "tools", "trajectory.types"},
+    "world": {"config", "config_tree", "tasks"},
+    "agent": {"config", "config_tree", "tasks", "tools", "trajectory.types"},
     "parallel": {"config", "config_tree", "types"},
     "models": {"config", "config_tree", "types", "parallel"},
     "data": {"config", "config_tree", "types", "tools.spec"},
@@ -45,7 +46,12 @@ MAY_IMPORT = {
     "pipeline": {"*"},  # puts the rooms together; only commands import it
 }
 # These run in processes of their own, or before a config is accepted: jax would cost them seconds and memory.
-NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "flags", "tools", "world", "agent"}
+NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "flags"} | {
+    "tasks",
+    "tools",
+    "world",
+    "agent",
+}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", KERNELS}
 KERNEL_IMPORTS = {"jax", "jaxlib", "numpy", KERNELS}
 VAGUE = {"utils", "util", "common", "misc", "helpers", "helper"}

@@ -13,11 +13,11 @@ from typing import Protocol
 
 import numpy as np
 
-from mirothinker_jax.agent.answer import boxed_answer
-from mirothinker_jax.agent.parse import Malformed, parse_calls
+from mirothinker_jax.agent.answer import boxed_answer, last_box
 from mirothinker_jax.agent.policy import Chat, Policy, Session
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
-from mirothinker_jax.tools.spec import ToolCall, ToolResult
+from mirothinker_jax.agent.wire.mcp import Malformed, parse_turn
+from mirothinker_jax.tools.spec import Failure, ToolCall, ToolResult
 from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
 
 # Failures in a row that are not the model's fault, after which the tools are taken to be down.
@@ -142,16 +142,15 @@ async def _converse(
         if turn.routes is not None:
             ledger.routes.append(turn.routes)
         turn_number += 1
-        answer = boxed_answer(text.rpartition("</think>")[2])
+        said = parse_turn(text)
         if forced:
-            return answer, Stop.FORCED if answer is not None else Stop.NO_ANSWER
+            return _ending(said.words, Stop.FORCED)
         if not turn.complete:
             return None, Stop.LENGTH
-        calls = parse_calls(text)
-        if not calls:
-            return answer, Stop.ANSWERED if answer is not None else Stop.NO_ANSWER
+        if not said.calls:
+            return _ending(said.words, Stop.ANSWERED)
         texts = []
-        for number, call in enumerate(calls[: setting.max_calls - tally.calls - tally.malformed]):
+        for number, call in enumerate(said.calls[: setting.max_calls - tally.calls - tally.malformed]):
             texts.append(await _observe(call, executor, f"{episode_id}:{turn_number}.{number}", tally))
             if tally.infrastructure_row >= INFRASTRUCTURE_LIMIT:
                 return None, Stop.INFRASTRUCTURE
@@ -165,6 +164,13 @@ async def _converse(
             feed = chat.observation([*texts, FINAL_REQUEST], end)
 
 
+def _ending(words: str, answered: Stop) -> tuple[str | None, Stop]:
+    answer = boxed_answer(words)
+    if answer is not None:
+        return answer, answered
+    return None, Stop.NO_ANSWER if last_box(words) is None else Stop.GAVE_UP
+
+
 async def _observe(call: ToolCall | Malformed, executor: Executor, request_id: str, tally: _Tally) -> str:
     if isinstance(call, Malformed):
         tally.malformed += 1
@@ -172,6 +178,9 @@ async def _observe(call: ToolCall | Malformed, executor: Executor, request_id: s
     result = await executor.execute(call, request_id)
     tally.calls += 1
     tally.failed += result.failure is not None
-    down = result.failure is not None and result.failure.infrastructure
-    tally.infrastructure_row = tally.infrastructure_row + 1 if down else 0
+    # An unknown tool or an address that does not answer says nothing about our services.
+    if result.failure is None or result.failure is Failure.TOOL_ERROR:
+        tally.infrastructure_row = 0
+    elif result.failure.infrastructure:
+        tally.infrastructure_row += 1
     return result.text

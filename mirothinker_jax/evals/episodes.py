@@ -24,7 +24,7 @@ _FRAME = re.compile(
 # A thought, or a call; a turn cut by its length limit may leave either open.
 _SPOKEN = re.compile(r"<think>(.*?)(?:</think>|\Z)|<use_mcp_tool>(.*?)(?:</use_mcp_tool>|\Z)", re.DOTALL)
 _CALL = re.compile(
-    r"\s*<server_name>(.*?)</server_name>\s*<tool_name>(.*?)</tool_name>\s*<arguments>(.*?)</arguments>\s*\Z",
+    r"\s*<server_name>([^<]*+)</server_name>\s*<tool_name>([^<]*+)</tool_name>\s*<arguments>(.*)</arguments>\s*",
     re.DOTALL,
 )
 
@@ -139,8 +139,8 @@ def _call(inner: str) -> Part:
         return _part("call", inner, "malformed call")
     server, tool, arguments = (group.strip() for group in whole.groups())
     try:
-        items = json.loads(arguments).items()
-    except (ValueError, AttributeError):
+        items = json.loads(arguments, strict=False).items()
+    except (ValueError, AttributeError, RecursionError):
         return _part("call", arguments, f"{server} / {tool}")
     lines = [f"{key} = {value if isinstance(value, str) else json.dumps(value)}" for key, value in items]
     return _part("call", "\n".join(lines), f"{server} / {tool}")

@@ -29,11 +29,11 @@ from mirothinker_jax.pipeline.preflight import check_run, check_tokens
 from mirothinker_jax.pipeline.records import read_or_sample
 from mirothinker_jax.pipeline.stages import STAGES
 from mirothinker_jax.pipeline.workshop import Workshop, task
+from mirothinker_jax.tasks.rules import is_correct
 from mirothinker_jax.trainer import loop
 from mirothinker_jax.trainer.checkpoint import load_params
 from mirothinker_jax.trainer.metrics import MetricsLog
 from mirothinker_jax.trajectory.types import Trajectory
-from mirothinker_jax.world.questions import is_correct
 
 # A run may be continued with other values of these; any other change would mix two experiments in one folder.
 FREE = ("run_dir", "stages", "rollout.", "tools.deadline_s", "tools.concurrency")

@@ -18,13 +18,13 @@ from mirothinker_jax.pipeline.workshop import Workshop, task
 from mirothinker_jax.rollout.collect import EpisodeSpec
 from mirothinker_jax.rollout.sampling import Sampling
 from mirothinker_jax.rollout.source import GRPOSource
+from mirothinker_jax.tasks.rules import is_correct
 from mirothinker_jax.trainer.reference import make_reference
 from mirothinker_jax.trajectory.pairs import make_pairs
 from mirothinker_jax.trajectory.reward import with_reward
 from mirothinker_jax.trajectory.types import Trajectory
 from mirothinker_jax.trajectory.views import preference_pair
 from mirothinker_jax.types import BatchSource, Objective
-from mirothinker_jax.world.questions import is_correct
 
 
 class Stage(NamedTuple):

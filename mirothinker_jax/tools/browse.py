@@ -5,7 +5,7 @@ The extraction is by rules (readable.py); upstream asks a language model instead
 
 from __future__ import annotations
 
-import codecs
+import asyncio
 import importlib.util
 import re
 from collections.abc import Callable, Mapping
@@ -16,15 +16,19 @@ import httpx
 
 from mirothinker_jax.config import ToolsConfig, check
 from mirothinker_jax.tools.client import WebClient
+from mirothinker_jax.tools.encoding import decode_page
 from mirothinker_jax.tools.leak_guard import is_leak
-from mirothinker_jax.tools.readable import READERS, Page, best_lines
+from mirothinker_jax.tools.readable import READERS, Page, split_lines
+from mirothinker_jax.tools.relevance import best_lines
 from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
 
 PAGE_CHARS = 409_600  # of a page, before extraction
 _REDIRECTS = 5
 _REMEMBERED_CHARS = 16_384  # the lines of the last few hundred pages up to this size are kept: agents reread
 Reader = Callable[[str, str], Page]  # (HTML, address) → its lines
-_META_CHARSET = re.compile(rb"<meta[^>]{0,200}charset=[\"']?([\w-]+)", re.IGNORECASE)
+_URL_CHARS = 8_192
+# The host of a slow page is the model's choice: its time ends before the call's does (see executor.py).
+_GRACE_S = 1.0
 
 # Headers that decide where a request goes or how it is framed are not the model's to set.
 # fmt: off
@@ -52,6 +56,7 @@ SPEC = ToolSpec(
         "required": ["url", "info_to_extract"],
         "additionalProperties": False,
     },
+    argument_aliases={"description": "info_to_extract", "introduction": "info_to_extract"},
 )
 
 
@@ -64,6 +69,7 @@ class ScrapePage:
         self._client = client
         self._lines = settings.scrape_lines
         self._reader = READERS[settings.reader]
+        self._timeout_s = max(settings.deadline_s - _GRACE_S, settings.deadline_s * 0.9)
         check(
             settings.reader != "trafilatura" or importlib.util.find_spec("trafilatura") is not None,
             "tools.reader is 'trafilatura', which is not installed: pip install 'mirothinker-jax[tools]'",
@@ -72,7 +78,12 @@ class ScrapePage:
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
         url, wanted = arguments["url"].strip(), arguments["info_to_extract"]
         headers = _checked_headers(arguments.get("custom_headers", {}))
-        response = await self._fetch(url, headers, request_id)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._fetch(url, headers, request_id)
+        except TimeoutError as error:
+            message = f"no answer from {url} in {self._timeout_s:g} s"
+            raise ToolError(Failure.UNREACHABLE, message) from error
         page = _read(response, str(response.request.url), self._reader)
         # The title is shown anyway, so a heading that repeats it would waste a line.
         found = best_lines([line for line in page.lines if line != page.title], wanted, self._lines)
@@ -84,7 +95,7 @@ class ScrapePage:
             response = await self._client.send("GET", url, request_id, headers)
             status = response.status_code
             if status == 429 or status >= 500:
-                raise ToolError(Failure.NETWORK, f"HTTP {status} for {url}")
+                raise ToolError(Failure.UNREACHABLE, f"HTTP {status} for {url}")
             if status >= 400:
                 raise ToolError(Failure.TOOL_ERROR, f"HTTP {status} for {url}")
             if not response.next_request:
@@ -99,6 +110,8 @@ class ScrapePage:
 
 
 def _check_address(url: str) -> None:
+    if len(url) > _URL_CHARS:
+        raise ToolError(Failure.TOOL_ERROR, f"not an address: longer than {_URL_CHARS:,} characters")
     if not re.match(r"https?://[^/\s]", url, re.IGNORECASE):
         raise ToolError(Failure.TOOL_ERROR, f"not an http or https address: {url}")
     if is_leak(url):
@@ -120,20 +133,12 @@ def _read_cached(reader: Reader, html: str, url: str) -> Page:
 
 
 def _read(response: httpx.Response, url: str, reader: Reader) -> Page:
-    kind = response.headers.get("Content-Type", "text/html").partition(";")[0].strip().lower()
+    content_type = response.headers.get("Content-Type", "")
+    kind = content_type.partition(";")[0].strip().lower() or "text/html"
     if "html" in kind:
-        if response.charset_encoding is None and (found := _META_CHARSET.search(response.content[:2048])):
-            response.encoding = _known_encoding(found[1].decode("ascii"))
-        text = response.text[:PAGE_CHARS]
+        text = decode_page(response.content, content_type)[:PAGE_CHARS]
         return _read_cached(reader, text, url) if len(text) <= _REMEMBERED_CHARS else reader(text, url)
     if kind.startswith("text/") or kind.endswith(("json", "xml")):
-        text = response.text[:PAGE_CHARS]
-        return Page(url, tuple(" ".join(line.split()) for line in text.splitlines() if line.strip()))
+        text = decode_page(response.content, content_type)[:PAGE_CHARS]
+        return Page(url, split_lines("\n".join(text.splitlines())))
     raise ToolError(Failure.TOOL_ERROR, f"cannot read {kind} at {url}")
-
-
-def _known_encoding(name: str) -> str:
-    try:
-        return codecs.lookup(name).name
-    except LookupError:
-        return "utf-8"

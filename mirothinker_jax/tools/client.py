@@ -28,9 +28,16 @@ from yarl import URL
 from mirothinker_jax.tools.spec import Failure, ToolError
 
 _READ_BYTES = 1 << 16
+_HEADER_BYTES = (
+    1 << 17
+)  # of one response header; aiohttp's own 8,190 is less than some sites' security policies
 # Set by aiohttp itself, or no longer true of a body that it has decompressed and cut.
 _REQUEST_SKIPS = (b"connection", b"content-length", b"transfer-encoding")
 _RESPONSE_SKIPS = (b"content-encoding", b"content-length", b"transfer-encoding")
+
+
+class ProxyDown(httpx.ProxyError):
+    """The proxy itself cannot be used, wherever the request was to go."""
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
@@ -52,6 +59,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 connector=aiohttp.TCPConnector(limit=self._connections),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=self._timeout,
+                max_line_size=_HEADER_BYTES,
+                max_field_size=_HEADER_BYTES,
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             )
         elif self._loop is not loop:
@@ -76,12 +85,17 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 body = await self._read(answer.content)
         except TimeoutError as error:
             raise httpx.ReadTimeout("timed out", request=request) from error
-        except ValueError as error:  # also aiohttp's InvalidURL
-            raise httpx.InvalidURL(str(error)) from error
         except aiohttp.ClientHttpProxyError as error:
-            raise httpx.ProxyError(f"the proxy answered HTTP {error.status}", request=request) from error
+            kind = ProxyDown if error.status == 407 else httpx.ProxyError
+            raise kind(f"the proxy answered HTTP {error.status}", request=request) from error
+        except aiohttp.ClientProxyConnectionError as error:
+            raise ProxyDown(str(error), request=request) from error
         except aiohttp.ClientConnectionError as error:
             raise httpx.ConnectError(str(error) or type(error).__name__, request=request) from error
+        except (
+            ValueError
+        ) as error:  # also aiohttp's InvalidURL; a bad certificate is one, too, but caught above
+            raise httpx.InvalidURL(str(error)) from error
         except (aiohttp.ClientError, OSError) as error:
             raise httpx.RemoteProtocolError(str(error) or type(error).__name__, request=request) from error
         kept = [(k, v) for k, v in answer.raw_headers if k.lower() not in _RESPONSE_SKIPS]
@@ -133,27 +147,42 @@ class WebClient:
         request_id: str,
         headers: Mapping[str, str] | None = None,
         json: Any = None,
+        *,
+        service: bool = False,
     ) -> httpx.Response:
         """One request; redirects are not followed.
 
+        Args:
+          service: the address is of a service that the run brings, not one that the model named.
+
         Raises:
-          ToolError: TOOL_ERROR for an address that cannot be one; DEADLINE or NETWORK for the rest.
+          ToolError: for a service DEADLINE or NETWORK. Else TOOL_ERROR for an address that cannot be one or that
+            the proxy refuses, UNREACHABLE where nobody answers, NETWORK where the proxy is down.
         """
         headers = {**(headers or {}), "X-Request-Id": request_id}
         try:
             return await self._client.send(
                 self._client.build_request(method, url, headers=headers, json=json)
             )
-        except (httpx.InvalidURL, ValueError) as error:
-            raise ToolError(Failure.TOOL_ERROR, f"not a valid address: {url} ({error})") from error
-        except httpx.TimeoutException as error:
-            raise ToolError(Failure.DEADLINE, f"no answer from {url} in {self._timeout_s:g} s") from error
-        except httpx.ProxyError as error:
-            # Such as a tunnel to a host that the embedded web does not have.
-            raise ToolError(Failure.TOOL_ERROR, f"cannot reach {url}: {error}") from error
-        except httpx.TransportError as error:
-            raise ToolError(Failure.NETWORK, f"cannot reach {url}: {error}") from error
+        except (httpx.InvalidURL, httpx.TransportError, ValueError) as error:
+            if isinstance(error, httpx.TimeoutException):
+                text = f"no answer from {url} in {self._timeout_s:g} s"
+            elif isinstance(error, httpx.TransportError):
+                text = f"cannot reach {url}: {error}"
+            else:
+                text = f"not a valid address: {url} ({error})"
+            raise ToolError(_kind(error, service), text) from error
 
     async def aclose(self) -> None:
         """Closes the connections. The client may be used again, also on another event loop."""
         await self._transport.aclose()
+
+
+def _kind(error: Exception, service: bool) -> Failure:
+    if service:
+        return Failure.DEADLINE if isinstance(error, httpx.TimeoutException) else Failure.NETWORK
+    if isinstance(error, ProxyDown):
+        return Failure.NETWORK
+    if isinstance(error, httpx.ProxyError):  # such as a tunnel to a host that the embedded web does not have
+        return Failure.TOOL_ERROR
+    return Failure.UNREACHABLE if isinstance(error, httpx.TransportError) else Failure.TOOL_ERROR

@@ -1,4 +1,4 @@
-"""Runs tool calls: checks, limits, remembers, and turns every failure into a result.
+"""Runs tool calls: mends, checks, limits, remembers, and turns every failure into a result.
 
 `execute` never raises for anything a call or a tool does; only cancellation passes through. A deadline
 cancels the tool, which must then stop what it started (sandbox.py kills its processes).
@@ -19,6 +19,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from mirothinker_jax.config import ToolsConfig
+from mirothinker_jax.tools.mend import find_spec, mend_arguments
 from mirothinker_jax.tools.spec import Failure, Tool, ToolCall, ToolError, ToolResult
 
 logger = logging.getLogger(__name__)
@@ -88,18 +89,19 @@ class ToolExecutor:
         return result
 
     async def _answer(self, call: ToolCall, request_id: str) -> ToolResult:
-        tool = self._tools.get((call.server, call.tool))
-        if tool is None:
+        spec = find_spec(call, (tool.spec for tool in self._tools.values()))
+        if spec is None:
             known = ", ".join(f"{server}/{name}" for server, name in self._tools)
             text = f"unknown tool {call.server}/{call.tool}; known tools: {known}"
             return self._failed(Failure.UNKNOWN_TOOL, text)
         if not isinstance(call.arguments, Mapping):
             return self._failed(Failure.INVALID_ARGUMENTS, "the arguments must be a JSON object")
-        arguments = {name: value for name, value in call.arguments.items() if value is not None}
-        if not (self._settings.cache and tool.spec.repeatable):
+        tool = self._tools[(spec.server, spec.name)]
+        arguments = mend_arguments(call.arguments, spec)
+        if not (self._settings.cache and spec.repeatable):
             return await self._checked(tool, arguments, request_id)
         try:
-            key = (call.server, call.tool, json.dumps(arguments, sort_keys=True))
+            key = (spec.server, spec.name, json.dumps(arguments, sort_keys=True))
         except (TypeError, ValueError, RecursionError) as error:
             return self._failed(
                 Failure.INVALID_ARGUMENTS, f"the arguments are not JSON: {error}"[:_MESSAGE_CHARS]
@@ -169,7 +171,9 @@ class ToolExecutor:
         return self._cap(ToolResult(text, failure))
 
     def _cap(self, result: ToolResult) -> ToolResult:
-        text, cut = self._truncate(result.text, self._settings.output_tokens)
+        # Half a surrogate pair, as a snippet cut in the middle of one has it, is not text to any tokenizer.
+        text = result.text.encode("utf-8", "replace").decode("utf-8")
+        text, cut = self._truncate(text, self._settings.output_tokens)
         return replace(result, text=text, truncated=cut)
 
     async def aclose(self) -> None:

@@ -1,13 +1,15 @@
-"""HTML to the lines a reader needs, and the choice of the few that answer a question.
+"""HTML to the lines a reader needs (relevance.py chooses the few that answer a question).
 
 Rules, no model: one line per block of text, links as `[text](address)`, rows of a table as `key: value`.
-Navigation, scripts, footers and forms are dropped. What a script would draw is not seen.
+Navigation, scripts, footers and the fields of forms are dropped, unless nothing else is there. What a script would
+draw is not seen.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urljoin
 
@@ -15,7 +17,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 # fmt: off
 _DROPPED = frozenset((
-    "aside", "button", "datalist", "dialog", "footer", "form", "iframe", "input", "math", "nav",
+    "aside", "button", "datalist", "dialog", "footer", "iframe", "input", "math", "nav",
     "noscript", "object", "script", "select", "style", "svg", "template", "textarea",
 ))
 _BLOCKS = frozenset((
@@ -24,17 +26,12 @@ _BLOCKS = frozenset((
     "pre", "section", "summary", "table", "tbody", "tfoot", "thead", "tr", "ul",
 ))
 # fmt: on
-_LINK_TARGET = re.compile(r"\]\([^)]*\)")
-_WORD = re.compile(r"\w+")
-# Words of a question that say nothing about which line answers it.
-# fmt: off
-_EMPTY_WORDS = frozenset((
-    "a", "all", "an", "and", "any", "are", "at", "by", "find", "for", "from", "get", "give", "how", "in",
-    "information", "is", "it", "its", "me", "of", "on", "or", "page", "please", "return", "tell", "that",
-    "the", "this", "to", "was", "were", "what", "when", "where", "which", "who", "with",
-))
-# fmt: on
-_PREFIX_CHARS = 4  # words count as related when one begins with the other and has at least this length
+_ALWAYS_DROPPED = _DROPPED - {"aside", "dialog", "footer", "nav", "noscript"}
+_CELLS = ("td", "th")
+_LINE_CHARS = 1_000  # a longer line is split, or one line would be the whole of a page without breaks
+_BREAKS = tuple(
+    map(re.compile, (r"[.!?;]\s|[。！？；]", r"\s", r"[,;\]}、，]"))
+)  # the best place to split first
 
 
 @dataclass(frozen=True)
@@ -46,52 +43,96 @@ class Page:
 def read_html(html: str, url: str) -> Page:
     """The page's title and its lines of text, in order. `url` makes relative links absolute."""
     tree = LexborHTMLParser(html)
-    head = tree.css_first("title")
-    title = " ".join(head.text().split()) if head else ""
-    pieces = "".join(_pieces(tree.body, url)) if tree.body else ""
-    lines = [" ".join(line.split()).strip(" |") for line in pieces.split("\n")]
-    lines = [line for line in lines if line]
-    return Page(title or (lines[0] if lines else url), tuple(lines))
+    lines: tuple[str, ...] = ()
+    for dropped in (_DROPPED, _ALWAYS_DROPPED):
+        if tree.body and not lines:
+            lines = split_lines("".join(_pieces(tree.body, _base(tree, url), dropped)), " |")
+    return Page(_title(tree) or (lines[0] if lines else url), lines)
 
 
 def read_main_text(html: str, url: str) -> Page:
-    """The same by trafilatura, which keeps what it takes for the main text and drops the rest; some 50 ms a page."""
+    """The same by trafilatura, which keeps what it takes for the main text and drops the rest; some 50 ms a page.
+    Where it finds no text, the rules do."""
     import trafilatura
 
+    tree = LexborHTMLParser(html)
+    base = _base(tree, url)
+    for link in tree.css("a[href]"):  # trafilatura takes what is relative to a page as relative to its host
+        with suppress(ValueError):
+            link.attrs["href"] = urljoin(base, (link.attributes.get("href") or "").strip())
     found = trafilatura.extract(
-        html,
-        url=url,
+        tree.html or "",
+        url=base,
         output_format="markdown",
         include_links=True,
         include_tables=True,
         include_comments=False,
     )
-    head = LexborHTMLParser(html).css_first("title")
-    title = " ".join(head.text().split()) if head else ""
-    lines = tuple(line for raw in (found or "").splitlines() if (line := raw.strip(" |#-")))
-    return Page(title or (lines[0] if lines else url), lines)
+    lines = split_lines(found or "", " |#-")
+    return Page(_title(tree) or lines[0], lines) if lines else read_html(html, url)
+
+
+def split_lines(text: str, edges: str = "") -> tuple[str, ...]:
+    """The lines of a text without their white space and `edges`; long ones are split, at the end of a sentence."""
+    lines = (" ".join(line.split()).strip(edges or None) for line in text.split("\n"))
+    return tuple(piece for line in lines if line for piece in _split_long(line))
+
+
+def _split_long(line: str) -> Iterator[str]:
+    start = 0
+    while len(line) - start > _LINE_CHARS:
+        window = start + _LINE_CHARS // 2, start + _LINE_CHARS
+        ends = next(
+            (found for kind in _BREAKS if (found := [m.end() for m in kind.finditer(line, *window)])), []
+        )
+        end = ends[-1] if ends else window[1]
+        yield line[start:end].strip()
+        start = end
+    yield line[start:].strip()
+
+
+def _title(tree: LexborHTMLParser) -> str:
+    head = tree.css_first("title")
+    return " ".join(head.text().split()) if head else ""
+
+
+def _base(tree: LexborHTMLParser, url: str) -> str:
+    """What the page's links are relative to."""
+    base = tree.css_first("base[href]")
+    try:
+        joined = urljoin(url, (base.attributes.get("href") or "").strip()) if base else url
+    except ValueError:
+        return url
+    return joined if joined.startswith(("http://", "https://")) else url
 
 
 READERS = {"rules": read_html, "trafilatura": read_main_text}
 
 
-def _pieces(root: LexborNode, url: str) -> list[str]:
-    """Text in document order; "\\n" ends a line. An explicit stack: pages may nest deeper than Python."""
+def _pieces(root: LexborNode, url: str, dropped: frozenset[str]) -> list[str]:
+    """Text in document order; "\n" ends a line. An explicit stack: pages may nest deeper than Python."""
     pieces: list[str] = []
-    stack: list[LexborNode | str] = [root]  # a str is what closes an element
+    stack: list[tuple[LexborNode, str, bool] | str] = [(root, "", False)]  # a str is what closes an element
     while stack:
-        node = stack.pop()
-        if isinstance(node, str):
-            pieces.append(node)
+        item = stack.pop()
+        if isinstance(item, str):
+            pieces.append(item)
             continue
+        node, after, as_written = item
         tag = node.tag or ""
         if tag == "-text":
-            pieces.append((node.text_content or "").replace("\n", " "))
-        elif tag not in _DROPPED and not tag.startswith("-"):
+            text = node.text_content or ""
+            pieces.append(text if as_written else text.replace("\n", " "))
+        elif tag not in dropped and not tag.startswith("-"):
             opening, closing = _marks(node, tag, url)
             pieces.append(opening)
-            stack.append(closing)
-            stack.extend(reversed(list(node.iter(include_text=True))))
+            stack.append(closing + after)
+            children = list(node.iter(include_text=True))
+            cells = [i for i, child in enumerate(children) if child.tag in _CELLS]
+            between = dict.fromkeys(cells[:-1], ": " if len(cells) == 2 else " | ")
+            as_written = as_written or tag in ("pre", "listing", "xmp")
+            for place in reversed(range(len(children))):
+                stack.append((children[place], between.get(place, ""), as_written))
     return pieces
 
 
@@ -107,33 +148,4 @@ def _marks(node: LexborNode, tag: str, url: str) -> tuple[str, str]:
             return "[", f"]({urljoin(url, href)})"
         except ValueError:  # an address such as http://[
             return "", ""
-    if tag in ("td", "th"):
-        cells = [n for n in node.parent.iter() if n.tag in ("td", "th")] if node.parent else [node]
-        last = cells[-1] == node
-        return "", "" if last else ": " if len(cells) == 2 else " | "
     return ("\n", "\n") if tag in _BLOCKS else ("", "")
-
-
-def best_lines(lines: Sequence[str], wanted: str, count: int) -> list[str]:
-    """The `count` lines that share most words with `wanted`, the best first; [] if none shares any.
-
-    A word before the line's first colon counts twice: "north: …" answers "north" better than
-    "name: North Bay". Lines with equally many whole words are ordered by related words (elevation,
-    elevations), then by their place on the page.
-    """
-    asked = set(_WORD.findall(wanted.casefold()))
-    asked = (asked - _EMPTY_WORDS) or asked
-    scored: list[tuple[int, int, int]] = []
-    for place, line in enumerate(lines):
-        text = _LINK_TARGET.sub("]", line).casefold()
-        words = set(_WORD.findall(text))
-        key = set(_WORD.findall(text.partition(":")[0])) if ":" in text else set()
-        whole = len(asked & words) + len(asked & key)
-        related = sum(any(_related(a, w) for w in words) for a in asked - words)
-        if whole or related:
-            scored.append((-whole, -related, place))
-    return [lines[place] for _, _, place in sorted(scored)[:count]]
-
-
-def _related(a: str, b: str) -> bool:
-    return min(len(a), len(b)) >= _PREFIX_CHARS and (a.startswith(b) or b.startswith(a))

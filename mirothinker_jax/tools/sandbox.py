@@ -51,6 +51,8 @@ SPEC = ToolSpec(
         "additionalProperties": False,
     },
     repeatable=False,
+    aliases=("python", "python_code"),
+    argument_aliases={"code": "code_block"},
 )
 
 

@@ -1,7 +1,8 @@
 """google_search: a POST to a Serper-shaped endpoint, answered as a short numbered list.
 
-Only organic results are shown; answer boxes and knowledge graphs are left out. Nothing is retried here:
-the model sees what failed and decides.
+An answer box and a knowledge graph come before the list, where the service has them. The service's answers have
+holes (null titles, snippets, links, lists): what is there is shown. Nothing is retried here: the model sees what
+failed and decides. What the service itself gets wrong is infrastructure, "no results" is not.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.leak_guard import is_leak
 from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
 
+_REFUSED = (400, 413, 414, 422)  # the query's own fault
+_COMPLAINT_CHARS = 200
 EMBEDDED_SEARCH_URL = "http://search.test/search"
 
 SPEC = ToolSpec(
@@ -52,26 +55,70 @@ class GoogleSearch:
 
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
         body = {"num": self._results, **arguments}
-        response = await self._client.send("POST", self._url, request_id, self._headers, json=body)
+        response = await self._client.send(
+            "POST", self._url, request_id, self._headers, json=body, service=True
+        )
         status = response.status_code
-        if status == 400:
+        if status in _REFUSED:
             raise ToolError(Failure.TOOL_ERROR, f"the search service refuses this query (HTTP {status})")
         if status != 200:  # also a bad key, a used-up quota: none of it is the model's fault
             raise ToolError(Failure.NETWORK, f"the search service answered HTTP {status}")
         try:
-            organic = response.json().get("organic", [])
-            hits = [(h.get("title", ""), h["link"], h.get("snippet", "")) for h in organic if "link" in h]
-        except (ValueError, AttributeError, TypeError) as error:
+            answer = response.json()
+        except (ValueError, RecursionError) as error:
             raise ToolError(Failure.NETWORK, "the search service answered something unreadable") from error
-        hits = [hit for hit in hits if not is_leak(hit[1])][: min(self._results, body["num"])]
-        if not hits:
+        if not isinstance(answer, dict):
+            raise ToolError(Failure.NETWORK, "the search service answered something unreadable")
+        facts = [line for name in ("answerBox", "knowledgeGraph") for line in self._facts(answer.get(name))]
+        hits = self._hits(answer.get("organic"))[: min(self._results, body["num"])]
+        if not hits and not facts:
+            if complaint := _text(answer.get("error")) or _text(answer.get("message")):
+                raise ToolError(
+                    Failure.NETWORK, f"the search service answered: {complaint[:_COMPLAINT_CHARS]}"
+                )
             raise ToolError(Failure.TOOL_ERROR, f"no results for {arguments['q']}")
-        return "\n".join(self._lines(i, *hit) for i, hit in enumerate(hits, start=1))
+        listed = ["\n".join([f"{i}. {hit[0]}", *hit[1:]]) for i, hit in enumerate(hits, start=1)]
+        return "\n".join([*facts, *listed])
 
-    def _lines(self, position: int, title: str, url: str, snippet: str) -> str:
-        lines = [f"{position}. {' '.join(title.split())}", url]
-        cut = " ".join(snippet.split())[: self._snippet_chars].strip()
-        return "\n".join([*lines, cut] if cut else lines)
+    def _hits(self, organic: object) -> list[list[str]]:
+        """The lines of each hit: title, address, snippet, as far as it has them."""
+        hits = []
+        for hit in organic if isinstance(organic, list) else []:
+            if not isinstance(hit, dict):
+                continue
+            title, url, snippet = (_text(hit.get(name)) for name in ("title", "link", "snippet"))
+            lines = [line for line in (title, url, snippet[: self._snippet_chars].strip()) if line]
+            if lines and not is_leak(url):
+                hits.append(lines)
+        return hits
+
+    def _facts(self, box: object) -> list[str]:
+        """An answer box or a knowledge graph in one or more lines, each as long as a snippet may be."""
+        if isinstance(box, str):
+            box = {"answer": box}
+        if not isinstance(box, dict):
+            return []
+        urls = [_text(box.get(name)) for name in ("link", "website", "descriptionLink")]
+        if any(is_leak(url) for url in urls):
+            return []
+        title = ", ".join(filter(None, (_text(box.get(name)) for name in ("title", "type"))))
+        said = [_text(box.get(name)) for name in ("answer", "snippet", "description")]
+        attributes = box.get("attributes")
+        if isinstance(attributes, dict):
+            said += [f"{name}: {_text(value)}" for name, value in attributes.items() if _text(value)]
+        said = [cut for text in said if (cut := text[: self._snippet_chars].strip())]
+        if not said:
+            return []
+        return [*([title] if title else []), *said, *[url for url in urls if url][:1]]
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+
+def _text(value: object) -> str:
+    """What a field says, in one line; "" for null and for what is no text."""
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return " ".join(str(value).split())
+    if isinstance(value, list):
+        return ", ".join(filter(None, (_text(item) for item in value if not isinstance(item, list))))
+    return ""

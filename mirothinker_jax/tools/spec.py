@@ -37,6 +37,8 @@ class ToolSpec:
     description: str
     parameters: Mapping[str, Any]
     repeatable: bool = True  # the same arguments give the same answer, so a result may be remembered
+    aliases: tuple[str, ...] = ()  # other names that models call the tool by
+    argument_aliases: Mapping[str, str] = field(default_factory=dict)  # usual wrong name → right name
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,17 @@ class ToolCall:
 
 
 class Failure(enum.StrEnum):
-    """Why a call gave no result. INFRASTRUCTURE kinds are not the model's fault."""
+    """Why a call gave no result. Infrastructure is what a run brings: the search service and its quota, the sandbox
+    host, the proxy. The tool decides, as it knows whose address it asked: a page that does not answer is something
+    the model learns, whether it made the address up or the host is down.
+    """
 
     UNKNOWN_TOOL = "unknown_tool"
     INVALID_ARGUMENTS = "invalid_arguments"
     TOOL_ERROR = "tool_error"  # the tool ran and says no: a dead link, an exception in the user's code
-    DEADLINE = "deadline"
-    NETWORK = "network"  # connection refused, 5xx, 429
+    UNREACHABLE = "unreachable"  # a host that the model named: unknown, refusing, too slow, 5xx, 429
+    DEADLINE = "deadline"  # a service of ours took too long
+    NETWORK = "network"  # a service of ours refuses or breaks
 
     @property
     def infrastructure(self) -> bool:

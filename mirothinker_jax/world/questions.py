@@ -10,13 +10,12 @@ for skipping steps, and its depth would not be what it says.
 from __future__ import annotations
 
 import random
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from mirothinker_jax.config import check
+from mirothinker_jax.tasks.rules import is_correct
 from mirothinker_jax.world.entity import Entity
 from mirothinker_jax.world.facts import SOURCES, SPLITS, World
 
@@ -122,19 +121,3 @@ def _shortcuts(world: World, start: Entity, relations: Sequence[str]) -> Iterato
                 place = world.entities[place.links[relation]]
             else:
                 yield place
-
-
-def is_correct(expected: str, answer: str | None) -> bool:
-    """Equal but for case, spaces, accents, thousands separators, and quotes or stops at the ends.
-
-    >>> is_correct("1234", " 1,234. "), is_correct("São Tomé", "sao  tome"), is_correct("12", None)
-    (True, True, False)
-    """
-    return answer is not None and _normalise(expected) == _normalise(answer) != ""
-
-
-def _normalise(text: str) -> str:
-    letters = unicodedata.normalize("NFKD", text)
-    text = "".join(c for c in letters if not unicodedata.combining(c)).casefold()
-    text = re.sub(r"(?<=\d)[,' ](?=\d{3}(?!\d))", "", text)
-    return " ".join(text.split()).strip(" .,;:\"'`")

@@ -9,8 +9,13 @@ from scripted import CODEC, Cut, Ended, Script, Tools, call
 
 from mirothinker_jax.agent.episode import INFRASTRUCTURE_LIMIT, Setting, min_context_tokens
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
+from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.data.chat import Chat
+from mirothinker_jax.tools.browse import ScrapePage
+from mirothinker_jax.tools.client import WebClient
+from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.tools.spec import Failure, ToolResult
+from mirothinker_jax.trajectory.reward import violates_format
 from mirothinker_jax.trajectory.types import Source, Stop
 
 THOUGHT = "<think>hm</think>"
@@ -82,10 +87,41 @@ def test_the_ledger_is_what_was_fed_and_sampled(play):
     assert all(most == 300 for _, most in policy.heard)
 
 
-@pytest.mark.parametrize("said", [f"{THOUGHT}I do not know.", "", "\\boxed{}", "<think>\\boxed{x}</think>so"])
+@pytest.mark.parametrize("said", [f"{THOUGHT}I do not know.", "", "<think>\\boxed{x}</think>so"])
 def test_neither_a_call_nor_an_answer(play, said):
     trajectory, _, _ = play([said])
     assert (trajectory.stop, trajectory.answer) == (Stop.NO_ANSWER, None)
+
+
+@pytest.mark.parametrize("box", ["\\boxed{}", "\\boxed{unknown}", "\\boxed{x} \\boxed{？}"])
+@pytest.mark.parametrize("max_calls", [0, 3])
+def test_a_box_that_says_nothing_is_no_answer(play, box, max_calls):
+    trajectory, _, _ = play([f"{THOUGHT}{box}"], max_calls=max_calls)
+    assert (trajectory.stop, trajectory.answer) == (Stop.GAVE_UP, None)
+    assert not violates_format(trajectory)
+
+
+def test_a_box_in_a_call_is_no_answer(play):
+    trajectory, _, _ = play([call(q="\\boxed{x}")], max_calls=0)
+    assert (trajectory.stop, trajectory.answer) == (Stop.NO_ANSWER, None)
+
+
+def test_made_up_hosts_through_the_real_tools(play):
+    """Five in a row, and the policy's episode is still scored."""
+    settings = ToolsConfig()
+    executor = ToolExecutor([ScrapePage(WebClient(), settings)], settings, CODEC.truncate)
+
+    class Closing:
+        async def execute(self, call, request_id):
+            async with executor:
+                return await executor.execute(call, request_id)
+
+    lines = [
+        call("scrape_and_extract_info", url=f"http://made-up-{i}.invalid/", description="x") for i in range(6)
+    ]
+    trajectory, policy, _ = play([*lines, "\\boxed{x}"], Closing(), max_calls=20, turn_tokens=400)
+    assert (trajectory.stop, trajectory.failed_calls) == (Stop.ANSWERED, 6)
+    assert "cannot reach http://made-up-0.invalid/" in policy.text(1)
 
 
 def test_a_turn_that_is_cut_ends_the_episode(play):
@@ -134,7 +170,7 @@ def test_a_call_instead_of_the_forced_answer_is_no_answer(play):
 
 
 def test_a_malformed_call_is_told_and_uses_up_the_budget(play):
-    lines = ["<use_mcp_tool>oops", call(q="a") + "<arguments>", "\\boxed{x}"]
+    lines = ["<use_mcp_tool>oops", call(q="a") + call(q="b").replace("{", "["), "\\boxed{x}"]
     trajectory, policy, _ = play(lines, max_calls=3)
     assert (trajectory.malformed_calls, trajectory.calls, trajectory.failed_calls) == (2, 1, 0)
     assert "the tags do not form a whole call" in policy.text(1)
@@ -156,6 +192,24 @@ def test_failures_that_are_not_the_models_fault_end_the_episode(play, kind):
     assert (trajectory.stop, trajectory.answer) == (Stop.INFRASTRUCTURE, None)
     assert trajectory.calls == len(tools.calls) == INFRASTRUCTURE_LIMIT
     assert sources(trajectory)[-1] is Source.POLICY and policy.closed == 1
+
+
+def test_addresses_that_the_model_made_up_are_its_own_fault(play):
+    tools = Tools(lambda c: ToolResult("cannot reach http://made-up.test/", Failure.UNREACHABLE))
+    trajectory, _, _ = play([call(q="a")] * 9 + ["\\boxed{x}"], tools, max_calls=20)
+    assert (trajectory.stop, trajectory.calls, trajectory.failed_calls) == (Stop.ANSWERED, 9, 9)
+
+
+@pytest.mark.parametrize("between", [Failure.UNREACHABLE, Failure.UNKNOWN_TOOL, Failure.INVALID_ARGUMENTS])
+def test_what_does_not_reach_a_service_does_not_speak_for_it(play, between):
+    """A network that is down looks like made-up hosts to a page's tool, but not to the search service's."""
+
+    def answer(c):
+        return ToolResult("down", Failure.NETWORK if len(tools.calls) % 2 else between)
+
+    tools = Tools(answer)
+    trajectory, _, _ = play([call(q="a")] * 20, tools, max_calls=20)
+    assert (trajectory.stop, trajectory.calls) == (Stop.INFRASTRUCTURE, 2 * INFRASTRUCTURE_LIMIT - 1)
 
 
 def test_only_failures_in_a_row_count_as_broken_tools(play):

@@ -91,7 +91,7 @@ def test_mistakes_are_made_and_mended(play):
     for rate in (0.0, 0.3, 0.6):
         web = Web(first=("PKR", "http://w/PKR"))
         episodes = [play(Expert(PLAN, rate), Tools(web), max_calls=40, seed=i)[0] for i in range(20)]
-        assert {t.answer for t in episodes} <= {"Lukla", "unknown"}
+        assert {t.answer for t in episodes} <= {"Lukla", None}
         right.append(sum(t.answer == "Lukla" for t in episodes))
         extra.append(np.mean([t.calls for t in episodes]) - 4)
     assert extra[0] == 0 and 0.5 < extra[1] < extra[2]
@@ -107,14 +107,15 @@ def test_a_page_that_cannot_be_found_is_given_up(play):
     trajectory, _, tools = play(
         Expert(PLAN, 0.0), Tools(Web(dead=("http://w/KTM",), gone=("http://m/KTM",))), max_calls=40
     )
-    assert (trajectory.stop, trajectory.answer) == (Stop.ANSWERED, "unknown")
+    assert (trajectory.stop, trajectory.answer) == (Stop.GAVE_UP, None)
     assert len(tools.calls) < 20
 
 
-def test_it_answers_when_it_must(play):
+def test_it_says_unknown_when_it_must_answer_too_early(play):
     trajectory, _, _ = play(Expert(PLAN, 0.0), Tools(Web()), max_calls=2)
-    assert (trajectory.stop, trajectory.answer, trajectory.calls) == (Stop.FORCED, "unknown", 2)
+    assert (trajectory.stop, trajectory.answer, trajectory.calls) == (Stop.GAVE_UP, None, 2)
     assert FINAL_REQUEST in trajectory.segments[-2].text
+    assert trajectory.segments[-1].text.endswith("\\boxed{unknown}<|im_end|>")
 
 
 def policy_mask(trajectory):

@@ -1,14 +1,20 @@
 """Calls and boxed answers in what a model says, however badly it says them."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mirothinker_jax.agent.answer import boxed_answer
-from mirothinker_jax.agent.parse import Malformed, parse_calls
+from mirothinker_jax.agent.wire.mcp import Malformed, parse_turn
 from mirothinker_jax.tools.spec import CALL_TAGS, ToolCall, render_call
+
+
+def parse_calls(text):
+    return list(parse_turn(text).calls)
+
 
 SEARCH = ToolCall("web", "search", {"q": "KTM"})
 SCRAPE = ToolCall("web", "scrape", {"url": "http://a/b", "deep": {"x": [1, None]}})
@@ -85,17 +91,84 @@ def test_tags_that_make_no_call_are_not_overlooked(text):
     assert call == Malformed("malformed call: the tags do not form a whole call")
 
 
-@pytest.mark.parametrize("arguments", ["[" * 400, '{"a": ' * 2000, '{"n": ' + "1" * 5000 + "}"])
+@pytest.mark.parametrize("arguments", ["[" * 400, '{"a": ' * 2000, '{"a": [' * 400 + "]}" * 400])
 def test_arguments_that_no_parser_takes_are_malformed(arguments):
-    """Nested too deep, or a longer number than Python reads: an observation, not the end of a run."""
+    """Nested too deep: an observation, not the end of a run."""
     head = "<use_mcp_tool><server_name>s</server_name><tool_name>t</tool_name>"
     (call,) = parse_calls(f"{head}<arguments>{arguments}</arguments></use_mcp_tool>")
     assert call == Malformed("malformed call: the arguments of t are not a JSON object")
 
 
-def test_a_whole_call_beside_a_broken_one():
-    found = parse_calls(f"{render_call(SEARCH)} <tool_name>more")
-    assert found[0] == SEARCH and isinstance(found[1], Malformed) and len(found) == 2
+def json_text(value):
+    return json.dumps(value)[1:-1]
+
+
+HEAD = "<use_mcp_tool><server_name>web</server_name><tool_name>search</tool_name><arguments>"
+TAIL = "</arguments></use_mcp_tool>"
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        (f"{render_call(SEARCH)} <tool_name>more", [SEARCH]),
+        (f"I will use a `<use_mcp_tool>` block, with <arguments>.\n{render_call(SEARCH)}", [SEARCH]),
+        (f"{TAIL}{render_call(SEARCH)}{TAIL}", [SEARCH]),
+        (f"<use_mcp_tool><server_name>s</server_name>\n{render_call(SEARCH)}", [SEARCH]),
+        (f"<use_mcp_tool><server_name>s\n{render_call(SEARCH)}", [SEARCH]),
+        (f'{HEAD}{{"q": "cut off\n{render_call(SEARCH)}', [SEARCH]),
+        (f"{HEAD}{{}}{render_call(SEARCH)}", [SEARCH]),
+        (f"{render_call(SCRAPE)}{HEAD}{{", [SCRAPE]),
+        (f"{HEAD}17{TAIL}{render_call(SEARCH)}<arguments>", ["not a JSON object", SEARCH]),
+        (f"<tool_name>{HEAD}{{", ["do not form a whole call"]),
+    ],
+)
+def test_stray_tags_and_cut_calls_do_not_harm_a_whole_one(text, calls):
+    found = parse_calls(text)
+    assert len(found) == len(calls)
+    for call, right in zip(found, calls, strict=True):
+        assert right in call.reason if isinstance(call, Malformed) else call == right
+
+
+@pytest.mark.parametrize(
+    "q",
+    [
+        "x.split('</think>')",
+        "<think>a</think>",
+        TAIL,
+        f"{HEAD}{{}}{TAIL}",
+        "</arguments>",
+        "<arguments>{",
+        "\\boxed{5}",
+    ],
+)
+def test_an_argument_may_hold_any_tag(q):
+    """Written plainly, as JSON has it, and not as render_call escapes it."""
+    text = f'<think>hm</think>so: {HEAD}{{"q": "{json_text(q)}"}}{TAIL} done'
+    assert parse_calls(text) == [ToolCall("web", "search", {"q": q})]
+    assert parse_turn(text).words == "so:  done"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "q"),
+    [
+        ('{"q": "s = \\"key\\\\\\": value\\"\nprint(s)"}', 's = "key\\": value"\nprint(s)'),
+        ('{"q": "a\tb\r\nc"}', "a\tb\r\nc"),
+        (r'{"q": "re.findall(\"\d+\", x)"}', r're.findall("\d+", x)'),
+        (r'{"q": "C:\\new\user, \x41 and \u00e9"}', "C:\\new\\user, \\x41 and é"),
+        (r"""{"q": "print(\'a\')"}""", "print('a')"),
+        ('```json\n{"q": "a\nb"}\n```', "a\nb"),
+        ('{"q": "a"}}', "a"),
+        ('{"q": "a"};', "a"),
+        ('arguments = {"q": "a"}', "a"),
+        ('"{\\"q\\": \\"a\\"}"', "a"),
+        ('{"q": "say "hello" now"}', 'say "hello" now'),
+        ("{'q': 'it\\'s', 'n': None}", "it's"),
+        ('{"q": "\\ud83d\\ude00 \\ud83d"}', "😀 \ufffd"),
+    ],
+)
+def test_odd_json_is_read_as_it_was_meant(arguments, q):
+    (call,) = parse_calls(wire(arguments))
+    assert isinstance(call, ToolCall) and call.arguments["q"] == q
 
 
 @pytest.mark.parametrize(
@@ -104,10 +177,55 @@ def test_a_whole_call_beside_a_broken_one():
         (f"<think>I could say {render_call(SEARCH)}</think>\\boxed{{x}}", []),
         (f"<think>{render_call(SEARCH)}</think>{render_call(SCRAPE)}", [SCRAPE]),
         (f"<think>a</think><think><arguments></think>{render_call(SEARCH)}", [SEARCH]),
+        (f"opened by the prompt: {render_call(SCRAPE)}</think>{render_call(SEARCH)}", [SEARCH]),
+        (f"{render_call(SEARCH)}<think>or {render_call(SCRAPE)}?</think>", [SEARCH]),
+        (f"{render_call(SEARCH)}\n<think>or {render_call(SCRAPE)}", [SEARCH]),
+        (f"Without <think>, then: {render_call(SEARCH)}", [SEARCH]),
+        (f'<think>{HEAD}{{"q": "</think>"}}{TAIL} no</think>\\boxed{{x}}', []),
     ],
 )
 def test_what_is_thought_is_not_called(text, calls):
     assert parse_calls(text) == calls
+
+
+@pytest.mark.parametrize("before", ["", "\n", "<think>a</think> "])
+def test_a_thought_that_is_never_closed_is_all_thought(before):
+    text = f"{before}<think>I could say {render_call(SEARCH)} or \\boxed{{x}}"
+    assert parse_calls(text) == [
+        Malformed("malformed call: it stands in a thought; close the thought with </think> first")
+    ]
+    assert parse_turn(text).words.strip() == ""
+    assert parse_calls(f"{before}<think>hm") == []
+
+
+SIZE = 1 << 16  # as long as a turn gets
+# Read naively each takes minutes; one pass takes under half a second.
+SHAPES = [
+    HEAD + "{}",
+    HEAD + '{"a": "',
+    "<use_mcp_tool><server_name>a</server_name><use_mcp_tool> </think>",
+    "<use_mcp_tool> ",
+    TAIL,
+    "x<think>",
+    f"{HEAD}{{a:{TAIL}",
+    "\\boxed{",
+    "\\boxed{}\\boxed ",
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [shape * (SIZE // len(shape)) for shape in SHAPES]
+    + [
+        f"{HEAD}{body * (SIZE // len(body))}{TAIL}"
+        for body in ('{"q": "{a:' + "{a:" * 999, "{'", '{"x" ', "[")
+    ],
+    ids=lambda text: text[-30:],
+)
+def test_any_text_is_read_in_linear_time(text):
+    start = time.process_time()
+    boxed_answer(parse_turn(text).words)
+    assert time.process_time() - start < 6.0
 
 
 plain = st.text() | st.lists(st.sampled_from([*CALL_TAGS, "<think>", "</think>", "<", "x"])).map("".join)
@@ -145,6 +263,30 @@ def test_nothing_said_raises(text):
         (r"boxed{a}", None),
         ("", None),
         ("\\boxed{two\nlines}", "two\nlines"),
+        (r"\boxed {a}", "a"),
+        ("\\boxed\n{a}", "a"),
+        (r"\boxed{[0, 1\}}", r"[0, 1\}"),  # an escaped brace does not close
+        (r"\boxed{\{1\}}", r"\{1\}"),
+        (r"\boxed{a} \boxed{b\}", "a"),
+        (r"\boxed{a\\}", r"a\\"),  # an escaped backslash does not escape the brace
+        (r"\\boxed{a}", "a"),
+        (r"\boxed{50\%}", r"50\%"),
+        *[
+            (rf"\boxed{{{x}}}", None)
+            for x in (
+                "？",
+                "？？",
+                "……",
+                "…",
+                "。。",
+                "unknown",
+                "Unknown.",
+                r"\text{unknown}",
+                "**?**",
+            )
+        ],
+        (r"\boxed{unknown author}", "unknown author"),
+        (r"\boxed{0}", "0"),
     ],
 )
 def test_the_last_balanced_box(text, answer):

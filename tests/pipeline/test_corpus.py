@@ -9,9 +9,10 @@ from mirothinker_jax.config import AgentConfig, Config, SFTConfig, ToolsConfig, 
 from mirothinker_jax.data.conversations import Conversations, open_conversations
 from mirothinker_jax.pipeline import corpus
 from mirothinker_jax.pipeline.corpus import call_budgets, write_expert_episodes
+from mirothinker_jax.tasks.rules import is_correct
 from mirothinker_jax.tools.build import build_tools
 from mirothinker_jax.world.facts import load_world
-from mirothinker_jax.world.questions import is_correct, make_questions
+from mirothinker_jax.world.questions import make_questions
 from mirothinker_jax.world.server import WorldServer
 
 

@@ -81,7 +81,25 @@ def test_null_arguments_are_dropped():
     assert tool.seen == [({"q": "x"}, "e:0.0")]
 
 
-@pytest.mark.parametrize("name", [("server", "other"), ("other", "tool"), ("", "")])
+def test_slips_are_mended_before_anything_is_checked_or_remembered():
+    tool = Scripted(echo)
+    slips = [ToolCall("other", "tool", {"q": "x", "n": n}) for n in ("2", 2.0)]
+    results, counters = run(tool, call(q="x", n=2), *slips)
+    assert [r.text for r in results] == ["got x"] * 3
+    assert tool.seen == [({"q": "x", "n": 2}, "e:0.0")] and counters.cache_hits == 2
+
+
+def test_text_that_is_no_text_to_a_tokenizer_is_mended():
+    """Half a surrogate pair, from a snippet that was cut in the middle of an emoji."""
+
+    async def cut(arguments):
+        return "smile \ud83d"
+
+    (result,), _ = run(Scripted(cut), call())
+    assert result.text == "smile ?"
+
+
+@pytest.mark.parametrize("name", [("server", "other"), ("tool", "server"), ("", "")])
 def test_unknown_tool(name):
     (result,), _ = run(Scripted(echo), ToolCall(*name, {"q": "x"}))
     assert result.failure is Failure.UNKNOWN_TOOL
@@ -95,7 +113,8 @@ def test_unknown_tool(name):
         ({"q": None}, "'q' is a required property"),
         ({"q": 3}, "q: 3 is not of type 'string'"),
         ({"q": "x", "n": 0}, "n: 0 is less than the minimum of 1"),
-        ({"q": "x", "n": "2"}, "n: '2' is not of type 'integer'"),
+        ({"q": "x", "n": "two"}, "n: 'two' is not of type 'integer'"),
+        ({"q": "x", "n": "0"}, "n: 0 is less than the minimum of 1"),
         ({"q": "x", "z": 1}, "Additional properties are not allowed ('z' was unexpected)"),
         ({"q": object()}, "the arguments are not JSON: Object of type object is not JSON serializable"),
         (
@@ -119,7 +138,9 @@ def test_messages_about_huge_arguments_are_short():
     assert len(result.text) <= 300
 
 
-@pytest.mark.parametrize("failure", [Failure.TOOL_ERROR, Failure.NETWORK, Failure.DEADLINE])
+@pytest.mark.parametrize(
+    "failure", [Failure.TOOL_ERROR, Failure.UNREACHABLE, Failure.NETWORK, Failure.DEADLINE]
+)
 def test_tool_errors(failure):
     (result,), counters = run(Scripted(raising(ToolError(failure, "no"))), call())
     assert (result.text, result.failure) == ("no", failure)
@@ -313,6 +334,7 @@ def test_figures():
         "tools/failures_unknown_tool": 1.0,
         "tools/failures_invalid_arguments": 1.0,
         "tools/failures_tool_error": 0.0,
+        "tools/failures_unreachable": 0.0,
         "tools/failures_deadline": 0.0,
         "tools/failures_network": 0.0,
     }

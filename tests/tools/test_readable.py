@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirothinker_jax.tools.readable import Page, best_lines, read_html, read_main_text
+from mirothinker_jax.tools.readable import Page, read_html, read_main_text
+from mirothinker_jax.tools.relevance import best_lines
 
 URL = "http://a.test/dir/page"
 

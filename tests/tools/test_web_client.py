@@ -103,10 +103,10 @@ def test_no_cookie_is_kept():
     assert talk(handler, use) == ["none", "none"]
 
 
-def failure(handler, url_of, **options):
+def failure(handler, url_of, service=False, **options):
     async def use(client, url):
         with pytest.raises(ToolError) as caught:
-            await client.send("GET", url_of(url), "r")
+            await client.send("GET", url_of(url), "r", service=service)
         return caught.value.failure, str(caught.value)
 
     return talk(handler, use, **options)
@@ -126,27 +126,45 @@ async def fine(request):
     return web.Response()
 
 
-def test_too_slow():
-    kind, text = failure(slow, lambda url: url, timeout_s=0.1)
-    assert kind is Failure.DEADLINE and "in 0.1 s" in text
-
-
-def test_connection_lost():
-    kind, text = failure(hang_up, lambda url: url)
-    assert kind is Failure.NETWORK and text.startswith("cannot reach http://127.0.0.1")
-
-
-def test_connection_refused():
+def unused():
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    kind, _ = failure(fine, lambda url: f"http://127.0.0.1:{port}/")
-    assert kind is Failure.NETWORK
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+# What is the model's choice of address is an observation; what the run brings is infrastructure.
+@pytest.mark.parametrize(("service", "kind"), [(False, Failure.UNREACHABLE), (True, Failure.DEADLINE)])
+def test_too_slow(service, kind):
+    found, text = failure(slow, lambda url: url, service, timeout_s=0.1)
+    assert found is kind and "in 0.1 s" in text
+
+
+@pytest.mark.parametrize(("service", "kind"), [(False, Failure.UNREACHABLE), (True, Failure.NETWORK)])
+@pytest.mark.parametrize(
+    ("handler", "url_of"),
+    [
+        (hang_up, lambda url: url),
+        (fine, lambda url: unused()),
+        (fine, lambda url: "http://a-made-up-host.invalid/"),
+        (fine, lambda url: url.replace("http:", "https:")),  # no certificate, no TLS
+    ],
+    ids=["connection lost", "refused", "unknown host", "no TLS"],
+)
+def test_nobody_answers(handler, url_of, service, kind):
+    found, text = failure(handler, url_of, service)
+    assert found is kind and text.startswith("cannot reach http")
+
+
+@pytest.mark.parametrize("service", [False, True])
+@pytest.mark.parametrize("url", ["http://somewhere.test/", "https://somewhere.test/"])
+def test_a_proxy_that_is_down_is_infrastructure(url, service):
+    found, _ = failure(fine, lambda _: url, service, proxy_url=unused())
+    assert found is Failure.NETWORK
 
 
 @pytest.mark.parametrize("url", ["http://[", "http://a b/", "http://x:99999999/", "http://\x00/"])
 def test_not_an_address(url):
     kind, text = failure(fine, lambda _: url)
-    assert kind in (Failure.TOOL_ERROR, Failure.NETWORK) and text
+    assert kind in (Failure.TOOL_ERROR, Failure.UNREACHABLE) and text
 
 
 def test_a_proxy_that_refuses_a_tunnel_is_the_callers_mistake():

@@ -75,6 +75,7 @@ def test_the_order_of_the_episodes_does_not_matter_and_the_seed_does(make):
         ({"failed_calls": 3}, False),
         ({"stop": Stop.INFRASTRUCTURE, "answer": None}, False),
         ({"stop": Stop.NO_ANSWER, "answer": None}, True),
+        ({"stop": Stop.GAVE_UP, "answer": None}, False),
         ({"stop": Stop.LENGTH, "answer": None}, True),
         ({"stop": Stop.CONTEXT, "answer": None}, True),
         ({"malformed_calls": 1}, True),

@@ -16,7 +16,8 @@ import pytest
 from selectolax.lexbor import LexborHTMLParser
 
 from mirothinker_jax.config import ConfigError, WorldConfig
-from mirothinker_jax.world.questions import is_correct, make_questions
+from mirothinker_jax.tasks.rules import is_correct
+from mirothinker_jax.world.questions import make_questions
 from mirothinker_jax.world.server import WorldServer
 
 KEY = {"X-API-KEY": "k"}
