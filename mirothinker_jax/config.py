@@ -94,6 +94,10 @@ class DataConfig:
     # does not depend on how many processes load it. Must be a multiple of the process count.
     shards: int = 4
     shuffle: bool = True  # a new order in each epoch, drawn from the seed
+    # Other conversations, named as path's are, of which the loss is taken every sft.validate_every steps.
+    validation_path: str = ""
+    # Or this share of path's conversations (of the scripted expert's), which then is not trained on.
+    validation_fraction: float = 0.0
     open_bins: int = 16  # rows that first-fit keeps open at once, per shard
     read_threads: int = 4  # 0: read in the training thread
     survey: bool = True  # render every conversation before the first step, so that what is wrong shows then
@@ -113,6 +117,14 @@ class DataConfig:
         check(self.open_bins >= 1, f"data.open_bins is {self.open_bins}; it must be ≥ 1")
         check(self.read_threads >= 0, f"data.read_threads is {self.read_threads}; it must be ≥ 0")
         one_of("data.call_format", self.call_format, CALL_FORMATS)
+        check(
+            0 <= self.validation_fraction < 1,
+            f"data.validation_fraction is {self.validation_fraction}; give 0 ≤ x < 1",
+        )
+        check(
+            not (self.validation_path and self.validation_fraction),
+            "data.validation_path and data.validation_fraction are both set; give one of them",
+        )
 
 
 @dataclass(frozen=True)
@@ -121,7 +133,7 @@ class OptimizerConfig:
 
     learning_rate: float = 1e-3  # the peak, after warm-up
     schedule: str = "cosine"  # cosine, linear or constant, from the peak on
-    warmup_fraction: float = 0.1  # of the steps, on the way up to the peak
+    warmup_fraction: float = 0.1  # of the steps, on the way up; the next step is at the peak
     final_fraction: float = 0.1  # of the peak learning rate, at the last step
     weight_decay: float = 0.1  # decoupled, as in AdamW
     b1: float = 0.9  # decay of the gradient's average
@@ -146,7 +158,9 @@ class OptimizerConfig:
 class TrainingConfig:
     """One run of the training loop. A step sees `batch_size` rows, `microbatch_size` at a time (gradients add up)."""
 
-    steps: int = 100  # optimizer updates
+    steps: int = 100  # optimizer updates; 0 where epochs says how many
+    # Passes over the conversations, the pairs or the question pool, instead of steps, which then is 0.
+    epochs: float = 0.0
     batch_size: int = 8  # sequences (packed rows) per step, over all devices
     microbatch_size: int = 8  # of them at a time, over all devices
     sequence_length: int = 2048  # length of a packed row
@@ -156,8 +170,12 @@ class TrainingConfig:
     log_every: int = 10  # steps between lines of metrics
 
     def __post_init__(self):
+        check(self.epochs >= 0, f"training.epochs is {self.epochs}; it must be ≥ 0")
+        check(
+            self.steps >= 1 if self.epochs == 0 else self.steps == 0,
+            f"training.steps is {self.steps} and training.epochs {self.epochs}; give one of them, and 0 for the other",
+        )
         for key in (
-            "steps",
             "batch_size",
             "microbatch_size",
             "sequence_length",
@@ -179,11 +197,13 @@ class SFTConfig:
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
     expert_episodes: int = 2000  # scripted episodes, where data.path is empty
+    validate_every: int = 50  # steps between losses of held-out conversations (data.validation_path)
     expert_calls: int = 6  # the most an expert may make; a question that needs more ends without an answer
     expert_mistake_rate: float = 0.15  # chance per turn that the expert errs and then recovers
 
     def __post_init__(self):
         check(self.expert_episodes >= 1, f"sft.expert_episodes is {self.expert_episodes}; it must be ≥ 1")
+        check(self.validate_every >= 1, f"sft.validate_every is {self.validate_every}; it must be ≥ 1")
         check(self.expert_calls >= 0, f"sft.expert_calls is {self.expert_calls}; it must be ≥ 0")
         check(
             0 <= self.expert_mistake_rate <= 1,
@@ -231,7 +251,7 @@ class GRPOConfig:
     loss: str = "reinforce"  # reinforce: A·log π; clip: PPO's clipped ratio against the sampler
     clip_low: float = 0.2  # the ratio stays above 1 − this (loss = clip)
     clip_high: float = 0.28  # and below 1 + this
-    aggregate: str = "token-mean"  # how the tokens' losses are averaged
+    aggregate: str = "token-mean"  # how the tokens' losses are averaged (data/weights.py has the table)
     kl_coef: float = 0.0  # β
     kl: str = "k2"  # estimator of the KL term
     sampler_correction: str = "none"  # tis: truncated importance sampling; icepop: masked
@@ -304,6 +324,10 @@ class Config:
             or (self.stages == ("sft",) and bool(self.data.path) and self.evaluation.questions == 0),
             f"data.call_format is {self.data.call_format!r}, which the agent does not speak: fine-tune on data.path "
             "alone (stages=sft, evaluation.questions=0), or set it back to 'mcp'",
+        )
+        check(
+            "sft" in self.stages or not (self.data.validation_path or self.data.validation_fraction),
+            "data.validation_path and data.validation_fraction need the stage sft, which stages lacks; leave them out",
         )
         if "sft" in self.stages:
             rows = self.sft.training.batch_size

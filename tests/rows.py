@@ -10,13 +10,13 @@ from mirothinker_jax.objectives.grpo import make_grpo
 LENGTH, ROWS = 32, 8
 LENGTHS = (32, 20, 12, 9, 9, 9, 5, 25, 7, 30, 16, 16, 2, 31, 3, 11)
 
-GRPO = make_grpo(GRPOConfig(loss="clip", aggregate="seq-mean-token-mean", kl_coef=0.1))
+GRPO = make_grpo(GRPOConfig(loss="clip", kl_coef=0.1))
 DPO = make_dpo(beta=0.5, sft_coef=0.2, pairs_per_row=2)
 
 
-def packed(row_multiple=ROWS):
+def packed(row_multiple=ROWS, aggregate="token-mean"):
     """For SFT and GRPO."""
-    batch = pack_rows(tiny.samples(0, LENGTHS), LENGTH, row_multiple)
+    batch = pack_rows(tiny.samples(0, LENGTHS), LENGTH, row_multiple, aggregate=aggregate)
     assert batch.shape == (ROWS, LENGTH)
     return batch
 

@@ -307,6 +307,22 @@ def test_wrong_arguments(capsys, good, argument, expected):
             ("--config.grpo.loss=clip", "--config.grpo.sampler_correction=tis"),
             "config.grpo.sampler_correction is 'tis' with grpo.loss 'clip'",
         ),
+        (
+            ("--config.sft.training.steps=100", "--config.sft.training.epochs=3"),
+            "training.steps is 100 and training.epochs 3.0; give one of them, and 0 for the other",
+        ),
+        (
+            ("--config.sft.training.steps=0",),
+            "training.steps is 0 and training.epochs 0.0; give one of them, and 0 for the other",
+        ),
+        (
+            ("--config.data.validation_path=a.jsonl", "--config.data.validation_fraction=0.1"),
+            "data.validation_path and data.validation_fraction are both set; give one of them",
+        ),
+        (
+            ("--config.data.validation_fraction=0.1", "--config.stages=grpo"),
+            "data.validation_path and data.validation_fraction need the stage sft, which stages lacks",
+        ),
         *(
             (
                 (f"--config.{key}={url}",),

@@ -24,7 +24,7 @@ from mirothinker_jax.data.packing import Sample, shift
 from mirothinker_jax.data.survey import check_length, render
 from mirothinker_jax.types import Batch
 
-_COLUMNS = ("tokens", "targets", "weights")
+_COLUMNS = ("tokens", "targets", "weights", "denominator")
 
 
 class SFTSource:
@@ -41,6 +41,8 @@ class SFTSource:
     Raises:
       ConfigError: numbers that do not divide, or fewer conversations than shards.
     """
+
+    on_policy = False
 
     def __init__(
         self,
@@ -97,10 +99,11 @@ class SFTSource:
         batch.tokens[:] = column["tokens"]
         batch.targets[:] = column["targets"]
         batch.weights[:] = column["weights"]
+        batch.denominator[:] = column["denominator"]
         batch.positions[:] = column["tokens_positions"]
         batch.spans.own_lo[:] -= batch.positions  # padding has position 0, and stays its own index
         batch.sequence[:] = column["tokens_segment_ids"] - 1
-        return batch, {"data/fill": float(inside.mean()), "data/trained": float(batch.weights.mean())}
+        return batch, {"data/fill": float(inside.mean()), "data/trained": float((batch.weights > 0).mean())}
 
     def get_state(self) -> dict[str, Any]:
         """The position of this process's streams; "shards" of several processes' states may be merged."""
@@ -155,15 +158,22 @@ class _Render:
         return shift(Sample(*rendered))
 
 
+def shard_numbers(settings: DataConfig, examples: int, shard: int, seed: int) -> grain.MapDataset:
+    """The numbers of a shard's examples, in the order of the first epoch."""
+    numbers = grain.MapDataset.range(shard, examples, settings.shards)
+    return numbers.shuffle(seed=_shard_seed(seed, shard)) if settings.shuffle else numbers
+
+
+def _shard_seed(seed: int, shard: int) -> int:
+    return int(np.random.SeedSequence([seed, shard]).generate_state(1)[0])
+
+
 def _stream(
     columns: _Render, settings: DataConfig, sequence_length: int, examples: int, shard: int, seed: int
 ) -> grain.IterDataset:
     """Shard `shard`: examples shard, shard + shards, … in a new order every epoch, first-fit into rows."""
-    own_seed = int(np.random.SeedSequence([seed, shard]).generate_state(1)[0])
-    numbers = grain.MapDataset.range(shard, examples, settings.shards)
-    if settings.shuffle:
-        numbers = numbers.shuffle(seed=own_seed)
-    rendered = numbers.repeat().map(columns)
+    own_seed = _shard_seed(seed, shard)
+    rendered = shard_numbers(settings, examples, shard, seed).repeat().map(columns)
     ahead = grain.ReadOptions(
         num_threads=settings.read_threads,
         prefetch_buffer_size=2 * settings.open_bins + settings.read_threads if settings.read_threads else 0,

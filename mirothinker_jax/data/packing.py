@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mirothinker_jax.config import ConfigError
+from mirothinker_jax.data.weights import loss_weights
 from mirothinker_jax.types import Batch
 
 ALIGNED = ("advantages", "sampler_logprobs", "ref_logprobs")
@@ -71,16 +72,18 @@ class Pair:
         return len(self.prompt) + 1 + len(self.chosen) + len(self.rejected)
 
 
-def shift(sample: Sample) -> dict[str, np.ndarray]:
-    """`tokens`, `targets`, `weights` and the given float arrays, [n] each: position t speaks of token t + 1. Routes are
-    those of token t.
+def shift(sample: Sample, aggregate: str = "token-mean") -> dict[str, np.ndarray]:
+    """`tokens`, `targets`, `weights`, `denominator` (both by data/weights.py) and the given float arrays, [n] each:
+    position t speaks of token t + 1. Routes are those of token t.
 
     The last position predicts nothing: its weight is 0.
     """
+    weights, denominator = loss_weights(_next(sample.trained, np.bool_), aggregate)
     columns = {
         "tokens": np.asarray(sample.tokens, np.int32),
         "targets": _next(sample.tokens, np.int32),
-        "weights": _next(sample.trained, np.float32),
+        "weights": weights,
+        "denominator": denominator,
     }
     for name in ALIGNED:
         value = getattr(sample, name)
@@ -96,12 +99,13 @@ def pack_rows(
     sequence_length: int,
     row_multiple: int = 1,
     routes: tuple[int, int] | None = None,
+    aggregate: str = "token-mean",
 ) -> Batch:
     """Packs samples by first-fit-decreasing: longest first, each into the first row that has room.
 
     Deterministic. `sequence` numbers the samples of a row from 0. Rows of padding are added until their
     count is a multiple of `row_multiple` (of the micro-batch, say); no sample is split or dropped. The batch has
-    the samples' routes where `routes` says their (L, k).
+    the samples' routes where `routes` says their (L, k). `aggregate` says how losses are averaged (data/weights.py).
 
     Raises:
       ConfigError: a sample longer than a row.
@@ -115,7 +119,7 @@ def pack_rows(
         start = 0
         for sequence, member in enumerate(members):
             sample = samples[order[member]]
-            _put(batch, row, start, shift(sample), sequence=sequence)
+            _put(batch, row, start, shift(sample, aggregate), sequence=sequence)
             start += len(sample)
     return batch
 
@@ -134,6 +138,8 @@ def pack_pairs(
         positions   0  1  2  3  4  2  3
         trunk       -  -  pq pq pq pq pq
         sequence   -1 -1  0  0  0  1  1
+
+    A pair adds 1 to the denominator, at its chosen sequence's first position, if both sequences have a trained token.
 
     Raises:
       ConfigError: a pair longer than a row.
@@ -180,8 +186,10 @@ def _put_pair(batch: Batch, row: int, start: int, pair: Pair, first_sequence: in
     end = start + trunk
     for sequence, continuation in enumerate((pair.chosen, pair.rejected), first_sequence):
         branch = _after(prompt[-1], continuation)
-        _put(batch, row, end, shift(branch), sequence=sequence, position=trunk, trunk=(start, start + trunk))
+        columns = shift(branch, "token-sum")
+        _put(batch, row, end, columns, sequence=sequence, position=trunk, trunk=(start, start + trunk))
         end += len(branch)
+    batch.denominator[row, start + trunk] = float(pair.chosen.trained.any() and pair.rejected.trained.any())
     return end
 
 

@@ -16,6 +16,8 @@ from mirothinker_jax.types import Batch
 class PreferenceSource:
     """Rows of pairs (data/packing.py), the same on every process; each takes its block of a step's rows."""
 
+    on_policy = False
+
     def __init__(
         self,
         pairs: Sequence[Pair],
@@ -37,20 +39,20 @@ class PreferenceSource:
                 "remove the run's dpo folder, and raise dpo.questions or dpo.samples"
             )
         self._batch = reference(pack_pairs(pairs, sequence_length, pairs_per_row))
-        self._rows, self._seed, self._shard, self._position = rows, seed, shard, 0
-        self.pairs = len(pairs)
+        self._batch_size, self._seed, self._shard, self._position = rows, seed, shard, 0
+        self.pairs, self.rows = len(pairs), self._batch.shape[0]
 
     def next(self, step: int, params: Any) -> tuple[Batch, dict[str, float]]:
         index, count = self._shard
-        places = np.arange(self._position, self._position + self._rows)
+        places = np.arange(self._position, self._position + self._batch_size)
         mine = places.reshape(count, -1)[index]
-        total = self._batch.shape[0]
+        total = self.rows
         chosen = [self._order(place // total)[place % total] for place in mine]
-        self._position += self._rows
+        self._position += self._batch_size
         return jax.tree.map(lambda x: x[chosen], self._batch), {"epoch": self._position / total}
 
     def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self._seed, epoch)).permutation(self._batch.shape[0])
+        return np.random.default_rng((self._seed, epoch)).permutation(self.rows)
 
     def get_state(self) -> dict[str, Any]:
         return {"position": self._position}

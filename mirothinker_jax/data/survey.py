@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
 from mirothinker_jax.data.chat import Chat, Rendered
 from mirothinker_jax.data.conversations import ConversationSource
 from mirothinker_jax.data.messages import DataError
@@ -37,8 +39,8 @@ def survey(
     sequence_length: int,
     threads: int,
     advance: Callable[[int], object],
-) -> int:
-    """Renders the conversations of these numbers; returns the tokens of the longest.
+) -> np.ndarray:
+    """Renders the conversations of these numbers; returns the tokens of each, int32 [len(numbers)].
 
     Args:
       sequence_length: what each must fit.
@@ -48,16 +50,15 @@ def survey(
     Raises:
       DataError: the first that cannot be rendered; or, when all can, those that do not fit.
     """
-    longest, beyond = 0, []
+    lengths: list[int] = []
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         for start in range(0, len(numbers), _AT_ONCE):
             part = numbers[start : start + _AT_ONCE]
             sizes = pool.map(lambda n: len(render(conversations, chat, n).tokens), part)
-            for number, size in zip(part, sizes, strict=True):
-                longest = max(longest, size)
-                if size > sequence_length:
-                    beyond.append(number)
+            lengths.extend(sizes)
             advance(len(part))
+    beyond = [number for number, size in zip(numbers, lengths, strict=True) if size > sequence_length]
+    longest = max(lengths, default=0)
     if len(beyond) > 1:
         raise DataError(
             f"{conversations.location(beyond[0])} and {len(beyond) - 1} more of {len(numbers)} conversations do "
@@ -66,4 +67,4 @@ def survey(
         )
     if beyond:
         check_length(conversations.location(beyond[0]), longest, sequence_length)
-    return longest
+    return np.asarray(lengths, np.int32)

@@ -12,6 +12,10 @@ from pathlib import Path
 # Figure → (title, what it says). A stage's plots come in this order; what is not here is in the table only.
 PLOTTED = {
     "loss": ("Loss", "what the optimizer minimises"),
+    "validation_loss": (
+        "Held-out loss",
+        "mean negative log-likelihood per trained token of conversations that are not trained on",
+    ),
     "preference_accuracy": (
         "Pairs ranked right",
         "share of pairs whose chosen trajectory gains more than the rejected one",

@@ -7,6 +7,9 @@ ratio, no clip. `loss="clip"` is PPO's clipped ratio against the sampler's log-p
 Which KL estimator may stand in a loss is not a matter of taste: differentiated on-policy, k1 = log π − log ref
 has an expected gradient of ZERO, and plain k3 gives the gradient of KL(ref‖π). k2 = ½(log π − log ref)², and
 k3 times the ratio π/stop(π), give that of KL(π‖ref). Only the last two can be chosen.
+
+No log-prob makes a NaN: what is not trained is zeroed before the formula, and log-ratios are bounded to ±20 nats
+before they are exponentiated.
 """
 
 from __future__ import annotations
@@ -15,24 +18,34 @@ import jax
 import jax.numpy as jnp
 
 from mirothinker_jax.config import GRPOConfig
+from mirothinker_jax.objectives.tokens import bounded_log_ratio, select_trained, token_mean
 from mirothinker_jax.types import Array, Batch, LossOutput, Objective
 
 
 def kl_estimate(logprobs: Array, ref_logprobs: Array, kind: str) -> Array:
     """Per-token estimate of KL(π‖ref) from samples of π (Schulman's k1, k2, k3), shape of `logprobs`.
 
-    "k3-ratio" is k3 times π/stop_gradient(π): the same value, the right gradient as a loss.
+    The log-ratio is bounded to ±20 nats in value alone: a token that has gone further is still pulled back. "k3-ratio"
+    is k3 times π/stop_gradient(π): the value of k3 with the right gradient as a loss, which is the log-ratio. It is
+    formed as that: in the product's own gradient it is what is left of two exponentials.
     """
-    delta = logprobs - ref_logprobs
+    bounded = bounded_log_ratio(jax.lax.stop_gradient(logprobs), ref_logprobs)
+    delta = bounded + _without_value(logprobs)
     if kind == "k1":
         return delta
+    k2 = 0.5 * delta * delta
     if kind == "k2":
-        return 0.5 * delta * delta
+        return k2
     k3 = jnp.exp(-delta) - 1.0 + delta
     if kind == "k3":
         return k3
     assert kind == "k3-ratio", kind
-    return k3 * jnp.exp(logprobs - jax.lax.stop_gradient(logprobs))
+    return jax.lax.stop_gradient(k3) + _without_value(k2)
+
+
+def _without_value(x: Array) -> Array:
+    """Zero, with the gradient of x."""
+    return x - jax.lax.stop_gradient(x)
 
 
 def sampler_weights(logprobs: Array, sampler_logprobs: Array, kind: str, low: float, high: float) -> Array:
@@ -43,65 +56,43 @@ def sampler_weights(logprobs: Array, sampler_logprobs: Array, kind: str, low: fl
     """
     if kind == "none":
         return jnp.ones_like(logprobs)
-    ratio = jnp.exp(jax.lax.stop_gradient(logprobs) - sampler_logprobs)
+    ratio = jnp.exp(bounded_log_ratio(jax.lax.stop_gradient(logprobs), sampler_logprobs))
     if kind == "tis":
         return jnp.minimum(ratio, high)
     assert kind == "icepop", kind
     return jnp.where((low <= ratio) & (ratio <= high), ratio, 0.0)
 
 
-def aggregate(losses: Array, weights: Array, sequence: Array, how: str) -> tuple[Array, Array]:
-    """(sum, weight) of per-token losses [B, T]; a weight of 0 means: not divided at all.
-
-    token-mean: over trained tokens. seq-mean-token-sum and seq-mean-token-mean: over sequences with a
-    trained token, of each one's sum or mean. token-sum: the plain sum.
-    """
-    weighted = losses * weights
-    if how == "token-sum":
-        return weighted.sum(), jnp.zeros((), losses.dtype)
-    if how == "token-mean":
-        return weighted.sum(), weights.sum()
-    # `sequence` counts from 0 within a row and a sequence has at least one token: T slots suffice.
-    per_row = jax.vmap(lambda v, s: jax.ops.segment_sum(v, s, num_segments=v.shape[0]))
-    slots = jnp.where(sequence < 0, sequence.shape[1], sequence)  # out of range: dropped
-    tokens = per_row(weights, slots)
-    present = (tokens > 0).astype(losses.dtype)
-    sums = per_row(weighted, slots)
-    if how == "seq-mean-token-mean":
-        sums = sums / jnp.maximum(tokens, 1.0)
-    else:
-        assert how == "seq-mean-token-sum", how
-    return (sums * present).sum(), present.sum()
-
-
 def make_grpo(config: GRPOConfig) -> Objective:
+    """The objective that `config` describes. How tokens are averaged is in the batch's weights (data/weights.py)."""
     c = config
 
     def grpo(logprobs: Array, entropy: Array, batch: Batch) -> LossOutput:
-        gap = jax.lax.stop_gradient(logprobs) - batch.sampler_logprobs
+        logprobs, entropy, advantages, sampler, reference = select_trained(
+            batch, logprobs, entropy, batch.advantages, batch.sampler_logprobs, batch.ref_logprobs
+        )
+        log_ratio = bounded_log_ratio(logprobs, sampler)
         if c.loss == "reinforce":
-            policy = -batch.advantages * logprobs
-            clipped = jnp.zeros_like(gap)
+            policy = -advantages * logprobs
+            clipped = jnp.zeros_like(log_ratio)
         else:
-            ratio = jnp.exp(logprobs - batch.sampler_logprobs)
+            ratio = jnp.exp(log_ratio)
             bounded = jnp.clip(ratio, 1.0 - c.clip_low, 1.0 + c.clip_high)
-            policy = -jnp.minimum(ratio * batch.advantages, bounded * batch.advantages)
-            clipped = (ratio * batch.advantages > bounded * batch.advantages).astype(gap.dtype)
+            policy = -jnp.minimum(ratio * advantages, bounded * advantages)
+            clipped = (ratio * advantages > bounded * advantages).astype(log_ratio.dtype)
         correction = sampler_weights(
-            logprobs, batch.sampler_logprobs, c.sampler_correction, c.correction_low, c.correction_high
+            logprobs, sampler, c.sampler_correction, c.correction_low, c.correction_high
         )
         losses = policy * correction
-        weights = batch.weights
-        mean = lambda x: ((x * weights).sum(), weights.sum())  # noqa: E731
         metrics = {
-            "logprob_gap": mean(jnp.abs(gap)),
-            "logprob_gap_signed": mean(gap),
-            "clip_fraction": mean(clipped),
-            "entropy": mean(entropy),
+            "logprob_gap": token_mean(jnp.abs(log_ratio), batch),
+            "logprob_gap_signed": token_mean(log_ratio, batch),
+            "clip_fraction": token_mean(clipped, batch),
+            "entropy": token_mean(entropy, batch),
         }
         if c.kl_coef > 0:
-            losses = losses + c.kl_coef * kl_estimate(logprobs, batch.ref_logprobs, c.kl)
-            metrics["kl"] = mean(kl_estimate(logprobs, batch.ref_logprobs, "k3"))
-        return LossOutput(*aggregate(losses, weights, batch.sequence, c.aggregate), metrics)
+            losses = losses + c.kl_coef * kl_estimate(logprobs, reference, c.kl)
+            metrics["kl"] = token_mean(kl_estimate(logprobs, reference, "k3"), batch)
+        return LossOutput((losses * batch.weights).sum(), metrics)
 
     return grpo

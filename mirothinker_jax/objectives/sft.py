@@ -1,13 +1,12 @@
-"""Supervised fine-tuning: the mean negative log-likelihood of the trained tokens."""
+"""Supervised fine-tuning: the negative log-likelihood of the trained tokens."""
 
 from __future__ import annotations
 
+from mirothinker_jax.objectives.tokens import select_trained, token_mean
 from mirothinker_jax.types import Array, Batch, LossOutput
 
 
 def sft(logprobs: Array, entropy: Array, batch: Batch) -> LossOutput:
-    """−Σ w·log p over Σ w, in nats. All arrays float32 [B, T]."""
-    weights = batch.weights
-    count = weights.sum()
-    metrics = {"entropy": ((entropy * weights).sum(), count)}
-    return LossOutput(-(logprobs * weights).sum(), count, metrics)
+    """−Σ w·log p, in nats. All arrays float32 [B, T]."""
+    logprobs, entropy = select_trained(batch, logprobs, entropy)
+    return LossOutput(-(logprobs * batch.weights).sum(), {"entropy": token_mean(entropy, batch)})

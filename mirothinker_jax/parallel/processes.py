@@ -87,6 +87,19 @@ def max_over_processes(value: int) -> int:
     return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
+def merge_shares(own: np.ndarray, total: int) -> np.ndarray:
+    """The whole array [total] of which each process has the elements index, index + count, ….
+
+    Every process must ask.
+    """
+    count = jax.process_count()
+    if count == 1:
+        return own
+    padded = np.zeros(-(-total // count), own.dtype)
+    padded[: len(own)] = own
+    return np.asarray(multihost_utils.process_allgather(padded)).T.reshape(-1)[:total]
+
+
 def mean_figures(figures: Mapping[str, float]) -> dict[str, float]:
     """The figures' means over processes, each of which must have the same names."""
     if jax.process_count() == 1:

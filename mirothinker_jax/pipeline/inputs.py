@@ -14,6 +14,7 @@ from typing import NamedTuple
 from mirothinker_jax.config import STAGES, Config, ConfigError, ModelConfig, build, check
 from mirothinker_jax.data.conversations import ConversationSource, open_conversations
 from mirothinker_jax.data.hf_tokenizer import open_tokenizer
+from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.data.tokenizer import TextCodec
 from mirothinker_jax.models.hf_files import Folder
 from mirothinker_jax.models.presets import read_hf_config
@@ -25,6 +26,7 @@ class Inputs(NamedTuple):
 
     conversations: ConversationSource | None
     tokenizer: TextCodec | None
+    validation: ConversationSource | None
 
 
 def open_inputs(config: Config) -> Inputs:
@@ -41,9 +43,14 @@ def open_inputs(config: Config) -> Inputs:
 
 
 def _open(config: Config) -> Inputs:
-    conversations = tokenizer = None
+    conversations = tokenizer = validation = None
     if config.data.path:
         conversations = open_conversations(config.data.path, config.data.ignore)
+    if config.data.validation_path:
+        try:
+            validation = open_conversations(config.data.validation_path, config.data.ignore)
+        except DataError as error:
+            raise DataError(str(error).replace("data.path", "data.validation_path")) from None
     if config.tokenizer.path:
         tokenizer = open_tokenizer(config.tokenizer.path, config.tokenizer.template)
     if tokenizer is not None:
@@ -54,7 +61,7 @@ def _open(config: Config) -> Inputs:
     if config.model.init_from and not started:
         _check_init_from(config.model.init_from)
     _check_run_dir(config.run_dir)
-    return Inputs(conversations, tokenizer)
+    return Inputs(conversations, tokenizer, validation)
 
 
 def padded_vocabulary(size: int, tokenizer: TextCodec) -> int:

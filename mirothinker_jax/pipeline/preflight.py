@@ -11,10 +11,10 @@ import jax
 
 from mirothinker_jax.config import Config, check
 from mirothinker_jax.data.messages import DataError
-from mirothinker_jax.data.survey import survey
 from mirothinker_jax.parallel.mesh import check_model, check_rows, make_mesh
 from mirothinker_jax.parallel.placement import data_shard
 from mirothinker_jax.parallel.processes import all_processes, max_over_processes
+from mirothinker_jax.pipeline.lengths import conversation_lengths
 from mirothinker_jax.pipeline.workshop import Workshop
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,9 @@ def check_tokens(shop: Workshop, survey_data: bool) -> None:
     if set(purposes(c)) - {"expert"}:
         longest["an episode (agent.context_tokens)"] = shop.setting.context_tokens
     if survey_data:
-        longest["the longest conversation"] = _survey(shop)
+        longest["the longest conversation"] = int(shop.lengths.max())
+        if shop.heldout is not None:
+            longest["the longest held-out conversation"] = int(conversation_lengths(shop, shop.heldout).max())
     for what, tokens in longest.items():
         if tokens > known.native_tokens * known.factor and shop.first:
             logger.warning(
@@ -80,27 +82,12 @@ def check_tokens(shop: Workshop, survey_data: bool) -> None:
 
 def _check_same_data(shop: Workshop) -> None:
     """Raises DataError where processes see different conversations, as from a file that was copied to most hosts."""
-    if jax.process_count() > 1:
-        digest = int(shop.conversations.fingerprint[:7], 16)
+    if jax.process_count() == 1:
+        return
+    for source in filter(None, (shop.conversations, shop.heldout)):
+        digest = int(source.fingerprint[:7], 16)
         if not all_processes(digest == max_over_processes(digest)):
             raise DataError(
-                f"{shop.conversations.name}: file: is not the same on all processes (here its SHA-256 is "
-                f"{shop.conversations.fingerprint[:12]}…); give every process the same data"
+                f"{source.name}: file: is not the same on all processes (here its SHA-256 is "
+                f"{source.fingerprint[:12]}…); give every process the same data"
             )
-
-
-def _survey(shop: Workshop) -> int:
-    """Every process renders its share of the conversations; the tokens of the longest."""
-    threads, sequence_length = shop.config.data.read_threads, shop.config.sft.training.sequence_length
-    numbers = range(len(shop.conversations))[jax.process_index() :: jax.process_count()]
-    tokens, wrong = 0, None
-    with shop.phases("survey"), shop.bar(len(numbers), "survey", "conversation") as bar:
-        try:
-            tokens = survey(shop.conversations, shop.chat, numbers, sequence_length, threads, bar.update)
-        except DataError as error:
-            wrong = error
-    if not all_processes(wrong is None):
-        raise wrong or DataError(
-            "another process found a conversation that cannot be trained on; see its message"
-        )
-    return max_over_processes(tokens)

@@ -121,7 +121,7 @@ def _initial(shop: Workshop) -> Params:
 
 
 def _train(shop: Workshop, log: MetricsLog, stage: str, before: Params) -> Params:
-    training, source, objective = STAGES[stage](shop, before)
+    training, source, objective, validation = STAGES[stage](shop, before)
     job = loop.Job(
         stage=stage,
         folder=shop.folder / stage,
@@ -133,6 +133,7 @@ def _train(shop: Workshop, log: MetricsLog, stage: str, before: Params) -> Param
         log=log,
         identity=shop.identity,
         config=to_plain(shop.config),
+        validation=validation,
     )
     with shop.phases(f"{stage} training"):
         return loop.run(job).params

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,10 +11,12 @@ import jax
 import numpy as np
 
 from mirothinker_jax.config import TrainingConfig
+from mirothinker_jax.data.heldout import packed_rows
 from mirothinker_jax.data.loader import SFTSource
 from mirothinker_jax.data.preference import PreferenceSource
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.objectives.of_stage import objective_of
+from mirothinker_jax.pipeline.lengths import sft_batches_per_epoch
 from mirothinker_jax.pipeline.records import read_or_sample
 from mirothinker_jax.pipeline.workshop import Workshop, task
 from mirothinker_jax.rollout.collect import EpisodeSpec
@@ -20,6 +24,7 @@ from mirothinker_jax.rollout.sampling import Sampling
 from mirothinker_jax.rollout.source import GRPOSource
 from mirothinker_jax.tasks.rules import is_correct
 from mirothinker_jax.trainer.reference import make_reference
+from mirothinker_jax.trainer.validation import Validation, make_heldout_loss
 from mirothinker_jax.trajectory.pairs import make_pairs
 from mirothinker_jax.trajectory.reward import with_reward
 from mirothinker_jax.trajectory.types import Trajectory
@@ -31,12 +36,13 @@ class Stage(NamedTuple):
     training: TrainingConfig
     source: BatchSource
     objective: Objective
+    validation: Validation | None = None
 
 
 def sft_stage(shop: Workshop, before: Params) -> Stage:
     """Conversations, packed; mean negative log-likelihood."""
     c = shop.config
-    training = c.sft.training
+    training = with_steps(c.sft.training, lambda: sft_batches_per_epoch(shop))
     source = SFTSource(
         shop.conversations,
         shop.chat,
@@ -46,7 +52,13 @@ def sft_stage(shop: Workshop, before: Params) -> Stage:
         c.seed,
         *shop.shard,
     )
-    return Stage(training, source, objective_of(c, "sft"))
+    objective = objective_of(c, "sft")
+    heldout = shop.heldout
+    if heldout is None:
+        return Stage(training, source, objective)
+    rows = lambda: packed_rows(heldout, shop.chat, training.sequence_length)  # noqa: E731
+    loss = make_heldout_loss(shop.model, objective, rows, training.microbatch_size)
+    return Stage(training, source, objective, Validation(c.sft.validate_every, loss))
 
 
 def dpo_stage(shop: Workshop, before: Params) -> Stage:
@@ -63,7 +75,8 @@ def dpo_stage(shop: Workshop, before: Params) -> Stage:
         seed=shop.config.seed,
         shard=shop.shard,
     )
-    return Stage(c.training, source, objective_of(shop.config, "dpo"))
+    training = with_steps(c.training, lambda: source.rows / c.training.batch_size)
+    return Stage(training, source, objective_of(shop.config, "dpo"))
 
 
 def _samples(shop: Workshop, params: Params) -> list[Trajectory]:
@@ -109,7 +122,17 @@ def grpo_stage(shop: Workshop, before: Params) -> Stage:
         reference=reference,
         routes=(m.layers, m.moe.experts_per_token) if c.replay_routes else None,
     )
-    return Stage(c.training, source, objective_of(shop.config, "grpo"))
+    training = with_steps(c.training, lambda: len(tasks) / c.questions)
+    return Stage(training, source, objective_of(shop.config, "grpo"))
+
+
+def with_steps(training: TrainingConfig, batches_per_epoch: Callable[[], float]) -> TrainingConfig:
+    """The settings with steps for their epochs, rounded up."""
+    if not training.epochs:
+        return training
+    # What float arithmetic adds to a whole number is no further step.
+    steps = math.ceil(training.epochs * batches_per_epoch() - 1e-9)
+    return dataclasses.replace(training, steps=max(1, steps), epochs=0.0)
 
 
 STAGES: dict[str, Callable[[Workshop, Params], Stage]] = {

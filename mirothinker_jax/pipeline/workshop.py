@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from mirothinker_jax.agent.episode import Setting, Task, min_context_tokens
 from mirothinker_jax.agent.prompt import system_prompt
 from mirothinker_jax.config import Config, check
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource, open_conversations
+from mirothinker_jax.data.heldout import split
 from mirothinker_jax.data.hf_tokenizer import open_tokenizer, tokenizer_file
 from mirothinker_jax.data.tokenizer import TextCodec
 from mirothinker_jax.models.spec import ModelSpec
@@ -29,6 +31,7 @@ from mirothinker_jax.parallel.processes import barrier
 from mirothinker_jax.pipeline.corpus import train_run_tokenizer, write_expert_episodes
 from mirothinker_jax.pipeline.hf_folder import eos_ids
 from mirothinker_jax.pipeline.inputs import Inputs, open_inputs, padded_vocabulary
+from mirothinker_jax.pipeline.lengths import conversation_lengths
 from mirothinker_jax.pipeline.phases import Phases
 from mirothinker_jax.rollout.collect import Collector
 from mirothinker_jax.rollout.engine import Engine
@@ -95,6 +98,25 @@ class Workshop(contextlib.ExitStack):
 
     @functools.cached_property
     def conversations(self) -> ConversationSource:
+        """What is trained on."""
+        fraction = self.config.data.validation_fraction
+        return split(self._conversations, fraction)[0] if fraction else self._conversations
+
+    @functools.cached_property
+    def heldout(self) -> ConversationSource | None:
+        """What is not trained on, to take its loss."""
+        c = self.config.data
+        if c.validation_path:
+            return self._inputs.validation
+        return split(self._conversations, c.validation_fraction)[1] if c.validation_fraction else None
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every conversation that is trained on, int32 [examples]."""
+        return conversation_lengths(self, self.conversations)
+
+    @functools.cached_property
+    def _conversations(self) -> ConversationSource:
         """The user's data, or the expert's episodes, played once."""
         c = self.config
         if c.data.path:

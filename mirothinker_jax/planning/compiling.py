@@ -59,7 +59,7 @@ def compile_step(config: Config, stage: str, topology: Topology) -> Compiled:
     training = getattr(config, stage).training
     mesh = mesh_of(config, topology)
     model = ModelSpec.build(config.model, config.model.vocab_size, mesh)
-    optimizer = make_optimizer(training.optimizer, training.steps)
+    optimizer = make_optimizer(training.optimizer, training.steps or 1)  # epochs are not counted here
     state = abstract_state(model, optimizer)
     shape = (
         training.batch_size // training.microbatch_size,

@@ -16,7 +16,7 @@ import numpy as np
 
 from mirothinker_jax.agent.episode import Task
 from mirothinker_jax.config import GRPOConfig
-from mirothinker_jax.data.packing import Sample, pack_rows
+from mirothinker_jax.data.packing import Sample, pack_rows, shift
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import all_processes, barrier, max_over_processes, mean_figures
 from mirothinker_jax.rollout.collect import Collector, EpisodeSpec
@@ -31,6 +31,8 @@ from mirothinker_jax.types import Batch
 
 class GRPOSource:
     """A BatchSource that samples. Its only state is the step; the number of rows varies from step to step."""
+
+    on_policy = True
 
     def __init__(
         self,
@@ -67,11 +69,17 @@ class GRPOSource:
     def next(self, step: int, params: Params) -> tuple[Batch, dict[str, float]]:
         figures = self._record(step, params)
         trajectories = [t for member in self._members for t in store.read(self._path(step, member))]
-        samples, equal = self._samples(trajectories)
-        batch = pack_rows(samples, self._config.training.sequence_length, self._microbatch_size, self._routes)
+        samples, left_out, equal = self._samples(trajectories)
+        c = self._config
+        batch = pack_rows(
+            samples, c.training.sequence_length, self._microbatch_size, self._routes, c.aggregate
+        )
         batch = batch.padded(
             max_over_processes(batch.shape[0]) - batch.shape[0]
         )  # every process gives as many rows
+        if batch.shape[0]:
+            # Zeros that nobody computes are zeros of the mean all the same (data/weights.py).
+            batch.denominator[0, 0] += sum(shift(s, c.aggregate)["denominator"].sum() for s in left_out)
         if self._reference is not None:
             batch = self._reference(batch)
         return batch, mean_figures(figures | describe(trajectories) | {"equal_groups": equal})
@@ -110,22 +118,23 @@ class GRPOSource:
                 episodes.append(EpisodeSpec(episode_id, task, seed, self._max_calls))
         return episodes
 
-    def _samples(self, trajectories: list[Trajectory]) -> tuple[list[Sample], float]:
-        """Samples of the groups that say something, and the share of groups that do not: equal rewards give
-        no gradient, so their tokens are not computed (nor counted), unless a KL term wants them."""
-        size, samples, equal = self._config.group, [], 0
+    def _samples(self, trajectories: list[Trajectory]) -> tuple[list[Sample], list[Sample], float]:
+        """What is computed, what is left out, and the share of groups with equal rewards. These have no policy
+        gradient, so they are left out, unless a KL term wants them."""
+        size, equal = self._config.group, 0
+        samples: list[Sample] = []
+        left_out: list[Sample] = []
         groups = [trajectories[i : i + size] for i in range(0, len(trajectories), size)]
         for group in groups:
             # What failed for reasons outside the policy, or never asked it for a token, says nothing about it.
             usable = [t for t in group if t.stop is not Stop.INFRASTRUCTURE and t.segments]
             rewards = np.asarray([t.reward for t in usable])
             advantages = group_advantages(rewards, self._config.advantage)
-            if not np.any(advantages):
-                equal += 1
-                if self._reference is None:
-                    continue
-            samples += [policy_sample(t, float(a)) for t, a in zip(usable, advantages, strict=True)]
-        return samples, equal / len(groups)
+            silent = not np.any(advantages)
+            equal += silent
+            place = left_out if silent and self._reference is None else samples
+            place += [policy_sample(t, float(a)) for t, a in zip(usable, advantages, strict=True)]
+        return samples, left_out, equal / len(groups)
 
     def get_state(self) -> dict[str, Any]:
         return {"seed": self._seed}

@@ -14,11 +14,12 @@ NOT_DECAYED = ("weight", "bias")  # RMSNorm weights and projection biases
 
 class Optimizer(NamedTuple):
     """An optax.GradientTransformation that works on each number alone, what clips all gradients before it (and has no
-    state), and whether the state waits in the host's memory."""
+    state), its learning rate by number of updates done, and whether the state waits in the host's memory."""
 
     init: optax.TransformInitFn
     update: optax.TransformUpdateFn
     clip: optax.GradientTransformation
+    schedule: optax.Schedule
     offload: bool
 
     @property
@@ -27,9 +28,13 @@ class Optimizer(NamedTuple):
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate by number of updates done."""
-    c, warmup = config, round(config.warmup_fraction * steps)
-    rest = max(1, steps - warmup)
+    """Learning rate by number of updates done, 0 … steps − 1.
+
+    The first `warmup_fraction` of the updates rise, the next is at the peak, and the last at the final value. A run
+    without an update after the peak ends there.
+    """
+    c, warmup = config, min(round(config.warmup_fraction * steps), steps - 1)
+    rest = max(1, steps - 1 - warmup)
     final = c.learning_rate * c.final_fraction
     after = {
         "cosine": optax.cosine_decay_schedule(c.learning_rate, rest, c.final_fraction),
@@ -49,7 +54,8 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> Optimizer:
     def decayed(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)
 
-    adamw = optax.adamw(
-        make_schedule(c, steps), b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay, mask=decayed
+    schedule = make_schedule(c, steps)
+    adamw = optax.adamw(schedule, b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay, mask=decayed)
+    return Optimizer(
+        *adamw, clip=optax.clip_by_global_norm(c.clip_norm), schedule=schedule, offload=c.offload
     )
-    return Optimizer(*adamw, clip=optax.clip_by_global_norm(c.clip_norm), offload=c.offload)

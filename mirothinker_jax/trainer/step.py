@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from mirothinker_jax.parallel.sharding import batch_sharding, replicated_shardin
 from mirothinker_jax.trainer.optimizer import Optimizer
 from mirothinker_jax.trainer.state import TrainState, state_shardings
 from mirothinker_jax.trainer.update import update
-from mirothinker_jax.types import Array, Batch, LossOutput, Objective
+from mirothinker_jax.types import Array, Batch, Objective
 
 ROUNDING_SEED = 0x0B16
 Step = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
@@ -34,22 +34,47 @@ def forward(model: ModelSpec, params: Params, batch: Batch) -> tuple[Array, Arra
     return *logprobs_and_entropy(hidden, module.head_weight, batch.targets, batch.weights > 0), routing
 
 
-def make_gradient(model: ModelSpec, objective: Objective) -> Callable:
-    """(params, batch [M, B, T], micro-batches in use) → ((total, weight, metrics), gradients of total), summed.
+class Whole(NamedTuple):
+    """Of all micro-batches of a step, float32 scalars; 1 where there is none.
 
-    Gradients are those of the trainable parameters. Trailing micro-batches beyond the count are padding and cost
-    nothing: the loop does not reach them.
+    denominator: what the loss is divided by. tokens: the trained ones, by whose number micro-batches share the
+    load-balance loss of a mixture of experts, which is a mean over the tokens of each.
     """
 
-    def one(params, batch) -> tuple[Any, Any]:
-        """Of a micro-batch [B, T]: (total, weight, metrics), and total's gradients as a function of its own."""
+    denominator: Array
+    tokens: Array
+
+
+def or_one(x: Array) -> Array:
+    """x, or 1 where it is not positive: what to divide by."""
+    return jnp.where(x > 0, x, 1.0)
+
+
+def _trained_tokens(batch: Batch) -> Array:
+    return jnp.sum(batch.weights > 0, dtype=jnp.float32)
+
+
+def make_gradient(model: ModelSpec, objective: Objective) -> Callable:
+    """(params, batch [M, B, T], micro-batches in use) → ((loss, metrics), gradients of the loss).
+
+    The loss is divided here, by the denominator of the whole batch, over all micro-batches and devices; `metrics` are
+    sums with their weights. Gradients are those of the trainable parameters. Trailing micro-batches beyond the count
+    are padding and cost nothing: the loop does not reach them.
+    """
+
+    def one(params, batch, whole: Whole) -> tuple[Any, Any]:
+        """Of a micro-batch [B, T]: its part of (loss, metrics), and the loss's gradients as a function of its own."""
 
         def loss(trained) -> tuple[Any, ...]:
             logprobs, entropy, routing = forward(model, combine(trained, frozen), batch)
-            out = objective(logprobs, entropy, batch)
+            total, metrics = objective(logprobs, entropy, batch)
+            value = total / whole.denominator
             if routing is not None:
-                out = add_balance_loss(out, routing, model.config.moe.balance_coef)
-            return out.total, tuple(out)
+                tokens, balance = _trained_tokens(batch), balance_loss(routing)
+                value = value + model.config.moe.balance_coef * balance * tokens / whole.tokens
+                mean = lambda x: (x * tokens, tokens)  # noqa: E731
+                metrics |= {"router/balance": mean(balance), "router/busiest": mean(busiest(routing))}
+            return value, (value, metrics)
 
         trained, frozen = split(model.config, params)
         _, pull, out = jax.vjp(loss, trained, has_aux=True)
@@ -57,18 +82,19 @@ def make_gradient(model: ModelSpec, objective: Objective) -> Callable:
 
     def sum_over_microbatches(params, batch, count) -> tuple[Any, ...]:
         first = jax.tree.map(lambda x: x[0], batch)
+        whole = Whole(or_one(batch.denominator.sum()), or_one(_trained_tokens(batch)))
         if batch.shape[0] == 1:
-            out, pull = one(params, first)
+            out, pull = one(params, first, whole)
             return out, pull(jnp.ones_like(out[0]))[0]
         trained, _ = split(model.config, params)
         # Gradients add up in float32 whatever the parameters' dtype.
         zeros = lambda like: jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), like)  # noqa: E731
         sums = jax.tree.map(jax.new_ref, zeros(trained))
-        figures: Any = zeros(jax.eval_shape(lambda: one(params, first)[0]))
+        figures: Any = zeros(jax.eval_shape(lambda: one(params, first, whole)[0]))
 
         def body(i, figures) -> Any:
             micro = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batch)
-            out, pull = one(params, micro)
+            out, pull = one(params, micro, whole)
             add(pull, jnp.ones_like(out[0]), trained, sums)
             return jax.tree.map(lambda s, x: s + x.astype(s.dtype), figures, out)
 
@@ -91,34 +117,20 @@ def add(pull: Any, cotangent: Array, trained: Params, sums: Any) -> None:
             s[...] += made[...].astype(jnp.float32)
 
 
-def add_balance_loss(out: LossOutput, routing: Routing, coef: float) -> LossOutput:
-    """The objective's answer with coef · the load-balance loss added, and the routers' figures among its metrics.
-
-    The loss is of a micro-batch: over several of them it is averaged, each with the objective's weight.
-    """
-    weight = jax.lax.stop_gradient(out.weight)
-    balance = balance_loss(routing)
-    mean = lambda x: (x * weight, weight)  # noqa: E731
-    metrics = out.metrics | {"router/balance": mean(balance), "router/busiest": mean(busiest(routing))}
-    return LossOutput(out.total + coef * balance * weight, out.weight, metrics)
-
-
 def make_step(model: ModelSpec, objective: Objective, optimizer: Optimizer) -> Step:
     """The jitted step: (state, batch [M, B, T], count) → (state, figures). The state is donated.
 
-    The sums of loss and gradient are divided once by the step's whole weight, so packing, micro-batches
-    and shards cannot change the update. Where the loss or the gradient is not finite, and where there is no
+    Where the loss or the gradient is not finite, and where there is no
     gradient at all (every group of a GRPO step earned equal rewards), the parameters and the optimizer stay as
     they were, and `skipped` counts it: momentum and weight decay alone are no training.
     """
     gradient = make_gradient(model, objective)
 
     def step(state: TrainState, batch: Batch, count: Array) -> tuple[TrainState, dict[str, Array]]:
-        (total, weight, metrics), gradients = gradient(state.params, batch, count)
-        share = 1.0 / jnp.where(weight > 0, weight, 1.0)
+        (loss, metrics), gradients = gradient(state.params, batch, count)
         trained, frozen = split(model.config, state.params)
-        gradients = jax.tree.map(lambda g: g.astype(jnp.float32) * share, gradients)
-        loss, norm = total * share, optax.tree.norm(gradients)
+        gradients = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
+        norm = optax.tree.norm(gradients)
         usable = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm > 0)
         # Its own stream of noise for each step, the same after a restart.
         key = jax.random.fold_in(jax.random.key(ROUNDING_SEED), state.step)
@@ -129,8 +141,11 @@ def make_step(model: ModelSpec, objective: Objective, optimizer: Optimizer) -> S
             params=combine(updated, frozen),
             opt_state=opt_state,
         )
-        figures = {name: s / jnp.where(w > 0, w, 1.0) for name, (s, w) in metrics.items()}
-        figures |= {"loss": loss, "grad_norm": norm, "weight": weight, "skipped": new.skipped}
+        figures = {name: s / or_one(w) for name, (s, w) in metrics.items()}
+        figures |= {"loss": loss, "grad_norm": norm, "skipped": new.skipped}
+        figures |= {"denominator": batch.denominator.sum()}
+        # The optimizer's own: it counts the updates that were made.
+        figures |= {"learning_rate": optimizer.schedule(state.step - state.skipped)}
         return new, figures
 
     return _jit(model, step, state_shardings(model, optimizer), 1, donate_argnums=0)

@@ -7,6 +7,7 @@ import pytest
 from mirothinker_jax.config import DataConfig
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import Conversations, open_conversations
+from mirothinker_jax.data.epochs import batches_per_epoch
 from mirothinker_jax.data.loader import SFTSource
 from mirothinker_jax.data.messages import DataError
 
@@ -193,3 +194,16 @@ def test_a_call_that_cannot_be_rendered_is_named(source):
 def test_numbers_that_do_not_divide(source, numbers, message):
     with pytest.raises(ValueError, match=message):
         source(**numbers)
+
+
+@pytest.mark.parametrize(("shards", "open_bins", "shuffle"), [(2, 3, True), (1, 8, False), (4, 1, True)])
+def test_batches_of_an_epoch(source, codec, shards, open_bins, shuffle):
+    """So many batches hold every conversation once, on average over many epochs, whatever their lengths."""
+    records, epochs = episodes(61, seed=3), 24
+    chat, settings = Chat(codec), dict(shards=shards, open_bins=open_bins, shuffle=shuffle)
+    lengths = np.asarray([len(chat.render(r["messages"]).tokens) for r in records], np.int32)
+    batches = batches_per_epoch(lengths, DataConfig(**settings), T, ROWS, seed=0)
+    assert batches > 1.05 * lengths.sum() / (ROWS * T), "rows are never that full"
+    taken = take(source(Conversations(records), **settings), round(epochs * batches))
+    seen = sum((batch.positions == 0)[batch.sequence >= 0].sum() for batch in taken)
+    assert seen == pytest.approx(epochs * len(records), rel=0.03)

@@ -57,6 +57,7 @@ def test_shift_is_the_example_of_types_batch():
     np.testing.assert_array_equal(got["tokens"], [1, 2, 3, 4, 5, 6, 7])
     np.testing.assert_array_equal(got["targets"], [2, 3, 4, 5, 6, 7, 0])
     np.testing.assert_array_equal(got["weights"], [0, 0, 0, 0, 1, 1, 0])
+    np.testing.assert_array_equal(got["denominator"], [0, 0, 0, 0, 1, 1, 0])
     np.testing.assert_array_equal(got["ref_logprobs"], [-1, -2, -3, -4, -5, -6, 0])
     assert "advantages" not in got
 
@@ -133,6 +134,7 @@ def test_a_pair_token_by_token():
         "tokens": [1, 2, 3, 4, 5, 3, 6, 1, 2, 3, 4, 5, 3, 6, 0, 0],
         "targets": [2, 3, 4, 5, 0, 6, 0, 2, 3, 4, 5, 0, 6, 0, 0, 0],
         "weights": [0, 0, 1, 1, 0, 1, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0],
+        "denominator": [0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0],
         "positions": [0, 1, 2, 3, 4, 2, 3, 0, 1, 2, 3, 4, 2, 3, 0, 0],
         "sequence": [-1, -1, 0, 0, 0, 1, 1, -1, -1, 2, 2, 2, 3, 3, -1, -1],
     }

@@ -27,7 +27,9 @@ def get_config():
     c.model.hidden, c.model.ffn, c.model.layers = 32, 64, 1
     c.model.heads, c.model.kv_heads, c.model.head_dim = 2, 2, 8
     t = c.sft.training
-    t.steps, t.batch_size, t.microbatch_size, t.sequence_length = 6, 16, 8, 64
+    t.steps, t.epochs = 0, 2.1  # six steps, of conversations of which each process measures half
+    t.batch_size, t.microbatch_size, t.sequence_length = 16, 8, 64
+    c.data.validation_fraction, c.sft.validate_every = 0.1, 2
     t.checkpoint_every, t.keep_checkpoints, t.log_every = 2, 3, 1
     c.evaluation.questions = 0
     return c
@@ -70,12 +72,12 @@ def finish(process):
     return output
 
 
-def losses(folder, run, stage="sft"):
-    """Loss by step, each of which must be logged once."""
+def losses(folder, run, stage="sft", figure="loss"):
+    """Loss by step, each of which must be logged once; or another figure, of the steps that have it."""
     lines = [json.loads(line) for line in (folder / run / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if line["stage"] == stage]
     assert [line["step"] for line in lines] == list(range(len(lines)))
-    return [line["loss"] for line in lines]
+    return [line[figure] for line in lines if figure in line]
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,8 @@ def test_two_processes_lose_what_one_does(folder, alone, mesh):
     output = finish(launch(folder, run, 2, 4, *(f"--config.mesh.{axis}" for axis in mesh)))
     assert "\n[1] " in output  # the second one's lines say so
     assert losses(folder, run) == pytest.approx(alone, rel=1e-5)
+    heldout = [losses(folder, name, figure="validation_loss") for name in (run, "alone")]
+    assert len(heldout[1]) == 3 and heldout[0] == pytest.approx(heldout[1], rel=1e-5)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ def test_the_mean_over_trained_tokens_by_hand():
     np.testing.assert_array_equal(batch.weights, [[0, 1, 0, 1, 0, 0]])
     logprobs = jnp.asarray([[-9.0, -1.5, -9.0, -0.25, -9.0, -9.0]], jnp.float32)
     out = sft(logprobs, jnp.full((1, 6), 2.0, jnp.float32), batch)
-    assert (float(out.total), float(out.weight)) == (1.75, 2.0)
+    assert (float(out.total), batch.denominator.sum()) == (1.75, 2.0)
     total, weight = out.metrics["entropy"]
     assert (float(total), float(weight)) == (4.0, 2.0)
 
@@ -30,5 +30,5 @@ def test_a_dense_computation_on_random_rows():
     picked = np.take_along_axis(logs, batch.targets[..., None], -1)[..., 0]
     out = sft(jnp.asarray(picked, jnp.float32), jnp.zeros(batch.shape, jnp.float32), batch)
     expected = [-picked[r, t] for r, t in zip(*np.nonzero(batch.weights), strict=True)]
-    assert float(out.weight) == len(expected) == 9 + 7 + 12 + 3 - 4 * 2
+    assert batch.denominator.sum() == len(expected) == 9 + 7 + 12 + 3 - 4 * 2
     np.testing.assert_allclose(float(out.total), sum(expected), rtol=1e-6)

@@ -19,6 +19,7 @@ from mirothinker_jax.parallel.sharding import batch_sharding, replicated_shardin
 from mirothinker_jax.trainer.optimizer import make_optimizer
 from mirothinker_jax.trainer.state import init_state
 from mirothinker_jax.trainer.step import make_gradient, make_step
+from mirothinker_jax.types import LossOutput
 
 RELATIVE = 1e-5
 LAYOUTS = {
@@ -60,9 +61,20 @@ def test_so_do_micro_batches(params):
     tiny.assert_close(gradient(mesh, params, packed(), microbatch_size=4), expected, RELATIVE)
 
 
+def test_the_balance_loss_counts_whole_however_tokens_are_averaged(params):
+    """Beside a sum that nothing divides too, and of two micro-batches."""
+    silent = lambda logprobs, entropy, batch: LossOutput(0.0 * logprobs.sum(), {})  # noqa: E731
+    expected = gradient(tiny.mesh(), params, packed(), 4, silent)
+    balance, weight = expected[0][1]["router/balance"]
+    assert float(expected[0][0]) == pytest.approx(0.1 * float(balance / weight), rel=1e-6)
+    for how in ("token-sum", "seq-mean-token-mean"):
+        rows = packed(aggregate=how)
+        tiny.assert_close(gradient(tiny.mesh(), params, rows, 4, silent), expected, 1e-6)
+
+
 def test_every_choice_is_counted_once(params, expected):
     """The load over experts, summed: k for every token of a sample, none for padding."""
-    figures = expected[0][2]
+    figures = expected[0][1]
     assert figures["router/busiest"][0] / figures["router/busiest"][1] >= 1
     batch = packed()
     model = ModelSpec.build(tiny.MOE, tiny.VOCAB, tiny.mesh())

@@ -45,7 +45,7 @@ class Gradient:
         self._run = jax.jit(make_gradient(self.model, sft), in_shardings=shardings)
 
     def __call__(self, params, rows, microbatch_size=ROWS, least=1):
-        """((loss, weight, metrics), gradients) of numpy rows, in at least `least` micro-batches."""
+        """((loss, metrics), gradients) of numpy rows, in at least `least` micro-batches."""
         return self.with_shardings(params, *to_global(self.mesh, rows, microbatch_size, least))
 
     def with_shardings(self, params, batch, used):
@@ -128,7 +128,11 @@ def test_so_does_a_feed_forward_block_in_chunks(one_device, params, layout, toke
     tiny.assert_close(chunks(params, packed()), one_device(params, packed()), RELATIVE)
 
 
-@pytest.mark.parametrize(("objective", "rows"), [(DPO, preferences()), (GRPO, packed())], ids=["dpo", "grpo"])
+@pytest.mark.parametrize(
+    ("objective", "rows"),
+    [(DPO, preferences()), (GRPO, packed(aggregate="seq-mean-token-mean"))],
+    ids=["dpo", "grpo"],
+)
 def test_sums_over_a_sequence_do_not_depend_on_where_its_tokens_lie(objective, rows):
     """DPO and GRPO add up over sequences, which a context axis cuts: the loss and its gradient."""
     rng = np.random.default_rng(3)
@@ -150,9 +154,11 @@ def test_sums_over_a_sequence_do_not_depend_on_where_its_tokens_lie(objective, r
 @pytest.mark.parametrize(
     ("microbatch_size", "least"), [(4, 2), (2, 8)], ids=["two", "four and room for eight"]
 )
-def test_micro_batches_add_up(one_device, params, microbatch_size, least):
-    expected = one_device(params, packed())
-    tiny.assert_close(one_device(params, packed(), microbatch_size, least), expected, RELATIVE)
+@pytest.mark.parametrize("how", ["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean"])
+def test_micro_batches_add_up(one_device, params, microbatch_size, least, how):
+    rows = packed(aggregate=how)
+    expected = one_device(params, rows)
+    tiny.assert_close(one_device(params, rows, microbatch_size, least), expected, RELATIVE)
 
 
 def test_micro_batches_beyond_the_count_are_not_reached(one_device, params):
@@ -161,13 +167,13 @@ def test_micro_batches_beyond_the_count_are_not_reached(one_device, params):
     poisoned = dataclasses.replace(batch, weights=batch.weights.at[5].set(np.nan))
     clean = one_device.with_shardings(params, batch, used)
     tiny.assert_equal(one_device.with_shardings(params, poisoned, used), clean)
-    (total, _, _), _ = one_device.with_shardings(params, poisoned, np.int32(6))
-    assert np.isnan(total), "the poison would not show even where it is reached"
+    (loss, _), _ = one_device.with_shardings(params, poisoned, np.int32(6))
+    assert np.isnan(loss), "the poison would not show even where it is reached"
 
 
 def test_no_micro_batch_at_all_gives_zeros(one_device, params):
-    (total, weight, _), gradients = one_device(params, Batch.empty(0, LENGTH), 4, 2)
-    assert total == weight == 0
+    (loss, _), gradients = one_device(params, Batch.empty(0, LENGTH), 4, 2)
+    assert loss == 0
     assert not any(np.any(g) for g in jax.tree.leaves(gradients))
 
 
@@ -182,6 +188,15 @@ def test_packing_changes_neither_loss_nor_gradients(one_device, params):
     tiny.assert_close(one_device(params, packed()), expected, RELATIVE)
     backwards = pack_rows(samples[::-1], LENGTH, ROWS)
     tiny.assert_close(one_device(params, backwards), expected, RELATIVE)
+
+
+@pytest.mark.parametrize("layout", ["fsdp 2 x context 2 x tensor 2", "data 8"])
+def test_so_does_a_mean_of_sequences(one_device, params, layout):
+    """Whose tokens a context axis cuts, and whose number each device sees a part of."""
+    rows = packed(aggregate="seq-mean-token-mean")
+    expected = one_device(params, rows)
+    assert float(expected[0][0]) != pytest.approx(float(one_device(params, packed())[0][0]), rel=1e-3)
+    tiny.assert_close(Gradient(tiny.mesh(**LAYOUTS[layout]))(params, rows), expected, RELATIVE)
 
 
 def test_a_shared_prompt_gives_the_log_probs_of_two_whole_sequences(params):

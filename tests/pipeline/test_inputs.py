@@ -54,6 +54,10 @@ def test_mistakes_are_said_without_jax(tmp_path):
         (train("data.path=nowhere.jsonl"), "nowhere.jsonl: no such file; check data.path"),
         (train("data.path=bad.jsonl"), "bad.jsonl:1: "),
         (
+            train("data.path=good.jsonl", "data.validation_path=nowhere.jsonl"),
+            "nowhere.jsonl: no such file; check data.validation_path",
+        ),
+        (
             train("data.path=good.jsonl", "tokenizer.path=tokenizer.json"),
             "tokenizer.json: not a tokenizer.json",
         ),

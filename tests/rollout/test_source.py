@@ -3,12 +3,15 @@
 import dataclasses
 from collections import Counter
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
 from mirothinker_jax.agent.episode import Task
 from mirothinker_jax.config import GRPOConfig, TrainingConfig
+from mirothinker_jax.objectives.grpo import make_grpo
 from mirothinker_jax.rollout.sampling import Sampling
 from mirothinker_jax.rollout.source import GRPOSource, describe
 from mirothinker_jax.trajectory import store
@@ -16,6 +19,7 @@ from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
 
 TASKS = [Task(f"q{i}", f"question {i}", str(i)) for i in range(5)]
 GROUP, QUESTIONS = 4, 2
+CONFIG = GRPOConfig(group=GROUP, questions=QUESTIONS, training=TrainingConfig(sequence_length=24))
 
 
 class FakeCollector:
@@ -50,13 +54,11 @@ class FakeCollector:
 
 
 def make(folder, collector=None, seed=0, **fields):
-    config = GRPOConfig(group=GROUP, questions=QUESTIONS, training=TrainingConfig(sequence_length=24))
-    given = dict(max_calls=3, folder=folder, seed=seed, microbatch_size=2)
+    given = dict(config=CONFIG, max_calls=3, folder=folder, seed=seed, microbatch_size=2)
     return GRPOSource(
-        config,
-        TASKS,
-        collector or FakeCollector(),
-        lambda expected, given: expected == given,
+        tasks=TASKS,
+        collector=collector or FakeCollector(),
+        grade=lambda expected, given: expected == given,
         **(given | fields),
     )
 
@@ -155,6 +157,8 @@ def test_equal_groups_and_broken_episodes_are_left_out(tmp_path):
     odd = sum(int(q[1:]) % 2 for q in questions)
     assert figures["equal_groups"] == 1 - odd / QUESTIONS and figures["stop/infrastructure"] == 0.25
     assert batch.weights.sum() == odd * 3 * 3
+    # The equal group's nine tokens are not computed, and count; the broken episodes' do neither.
+    assert batch.denominator.sum() == QUESTIONS * 3 * 3
     first = (batch.targets >= 20) & (batch.targets < 24) & (batch.weights > 0)
     assert odd == 1 and set(batch.targets[first]) == {21, 22, 23}
     # One of three right: 1 − ⅓ and 0 − ⅓; the broken fourth moves no mean.
@@ -165,6 +169,29 @@ def test_equal_groups_and_broken_episodes_are_left_out(tmp_path):
 def test_a_step_without_any_signal_is_a_batch_without_rows(tmp_path, stop):
     batch, figures = make(tmp_path, FakeCollector(lambda *_: ("wrong", stop))).next(0, None)
     assert batch.shape == (0, 24) and figures["equal_groups"] == 1
+
+
+@pytest.mark.parametrize("how", ["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean"])
+def test_a_small_kl_term_does_not_rescale_the_policy_gradient(tmp_path, how):
+    """One group of two earned equal rewards: its tokens are computed for the KL term alone, and count either way."""
+    outcome = lambda number, member: (str(number) if number % 2 and member else "wrong", Stop.ANSWERED)  # noqa: E731
+
+    def slopes(coef, reference):
+        """Of the policy's tokens in the other group, over the denominator; and how many tokens are computed."""
+        config = dataclasses.replace(CONFIG, aggregate=how, kl_coef=coef)
+        source = make(tmp_path, FakeCollector(outcome), reference=reference, config=config)
+        batch, figures = source.next(1, None)
+        assert figures["equal_groups"] == 0.5
+        gradient = jax.grad(lambda x: make_grpo(config)(x, x, batch).total)(
+            jnp.asarray(batch.sampler_logprobs)
+        )
+        divided = np.asarray(gradient) / (batch.denominator.sum() or 1.0)
+        return np.sort(divided[batch.advantages != 0]), np.count_nonzero(batch.weights)
+
+    without, computed = slopes(0.0, None)
+    with_term, all_computed = slopes(1e-9, lambda batch: batch)
+    assert (computed, all_computed) == (GROUP * 3, 2 * GROUP * 3)
+    np.testing.assert_allclose(without, with_term, rtol=1e-6)
 
 
 def test_with_a_reference_equal_groups_are_kept_for_the_kl_term(tmp_path):

@@ -36,6 +36,8 @@ class Killed(Exception):
 class Numbered:
     """A BatchSource. `kill_at`: raises at that step; `poison_at`: a weight of that step's batch is NaN."""
 
+    on_policy = False
+
     def __init__(self, kill_at=None, poison_at=None):
         self.kill_at, self.poison_at = kill_at, poison_at
         self.position, self.asked = 0, []

@@ -12,6 +12,7 @@ from numbered import CONFIG, IDENTITY, STEPS, TRAINING, Killed, Numbered, batch_
 
 from mirothinker_jax.config import EXECUTION, ConfigError, ContextConfig
 from mirothinker_jax.models.spec import ModelSpec
+from mirothinker_jax.parallel.placement import to_global
 from mirothinker_jax.trainer import loop
 from mirothinker_jax.trainer.checkpoint import Checkpoints, load_params, model_identity
 from mirothinker_jax.trainer.optimizer import make_optimizer
@@ -91,7 +92,7 @@ def test_lines_of_metrics(whole):
     made, _ = whole
     for step, line in enumerate(lines(made)):
         assert (line["stage"], line["step"], line["figure"], line["skipped"]) == ("sft", step, step, 0)
-        assert line["weight"] == batch_of(step).weights.sum() and line["tokens_per_s"] > 0
+        assert line["denominator"] == batch_of(step).weights.sum() and line["tokens_per_s"] > 0
         assert {
             "loss",
             "grad_norm",
@@ -102,6 +103,57 @@ def test_lines_of_metrics(whole):
         } <= line.keys()
     rates = [line["learning_rate"] for line in lines(made)]
     assert max(rates) == pytest.approx(1e-2) and rates[0] < rates[1] > rates[-1]
+
+
+class Figure:
+    """Of a step on the device: notes when it is read."""
+
+    def __init__(self, number, events):
+        self._number, self._events = number, events
+
+    def __array__(self, dtype=None, copy=None):
+        self._events.append(f"read {self._number}")
+        return np.asarray(0.5, dtype)
+
+
+@pytest.mark.parametrize(
+    ("on_policy", "expected"),
+    [
+        (False, "ask 0, start 0, ask 1, start 1, read 0, ask 2, start 2, read 1, read 2, save"),
+        (True, "ask 0, start 0, read 0, ask 1, start 1, read 1, ask 2, start 2, read 2, save"),
+    ],
+)
+def test_a_step_is_read_when_the_next_is_under_way(job, model, monkeypatch, on_policy, expected):
+    """Or before a source that samples is asked, which waits for it anyway. Only batches go to the device: an
+    operation of the loop's own would take a number there, and its result would wait for all that is queued."""
+    events = []
+
+    class Source(Numbered):
+        def next(self, step, params):
+            events.append(f"ask {step}")
+            return super().next(step, params)
+
+    def step(state, batch, used):
+        number = sum(event.startswith("start") for event in events)
+        events.append(f"start {number}")
+        return state, {"loss": Figure(number, events), "grad_norm": 1.0, "skipped": 0}
+
+    def place(*args):
+        with jax.transfer_guard_host_to_device("allow"):
+            return to_global(*args)
+
+    state = init_state(model, make_optimizer(TRAINING.optimizer, 3), tiny.params(tiny.QWEN3))
+    replaced = {"init_state": lambda *_: state, "to_global": place, "make_step": lambda *_: step}
+    for name, other in replaced.items():
+        monkeypatch.setattr(loop, name, other)
+    monkeypatch.setattr(Checkpoints, "save", lambda *_: events.append("save"))
+    source = Source()
+    source.on_policy = on_policy
+    made = job(source, training={"steps": 3}, initial=dict)
+    with jax.transfer_guard_host_to_device("disallow"):
+        loop.run(made)
+    assert ", ".join(events) == expected
+    assert [line["step"] for line in lines(made)] == [0, 1, 2]
 
 
 def test_a_bad_batch_is_skipped_counted_and_kept(job):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("relaxed_promotion")  # optax mixes dtypes
 
 def rates(steps=20, **fields):
     schedule = make_schedule(OptimizerConfig(learning_rate=1.0, **fields), steps)
-    return np.asarray([float(schedule(i)) for i in range(steps + 1)])
+    return np.asarray([float(schedule(i)) for i in range(steps)])
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
@@ -26,14 +26,24 @@ def test_warm_up_reaches_the_peak_and_the_end_is_what_was_asked_for(kind):
     assert got[0] > 0, "the first update would be lost"
     assert got[5] == 1.0 == got.max()
     assert got[-1] == pytest.approx(1.0 if kind == "constant" else 0.1)
+    # 14 updates lie between the peak and the last.
     if kind == "cosine":
-        np.testing.assert_allclose(got[5 + 5], 0.1 + 0.9 * (1 + np.cos(np.pi / 3)) / 2, rtol=1e-6)
+        np.testing.assert_allclose(got[5 + 7], 0.1 + 0.9 / 2, rtol=1e-6)
     if kind == "linear":
-        np.testing.assert_allclose(got[5 + 5], 1 - 0.9 / 3, rtol=1e-6)
+        np.testing.assert_allclose(got[5 + 7], 1 - 0.9 / 2, rtol=1e-6)
 
 
 def test_without_warm_up_the_peak_comes_first():
     assert rates(warmup_fraction=0.0)[0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup", "expected"), [(1, 0.0, [1]), (2, 0.0, [1, 0]), (2, 0.9, [0.5, 1])]
+)
+def test_runs_of_a_step_or_two(steps, warmup, expected):
+    """A run without an update after the peak ends at the peak, however long its warm-up."""
+    got = rates(steps, schedule="linear", warmup_fraction=warmup, final_fraction=0.0)
+    np.testing.assert_allclose(got, expected, atol=1e-7)
 
 
 @pytest.mark.parametrize(("clip_norm", "factor"), [(2.0, 0.2), (1e9, 1.0)])

@@ -80,7 +80,7 @@ def test_figures_of_a_step(model):
         logprobs = np.asarray(make_logprobs(model)(tiny.params(tiny.QWEN3), batch))
     figures = stepper(batch)
     weight = batch.weights.sum()
-    assert figures["weight"] == weight
+    assert figures["denominator"] == weight
     assert figures["loss"] == pytest.approx(-(logprobs * batch.weights).sum() / weight, rel=1e-5)
     assert (
         figures["grad_norm"] > 0 and figures["skipped"] == 0 and 0 < figures["entropy"] < np.log(tiny.VOCAB)
@@ -93,7 +93,7 @@ def test_a_step_without_a_trained_token_changes_nothing(model):
     stepper(batch_of(0))
     before = host(stepper.state)
     figures = stepper(Batch.empty(ROWS, LENGTH))
-    assert (figures["loss"], figures["weight"], figures["skipped"], figures["grad_norm"]) == (0, 0, 1, 0)
+    assert (figures["loss"], figures["denominator"], figures["skipped"], figures["grad_norm"]) == (0, 0, 1, 0)
     after = host(stepper.state)
     tiny.assert_equal(after.params, before.params)
     tiny.assert_equal(after.opt_state, before.opt_state)
@@ -115,15 +115,15 @@ def test_gradients_of_micro_batches_add_up_in_float32(dtype, apart):
     """Those of each micro-batch by itself, and none of one beyond the count; apart by what a gradient is rounded."""
     model = ModelSpec.build(dataclasses.replace(tiny.QWEN3, param_dtype=dtype), tiny.VOCAB, tiny.mesh())
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), host(tiny.params(tiny.QWEN3)))
-    rows = [batch_of(n) for n in range(3)]
+    undivided = {"denominator": np.zeros((ROWS, LENGTH), np.float32)}
+    rows = [dataclasses.replace(batch_of(n), **undivided) for n in range(3)]
     gradient = jax.jit(make_gradient(model, sft))
     with jax.set_mesh(model.mesh):
         stacked = jax.tree.map(lambda *x: np.stack(x), *rows)
-        (total, weight, _), summed = gradient(params, stacked, jnp.int32(2))
+        (loss, _), summed = gradient(params, stacked, jnp.int32(2))
         each = [gradient(params, jax.tree.map(lambda x: x[None], r), jnp.int32(1)) for r in rows[:2]]
     assert {x.dtype for x in jax.tree.leaves(summed)} == {jnp.dtype("float32")}
-    np.testing.assert_allclose(total, sum(out[0] for out, _ in each), rtol=1e-6)
-    assert weight == sum(out[1] for out, _ in each)
+    np.testing.assert_allclose(loss, sum(out[0] for out, _ in each), rtol=1e-6)
     expected = jax.tree.map(lambda *g: sum(np.asarray(x, np.float32) for x in g), *(g for _, g in each))
     for got, wanted in zip(jax.tree.leaves(summed), jax.tree.leaves(expected), strict=True):
         assert np.linalg.norm(got - wanted) <= apart * np.linalg.norm(wanted)
