@@ -28,7 +28,8 @@ CORE = [
     "json-repair>=0.30",  # calls with slightly broken JSON are repaired, as the reference agent does
     "selectolax>=0.3.20",  # HTML to text in under a millisecond
     "webencodings>=0.6",  # labels of page encodings as browsers read them (no dependencies)
-    "aiohttp>=3.9",  # serves the embedded web (thousands of requests a second on one core)
+    "aiohttp>=3.13.5",  # serves the embedded web; connections of the tools, checked (3.13.5 bounds headers)
+    "idna>=3.7",  # hosts of addresses, as httpx reads them
     "tantivy>=0.22",  # the embedded web's search index, 0.4 ms a query
     # The embedded web's facts, one version each: another would make other questions and other figures.
     "airportsdata==20260905",  # the world's airports (MIT); the newest for Python 3.11

@@ -5,9 +5,15 @@ As in config.py, which has the rest of them and the whole tree.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from mirothinker_jax.config_tree import check, one_of
+
+# user:password@ and a port may be there, a path and a query too.
+_SERVICE_URL = re.compile(
+    r"https?://(?:[^\s/?#@]*@)?(?:\[[0-9a-f:.]+\]|[^\s/?#:@\[\]]+)(?::\d{1,5})?(?:[/?]\S*)?", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,10 @@ class ToolsConfig:
         for name in self.names:
             one_of("tools.names", name, ("google_search", "scrape_and_extract_info", "run_python_code"))
         one_of("tools.reader", self.reader, ("rules", "trafilatura"))
+        check(
+            not self.search_url or _SERVICE_URL.fullmatch(self.search_url) is not None,
+            f"tools.search_url is {self.search_url!r}, which is no address; write it as http://host:port/path",
+        )
         check(self.deadline_s > 0, f"tools.deadline_s is {self.deadline_s}; it must be > 0")
         check(self.output_tokens >= 8, f"tools.output_tokens is {self.output_tokens}; it must be ≥ 8")
         check(self.concurrency >= 1, f"tools.concurrency is {self.concurrency}; it must be ≥ 1")

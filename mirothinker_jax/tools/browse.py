@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -17,7 +16,7 @@ import httpx
 from mirothinker_jax.config import ToolsConfig, check
 from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.encoding import decode_page
-from mirothinker_jax.tools.leak_guard import is_leak
+from mirothinker_jax.tools.guard import check_headers
 from mirothinker_jax.tools.readable import READERS, Page, split_lines
 from mirothinker_jax.tools.relevance import best_lines
 from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
@@ -26,17 +25,8 @@ PAGE_CHARS = 409_600  # of a page, before extraction
 _REDIRECTS = 5
 _REMEMBERED_CHARS = 16_384  # the lines of the last few hundred pages up to this size are kept: agents reread
 Reader = Callable[[str, str], Page]  # (HTML, address) → its lines
-_URL_CHARS = 8_192
 # The host of a slow page is the model's choice: its time ends before the call's does (see executor.py).
 _GRACE_S = 1.0
-
-# Headers that decide where a request goes or how it is framed are not the model's to set.
-# fmt: off
-_FIXED_HEADERS = frozenset((
-    "accept-encoding", "connection", "content-length", "expect", "host", "proxy-authorization", "te",
-    "trailer", "transfer-encoding", "upgrade", "x-request-id",
-))
-# fmt: on
 
 SPEC = ToolSpec(
     server="jina_scrape_llm_summary",
@@ -77,7 +67,7 @@ class ScrapePage:
 
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
         url, wanted = arguments["url"].strip(), arguments["info_to_extract"]
-        headers = _checked_headers(arguments.get("custom_headers", {}))
+        headers = check_headers(arguments.get("custom_headers", {}))
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._fetch(url, headers, request_id)
@@ -91,7 +81,6 @@ class ScrapePage:
 
     async def _fetch(self, url: str, headers: Mapping[str, str], request_id: str) -> httpx.Response:
         for _ in range(_REDIRECTS + 1):
-            _check_address(url)
             response = await self._client.send("GET", url, request_id, headers)
             status = response.status_code
             if status == 429 or status >= 500:
@@ -100,31 +89,14 @@ class ScrapePage:
                 raise ToolError(Failure.TOOL_ERROR, f"HTTP {status} for {url}")
             if not response.next_request:
                 return response
-            if response.next_request.url.host != response.request.url.host:
+            here, there = response.request.url, response.next_request.url
+            if (here.scheme, here.netloc) != (there.scheme, there.netloc):
                 headers = {}  # they were meant for the first host alone
-            url = str(response.next_request.url)
+            url = str(there)
         raise ToolError(Failure.TOOL_ERROR, f"more than {_REDIRECTS} redirects, the last to {url}")
 
     async def aclose(self) -> None:
         await self._client.aclose()
-
-
-def _check_address(url: str) -> None:
-    if len(url) > _URL_CHARS:
-        raise ToolError(Failure.TOOL_ERROR, f"not an address: longer than {_URL_CHARS:,} characters")
-    if not re.match(r"https?://[^/\s]", url, re.IGNORECASE):
-        raise ToolError(Failure.TOOL_ERROR, f"not an http or https address: {url}")
-    if is_leak(url):
-        raise ToolError(Failure.TOOL_ERROR, f"this address is off limits (benchmark data): {url}")
-
-
-def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
-    for name, value in headers.items():
-        if not re.fullmatch(r"[\w-]+", name, re.ASCII) or not value.isascii() or not value.isprintable():
-            raise ToolError(Failure.TOOL_ERROR, f"custom_headers: {name!r} is not a valid header")
-        if name.lower() in _FIXED_HEADERS:
-            raise ToolError(Failure.TOOL_ERROR, f"custom_headers: {name} cannot be set")
-    return headers
 
 
 @lru_cache(maxsize=512)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from urllib.request import getproxies_environment
+
 from mirothinker_jax.config import ToolsConfig, check
 from mirothinker_jax.tools import browse, sandbox, search
 from mirothinker_jax.tools.browse import PAGE_CHARS, ScrapePage
@@ -9,6 +12,8 @@ from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.sandbox import RunPython
 from mirothinker_jax.tools.search import GoogleSearch
 from mirothinker_jax.tools.spec import Tool
+
+logger = logging.getLogger(__name__)
 
 # Tool name → the server that the model calls it by; known without making the tools.
 SERVERS = {module.SPEC.name: module.SPEC.server for module in (search, browse, sandbox)}
@@ -28,9 +33,13 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
       ConfigError: a search service without a key, no search service at all, or no sandbox on this machine.
     """
 
-    def client(proxy: str | None) -> WebClient:
-        return WebClient(proxy, settings.concurrency, settings.deadline_s, PAGE_CHARS * _BYTES_PER_CHAR)
+    def client(proxy: str | None, service: str | None = None) -> WebClient:
+        limits = (settings.concurrency, settings.deadline_s, PAGE_CHARS * _BYTES_PER_CHAR)
+        return WebClient(proxy, *limits, service_url=service)
 
+    if proxy_url is None and (found := sorted({"http", "https", "all"} & getproxies_environment().keys())):
+        names = ", ".join(f"{name}_proxy" for name in found)
+        logger.warning("%s is set and not used: the tools connect by themselves (see tools/guard.py)", names)
     tools: list[Tool] = []
     pages = client(proxy_url)
     for name in settings.names:
@@ -45,7 +54,7 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
                 "(tools.search_key_env names it)",
             )
             # A search service of the user's own is not on the embedded web, so not behind its proxy.
-            service = client(None) if settings.search_url else pages
+            service = client(None, settings.search_url) if settings.search_url else pages
             tools.append(GoogleSearch(service, settings, api_key or _EMBEDDED_KEY))
         elif name == "scrape_and_extract_info":
             tools.append(ScrapePage(pages, settings))

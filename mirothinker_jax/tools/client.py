@@ -6,11 +6,10 @@ time over loopback: one httpx client 2.6 ms, a pool of one-connection clients 1.
 client each 0.65 ms, this transport 0.45 ms. The rest of httpx (addresses, redirects, decoding to text,
 mock transports in tests) is used as it is.
 
-Bodies are read up to a limit and after decompression, so that neither an endless page nor a compressed
-bomb fills the memory. Cookies are never kept: episodes must not learn from each other.
-
-Not safe: a client without a proxy fetches whatever the network lets this machine reach, private
-addresses included. Run it where that is harmless.
+A client goes to one of three places, and nowhere else: to the public web (guard.py, connection.py), to the one
+service that the user configured, wherever that is, or through the embedded web's proxy. Bodies are read up to a
+limit, before and after decompression (body.py). Cookies are never kept: episodes must not learn from each other.
+Proxies of the environment (HTTPS_PROXY) are not used: behind one nobody could say where a connection goes.
 """
 
 from __future__ import annotations
@@ -25,9 +24,11 @@ import httpx
 from multidict import CIMultiDict
 from yarl import URL
 
+from mirothinker_jax.tools.body import ACCEPT_ENCODING, read_body
+from mirothinker_jax.tools.connection import AddressRefused, web_connector
+from mirothinker_jax.tools.guard import web_address
 from mirothinker_jax.tools.spec import Failure, ToolError
 
-_READ_BYTES = 1 << 16
 _HEADER_BYTES = (
     1 << 17
 )  # of one response header; aiohttp's own 8,190 is less than some sites' security policies
@@ -43,8 +44,16 @@ class ProxyDown(httpx.ProxyError):
 class AiohttpTransport(httpx.AsyncBaseTransport):
     """Sends httpx requests over an aiohttp session, opened on first use and again after `aclose`."""
 
-    def __init__(self, proxy_url: str | None, connections: int, timeout_s: float, max_body_bytes: int):
+    def __init__(
+        self,
+        proxy_url: str | None,
+        service_url: str | None,
+        connections: int,
+        timeout_s: float,
+        max_body_bytes: int,
+    ):
         self._proxy = URL(proxy_url) if proxy_url else None
+        self._service = URL(service_url).origin() if service_url else None
         self._connections = connections
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._max_body_bytes = max_body_bytes
@@ -56,9 +65,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         if self._session is None:
             self._loop = loop
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections),
+                connector=self._connector(),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=self._timeout,
+                auto_decompress=False,
                 max_line_size=_HEADER_BYTES,
                 max_field_size=_HEADER_BYTES,
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
@@ -67,7 +77,16 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             raise RuntimeError("this HTTP client is open on another event loop; close it there first")
         return self._session
 
+    def _connector(self) -> aiohttp.TCPConnector:
+        """To the proxy or the service, which may be anywhere; else to the public web."""
+        if self._proxy or self._service:
+            return aiohttp.TCPConnector(limit=self._connections)
+        return web_connector(self._connections)
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url = URL(str(request.url), encoded=True)
+        if self._service and url.origin() != self._service:
+            raise RuntimeError(f"this client is for {self._service} alone, not for {url.origin()}")
         headers = CIMultiDict(
             (k.decode("latin-1"), v.decode("latin-1"))
             for k, v in request.headers.raw
@@ -76,13 +95,14 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         try:
             async with self._open().request(
                 request.method,
-                URL(str(request.url), encoded=True),
+                url,
                 headers=headers,
                 data=await request.aread() or None,
                 proxy=self._proxy,
                 allow_redirects=False,
             ) as answer:
-                body = await self._read(answer.content)
+                encoding = ",".join(answer.headers.getall("Content-Encoding", ()))
+                body = await self._read(answer.content, encoding, request)
         except TimeoutError as error:
             raise httpx.ReadTimeout("timed out", request=request) from error
         except aiohttp.ClientHttpProxyError as error:
@@ -91,6 +111,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         except aiohttp.ClientProxyConnectionError as error:
             raise ProxyDown(str(error), request=request) from error
         except aiohttp.ClientConnectionError as error:
+            if isinstance(error.__cause__, AddressRefused):
+                raise error.__cause__ from error
             raise httpx.ConnectError(str(error) or type(error).__name__, request=request) from error
         except (
             ValueError
@@ -101,15 +123,11 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         kept = [(k, v) for k, v in answer.raw_headers if k.lower() not in _RESPONSE_SKIPS]
         return httpx.Response(answer.status, headers=kept, content=body)
 
-    async def _read(self, content: aiohttp.StreamReader) -> bytes:
-        parts, room = [], self._max_body_bytes
-        while room > 0:
-            part = await content.read(min(room, _READ_BYTES))
-            if not part:
-                break
-            parts.append(part)
-            room -= len(part)
-        return b"".join(parts)
+    async def _read(self, content: aiohttp.StreamReader, encoding: str, request: httpx.Request) -> bytes:
+        try:
+            return await read_body(content, encoding, self._max_body_bytes)
+        except ValueError as error:
+            raise httpx.RemoteProtocolError(str(error), request=request) from error
 
     async def aclose(self) -> None:
         session, self._session = self._session, None
@@ -127,14 +145,27 @@ class WebClient:
         timeout_s: float = 30.0,
         max_body_bytes: int = 1 << 21,
         transport: httpx.AsyncBaseTransport | None = None,
+        *,
+        service_url: str | None = None,
     ):
-        """`transport` replaces the network, in tests. A body longer than `max_body_bytes` is cut."""
-        self._transport = transport or AiohttpTransport(proxy_url, connections, timeout_s, max_body_bytes)
+        """A client of the public web; of the embedded one with `proxy_url`; of one service with `service_url`.
+
+        Args:
+          proxy_url: of the embedded web's server, which forwards nothing.
+          max_body_bytes: a longer body is cut.
+          transport: replaces the network, in tests.
+          service_url: the user's own: its host may be private or this machine, and no other is asked.
+        """
+        if proxy_url and service_url:
+            raise ValueError(f"a client has a proxy ({proxy_url}) or a service ({service_url}), not both")
+        self._transport = transport or AiohttpTransport(
+            proxy_url, service_url, connections, timeout_s, max_body_bytes
+        )
+        self._through_proxy = bool(proxy_url)
         self._client = httpx.AsyncClient(
             transport=self._transport,
             trust_env=False,
-            # Only what aiohttp always knows how to decompress.
-            headers={"User-Agent": "mirothinker-jax", "Accept-Encoding": "gzip, deflate"},
+            headers={"User-Agent": "mirothinker-jax", "Accept-Encoding": ACCEPT_ENCODING},
             timeout=timeout_s,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
@@ -153,17 +184,23 @@ class WebClient:
         """One request; redirects are not followed.
 
         Args:
+          request_id: for our own servers alone; a page on the public web does not get it.
           service: the address is of a service that the run brings, not one that the model named.
 
         Raises:
-          ToolError: for a service DEADLINE or NETWORK. Else TOOL_ERROR for an address that cannot be one or that
-            the proxy refuses, UNREACHABLE where nobody answers, NETWORK where the proxy is down.
+          ToolError: for a service DEADLINE or NETWORK. Else TOOL_ERROR for an address that cannot be one, that is
+            not public or that the proxy refuses, UNREACHABLE where nobody answers, NETWORK where the proxy is down.
         """
-        headers = {**(headers or {}), "X-Request-Id": request_id}
+        if not service:
+            url = web_address(url)
+        if service or self._through_proxy:
+            headers = {**(headers or {}), "X-Request-Id": request_id}
         try:
             return await self._client.send(
                 self._client.build_request(method, url, headers=headers, json=json)
             )
+        except AddressRefused as error:
+            raise ToolError(Failure.TOOL_ERROR, f"this address is off limits: {url} ({error})") from error
         except (httpx.InvalidURL, httpx.TransportError, ValueError) as error:
             if isinstance(error, httpx.TimeoutException):
                 text = f"no answer from {url} in {self._timeout_s:g} s"

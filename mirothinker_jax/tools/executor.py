@@ -137,7 +137,15 @@ class ToolExecutor:
 
     async def _checked(self, tool: Tool, arguments: Mapping[str, Any], request_id: str) -> ToolResult:
         validator = self._validators[(tool.spec.server, tool.spec.name)]
-        error = best_match(validator.iter_errors(arguments))
+        try:
+            error = best_match(validator.iter_errors(arguments))
+        except (
+            RecursionError,
+            ValueError,
+        ) as cause:  # too deep, or a number too long, to be named in a message
+            return self._failed(
+                Failure.INVALID_ARGUMENTS, f"the arguments cannot be read: {cause}"[:_MESSAGE_CHARS]
+            )
         if error is not None:
             where = ".".join(map(str, error.absolute_path))
             message = f"{where}: {error.message}" if where else error.message

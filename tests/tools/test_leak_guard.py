@@ -1,8 +1,10 @@
 """Dataset hubs are refused however the address is wrapped; ordinary addresses are not."""
 
+import time
+
 import pytest
 
-from mirothinker_jax.tools.leak_guard import is_leak
+from mirothinker_jax.tools.leak_guard import URL_CHARS, is_leak
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,20 @@ from mirothinker_jax.tools.leak_guard import is_leak
         "https://r.jina.ai/https://huggingface.co/datasets/x",
         "https://web.archive.org/web/2024/https://huggingface.co/datasets/x",
         "https://translate.test/?u=https%3A%2F%2Fhuggingface.co%2Fdatasets%2Fx",
+        "https://translate.test/?u=https://huggingface.co/datasets&to=en",
+        "https://huggingface-co.translate.goog/datasets/x?_x_tr_tl=de",
+        "https://hf--mirror-com.translate.goog/datasets/x",
+        "https://ｈｕｇｇｉｎｇｆａｃｅ．ｃｏ/datasets/x",
+        "https://huggingface。co/datasets/x",
+        "https://hugging\u200bface.co/datasets/x",
+        "https://hugging\tface.co/data\nsets/x",
+        "https://huggingface.co%EF%BC%8Fdatasets/x",
+        "https://r.test/" + "https://huggingface.co/datasets/x".replace("/", "%25252525252F"),
+        "https://cdn-lfs-us-1.hf.co/repos/ab/cd/ef",
+        "https://cdn-lfs.huggingface.co/datasets/x/y",
+        "https://cas-bridge.xethub.hf.co/xet-bridge-us/x",
+        "https://modelscope.cn/datasets/x/y",
+        "http://example.com/" + "x" * URL_CHARS,
     ],
 )
 def test_refused(url):
@@ -45,7 +61,34 @@ def test_refused(url):
         "http://airports.test/KTM",
         "https://en.wikipedia.org/wiki/Hugging_Face",
         "https://huggingface.co/papers?q=spaces",
+        "https://en-wikipedia-org.translate.goog/wiki/Dataset",
+        "https://half.co/datasets/x",
+        "https://example.com/?u=https://huggingface.co&next=/datasets/x",
+        "https://example.com/100%25",
     ],
 )
 def test_allowed(url):
     assert not is_leak(url)
+
+
+LONG = URL_CHARS - 20
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a.test/" + "hf.co/" * (LONG // 6),
+        "http://a.test/hf.co" + ":9" * (LONG // 2),
+        "http://a.test/%" + "25" * (LONG // 2),
+        "http://a.test/cdn-lfs" + "-" * (LONG - 10),
+        "http://a.test/" + "cdn-lfs" * (LONG // 7),
+        "http://a.test/" + "a-" * (LONG // 2),
+        "http://" + "9" * LONG,
+        "http://a.test/" + "\ufdfa" * LONG,  # one letter, which is eighteen
+    ],
+    ids=lambda url: url[7:27],
+)
+def test_the_longest_addresses_take_no_time(url):
+    start = time.process_time()
+    is_leak(url)
+    assert time.process_time() - start < 0.5  # quadratic, they took up to 6 s

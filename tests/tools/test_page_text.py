@@ -160,6 +160,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize("reader", ["rules", "trafilatura"])
+@pytest.mark.usefixtures("loopback_is_public")
 def test_the_line_that_was_asked_for(reader):
     names = list(PAGES)
 

@@ -10,6 +10,9 @@ from aiohttp import web
 from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.spec import Failure, ToolError
 
+# What a client of the web must not reach is in test_connection.py.
+pytestmark = pytest.mark.usefixtures("loopback_is_public")
+
 
 def talk(handler, use, **options):
     """Serves `handler` on loopback, and runs `use(client, url)` against it."""
@@ -36,7 +39,9 @@ def test_request_and_response():
         return web.json_response({"path": request.path_qs, "body": body, **seen}, headers={"X-Back": "é"})
 
     async def use(client, url):
-        return await client.send("POST", f"{url}/a%20b?c=%2F", "e:1.0", {"X-Other": "1"}, json={"q": "ü"})
+        return await client.send(
+            "POST", f"{url}/a%20b?c=%2F", "e:1.0", {"X-Other": "1"}, {"q": "ü"}, service=True
+        )
 
     response = talk(handler, use)
     assert response.json() == {

@@ -56,6 +56,24 @@ def test_serper_shape(site, airport):
     assert answer["organic"][0]["link"] == airport.url
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../../../etc/passwd",
+        "/..\\..\\windows\\win.ini",
+        "//etc/passwd",
+        "/KTM/../../etc/passwd",
+        "/KTM\0.html",
+        "/{{7*7}}",
+        "/__class__",
+        "",
+        "/",
+    ],
+)
+def test_paths_are_names_of_pages_and_not_of_files(site, path):
+    assert get(site, "airports.test", path).status == 404
+
+
 @pytest.mark.parametrize("headers", [{}, {"X-API-KEY": ""}, {"X-API-KEY": "  "}])
 def test_search_without_a_key(site, headers):
     reply = search(site, {"q": "x"}, headers)
