@@ -305,6 +305,7 @@ class Config:
     evaluation: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self):
+        check(bool(self.run_dir.strip()), "run_dir is empty; give a folder, or . for this one")
         check(0 <= self.seed < 2**31, f"seed is {self.seed}; give 0 ≤ seed < 2³¹")
         check(bool(self.stages), "stages is empty; give some of sft, dpo, grpo")
         for stage in self.stages:

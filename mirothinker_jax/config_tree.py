@@ -21,6 +21,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -86,7 +87,7 @@ def build(cls: type[T], values: Any, prefix: str = "") -> T:
     """Turns a mapping (dict or ConfigDict) into the frozen dataclass `cls`, checking keys and types.
 
     Keys that are left out keep their defaults. A whole number serves as a float, and a list or a lone item
-    as a tuple. A path must not be a URL.
+    as a tuple. A path may begin with ~, and must not be a URL.
 
     Raises:
       ConfigError: one line that names the key, for an unknown key, a wrong type or an invalid value.
@@ -180,7 +181,21 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
         )
     if hint is float and not math.isfinite(value):
         raise ConfigError(f"config.{name} is {value}; it must be a finite number")
+    if hint is str and name.endswith(PATH_ENDINGS):
+        return ",".join(_expand_home(name, part) for part in str(value).split(","))
     return value
+
+
+def _expand_home(name: str, path: str) -> str:
+    """`path` with the home folder for a leading ~, which shells leave alone behind an equals sign."""
+    if not path.lstrip().startswith("~"):
+        return path
+    try:
+        return str(Path(path.strip()).expanduser())
+    except RuntimeError:
+        raise ConfigError(
+            f"config.{name} is {path!r}, and there is no such user; write ./{path.strip()} for a file of that name"
+        ) from None
 
 
 def _absolute(prefix: str, message: str) -> str:

@@ -10,6 +10,7 @@ import traceback
 from mirothinker_jax.config_tree import ConfigError
 from mirothinker_jax.flags import parse
 from mirothinker_jax.parallel.tpu_flags import generation_here, set_flags
+from mirothinker_jax.pipeline.endings import STORAGE, one_line_endings, storage_failure
 from mirothinker_jax.trainer.storage import ignore_late_writes
 
 DESCRIPTION = """Trains a research agent: supervised fine-tuning, DPO and GRPO, as the config's `stages` say.
@@ -18,6 +19,7 @@ Everything goes to config.run_dir: metrics, checkpoints, trajectories, summary.j
 command resumes a run that was stopped, and does nothing where it is complete."""
 
 
+@one_line_endings()
 @ignore_late_writes()
 def main(argv: list[str] | None = None) -> int:
     config = parse(sys.argv[1:] if argv is None else argv, description=DESCRIPTION)
@@ -45,7 +47,11 @@ def main(argv: list[str] | None = None) -> int:
         _refuse(error)
         leave_others(2)
         return 2
-    except Exception:
+    except Exception as error:
+        if line := storage_failure(error, config.run_dir):
+            sys.stderr.write(f"error: {line}\n")
+            leave_others(STORAGE)
+            return STORAGE
         leave_others(1, traceback.format_exc())
         raise
     for stage, accuracy in summary.get("accuracy", {}).items():

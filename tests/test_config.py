@@ -86,6 +86,18 @@ def test_file_and_overrides(good):
         c.seed = 4  # pyright: ignore
 
 
+def test_a_path_may_begin_at_home(good, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    paths = [
+        "--config.run_dir=~/runs/a",
+        "--config.data.path=~/a*.jsonl, ~/b.jsonl",
+        "--config.model.init_from=~",
+    ]
+    c = flags.parse(["--config", good, *paths])
+    assert (c.run_dir, c.model.init_from) == ("/home/me/runs/a", "/home/me")
+    assert c.data.path == "/home/me/a*.jsonl,/home/me/b.jsonl"
+
+
 def test_the_last_of_two_values_wins_and_references_follow(good):
     c = flags.parse(
         [
@@ -272,6 +284,11 @@ def test_not_a_python_file(capsys, tmp_path):
         (
             "--config.agent.turn_tokens=2048",
             "config.agent.turn_tokens (2048) must be below agent.context_tokens (2048)",
+        ),
+        ("--config.run_dir=", "config.run_dir is empty; give a folder"),
+        (
+            "--config.data.path=~nobody-here/x",
+            "config.data.path is '~nobody-here/x', and there is no such user",
         ),
         ("--config.seed=-1", "config.seed is -1; give 0 ≤ seed < 2³¹"),
         ("--config.sft.training.optimizer.b2=1", "config.sft.training.optimizer.b2 is 1.0; give 0 ≤ x < 1"),

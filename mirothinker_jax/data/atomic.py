@@ -25,3 +25,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         scratch.replace(target)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def remove_scratch(folder: str | os.PathLike[str]) -> None:
+    """Removes the scratch files that killed processes left in the folder and two levels below; nobody may be writing
+    there."""
+    for pattern in ("", "*/", "*/*/"):
+        for path in Path(folder).glob(f"{pattern}.*.tmp"):
+            path.unlink(missing_ok=True)

@@ -6,24 +6,26 @@ started a run also resumes it.
 
 from __future__ import annotations
 
-import json
+import contextlib
+import logging
 import os
 import resource
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from mirothinker_jax.config import Config
-from mirothinker_jax.config_tree import ConfigError, difference, to_plain
-from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.config import Config, TrainingConfig, check
+from mirothinker_jax.config_tree import to_plain
 from mirothinker_jax.evals.heldout import Evaluation, assess, evaluate
 from mirothinker_jax.evals.report import write_report
 from mirothinker_jax.evals.summary import write_summary
 from mirothinker_jax.models.qwen import Params
-from mirothinker_jax.parallel.processes import barrier, start_processes
+from mirothinker_jax.parallel.processes import gather_texts, start_processes
+from mirothinker_jax.pipeline.claim import MADE_BY, check_same, claim, exists_any
 from mirothinker_jax.pipeline.inputs import Inputs
+from mirothinker_jax.pipeline.lock import RunLock
+from mirothinker_jax.pipeline.params import LazyParams, load_step
 from mirothinker_jax.pipeline.phases import Phases
 from mirothinker_jax.pipeline.preflight import check_run, check_tokens
 from mirothinker_jax.pipeline.records import read_or_sample
@@ -31,21 +33,12 @@ from mirothinker_jax.pipeline.stages import STAGES
 from mirothinker_jax.pipeline.workshop import Workshop, task
 from mirothinker_jax.tasks.rules import is_correct
 from mirothinker_jax.trainer import loop
-from mirothinker_jax.trainer.checkpoint import load_params
+from mirothinker_jax.trainer.checkpoint import load_params, read_item
 from mirothinker_jax.trainer.metrics import MetricsLog
+from mirothinker_jax.trainer.steps import trained_steps
 from mirothinker_jax.trajectory.types import Trajectory
 
-# A run may be continued with other values of these; any other change would mix two experiments in one folder.
-FREE = ("run_dir", "stages", "rollout.", "tools.deadline_s", "tools.concurrency")
-# And of these until the run has left something behind that was made with them. A start that failed before that leaves
-# nothing that other settings could contradict.
-FREE_UNTIL = {
-    "sft.training.": ("sft/checkpoints/*",),
-    "dpo.": ("dpo/samples.jsonl", "dpo/checkpoints/*"),
-    "grpo.": ("grpo/rollouts/*", "grpo/checkpoints/*"),
-    "evaluation.": ("*/eval_trajectories.jsonl",),
-}
-MADE = ("data/*", *(pattern for patterns in FREE_UNTIL.values() for pattern in patterns))
+logger = logging.getLogger(__name__)
 
 
 def run(config: Config, inputs: Inputs) -> dict[str, Any]:
@@ -55,62 +48,24 @@ def run(config: Config, inputs: Inputs) -> dict[str, Any]:
     """
     start_processes()
     first, folder = jax.process_index() == 0, Path(config.run_dir)
-    phases = Phases(folder / "phases.json", first)
     evaluations: dict[str, Evaluation] = {}
-    with Workshop(config, folder, phases, inputs) as shop:
-        _check_same(folder, to_plain(config))
+    with contextlib.ExitStack() as stack:
+        if first:
+            stack.enter_context(RunLock(folder))
+        phases = Phases(folder / "phases.json", first)
+        shop = stack.enter_context(Workshop(config, folder, phases, inputs))
+        resized = check_same(folder, to_plain(config))
         check_run(shop)
-        _claim(folder, config, first)
-        with MetricsLog(folder, enabled=first) as log:
-            fresh = not _exists_any(folder, ("sft/checkpoints/*",))
-            check_tokens(shop, survey_data=config.data.survey and "sft" in config.stages and fresh)
-            params = _initial(shop)
-            for stage in config.stages:
-                params = _train(shop, log, stage, params)
-                if config.evaluation.questions:
-                    evaluations[stage] = _evaluate(shop, stage, params)
-    return _conclude(config, folder, phases, evaluations) if first else {}
-
-
-def _claim(folder: Path, config: Config, first: bool) -> None:
-    """Writes the resolved config into the run folder, when every process has read the one that was there."""
-    path = folder / "config.json"
-    barrier("config read")
-    if first:
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as scratch:
-            scratch.write_text(json.dumps(to_plain(config), indent=2))
-    barrier("config")
-    if not path.exists():
-        raise ConfigError(
-            f"config.run_dir: {folder} is not the first process's folder of that name; "
-            "give a folder on a file system that all processes share"
-        )
-
-
-def _check_same(folder: Path, new: dict[str, Any]) -> None:
-    """Raises ConfigError where the run folder was made with settings that contradict these."""
-    path = folder / "config.json"
-    if not path.exists() or not _exists_any(folder, MADE):
-        return
-    old = json.loads(path.read_text())
-    free = (*FREE, *(key for key, patterns in FREE_UNTIL.items() if not _exists_any(folder, patterns)))
-    changed = [line for line in difference(old, new) if not line.removeprefix("config.").startswith(free)]
-    if changed:
-        raise ConfigError(
-            f"{folder} was made with other settings ({'; '.join(changed[:5])}); "
-            "give another config.run_dir, or the settings it was made with"
-        )
-    done = tuple(old["stages"])
-    if tuple(new["stages"][: len(done)]) != done:
-        raise ConfigError(
-            f"{folder} was made with the stages {', '.join(done)}, not {', '.join(new['stages'])}; stages can only "
-            "be added behind those: give another config.run_dir, or the stages it was made with"
-        )
-
-
-def _exists_any(folder: Path, patterns: Iterable[str]) -> bool:
-    return any(True for pattern in patterns for _ in folder.glob(pattern))
+        claim(folder, config, resized, first)
+        log = stack.enter_context(MetricsLog(folder, enabled=first))
+        fresh = not exists_any(folder, MADE_BY["sft"])
+        check_tokens(shop, survey_data=config.data.survey and "sft" in config.stages and fresh)
+        params = LazyParams(lambda: _initial(shop))
+        for stage in config.stages:
+            params = _train(shop, log, stage, params)
+            if config.evaluation.questions:
+                evaluations[stage] = _evaluate(shop, stage, params)
+        return _conclude(config, folder, phases, evaluations) if first else {}
 
 
 def _initial(shop: Workshop) -> Params:
@@ -120,26 +75,58 @@ def _initial(shop: Workshop) -> Params:
     return shop.model.init(c.seed)
 
 
-def _train(shop: Workshop, log: MetricsLog, stage: str, before: Params) -> Params:
+def _train(shop: Workshop, log: MetricsLog, stage: str, before: LazyParams) -> LazyParams:
+    """What the stage ends with. A stage that is done is left on disk until somebody asks for its parameters."""
+    checkpoints = shop.folder / stage / "checkpoints"
+    trained = int(gather_texts(str(trained_steps(checkpoints)))[0])  # as the first process sees it
+
+    def load(step: int) -> Params:
+        return load_step(checkpoints, step, shop.model, shop.identity)
+
+    if trained and _is_last(checkpoints / str(trained), stage, getattr(shop.config, stage).training):
+        logger.info("%s: its %d steps are done", stage, trained)
+        return LazyParams(lambda: load(trained))
+    if not trained:
+        before.get()  # what is wrong with them is said before the stage has a folder
     training, source, objective, validation = STAGES[stage](shop, before)
+    check(
+        training.steps >= trained,
+        f"config.{stage}.training.epochs asks for {training.steps} steps, and {shop.folder} has trained {trained}; "
+        "give more epochs",
+    )
+    if trained:
+        before.drop()  # the stage goes on from its own checkpoint, for which there must be room
+    config = to_plain(shop.config)
+    config[stage]["training"]["steps"] = training.steps  # also where epochs say how many
     job = loop.Job(
         stage=stage,
         folder=shop.folder / stage,
         training=training,
         model=shop.model,
-        initial=lambda: before,
+        initial=before.take,
         source=source,
         objective=objective,
         log=log,
         identity=shop.identity,
-        config=to_plain(shop.config),
+        config=config,
         validation=validation,
     )
     with shop.phases(f"{stage} training"):
-        return loop.run(job).params
+        return LazyParams(lambda: load(training.steps), loop.run(job).params)
 
 
-def _evaluate(shop: Workshop, stage: str, params: Params) -> Evaluation:
+def _is_last(step: Path, stage: str, training: TrainingConfig) -> bool:
+    """Whether a stage's newest step is the last one that the settings ask for."""
+    if not training.epochs:
+        return int(step.name) == training.steps
+    try:
+        saved = read_item(step, "config")[stage]["training"]
+    except (OSError, ValueError, KeyError):  # damaged: the loop will see to it
+        return False
+    return (saved["epochs"], saved["steps"]) == (training.epochs, int(step.name))
+
+
+def _evaluate(shop: Workshop, stage: str, params: LazyParams) -> Evaluation:
     """On held-out questions, each allowed budget of calls apart."""
     c, phase = shop.config, f"{stage} evaluation"
 
@@ -147,7 +134,7 @@ def _evaluate(shop: Workshop, stage: str, params: Params) -> Evaluation:
         tasks = [task(q) for q in shop.questions("evaluation")[index::count]]
         total = len(tasks) * len(c.evaluation.budgets)
         with shop.phases(phase), shop.bar(total, phase, "episode") as bar:
-            return evaluate(stage, params, tasks, shop.collector, is_correct, c.evaluation, c.seed, bar)
+            return evaluate(stage, params.get(), tasks, shop.collector, is_correct, c.evaluation, c.seed, bar)
 
     return assess(read_or_sample(shop.folder / stage / "eval_trajectories.jsonl", sample))
 

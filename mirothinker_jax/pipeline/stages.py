@@ -1,4 +1,8 @@
-"""The stages: the batch source and the objective that each one trains with."""
+"""The stages: the batch source and the objective that each one trains with.
+
+The parameters that a stage starts from are asked for where they are needed, and not where the record has what was
+made from them.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,10 @@ from mirothinker_jax.config import TrainingConfig
 from mirothinker_jax.data.heldout import packed_rows
 from mirothinker_jax.data.loader import SFTSource
 from mirothinker_jax.data.preference import PreferenceSource
-from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.objectives.of_stage import objective_of
 from mirothinker_jax.pipeline.lengths import sft_batches_per_epoch
-from mirothinker_jax.pipeline.records import read_or_sample
+from mirothinker_jax.pipeline.params import LazyParams
+from mirothinker_jax.pipeline.records import read_or_fill, read_or_sample
 from mirothinker_jax.pipeline.workshop import Workshop, task
 from mirothinker_jax.rollout.collect import EpisodeSpec
 from mirothinker_jax.rollout.sampling import Sampling
@@ -29,7 +33,7 @@ from mirothinker_jax.trajectory.pairs import make_pairs
 from mirothinker_jax.trajectory.reward import with_reward
 from mirothinker_jax.trajectory.types import Trajectory
 from mirothinker_jax.trajectory.views import preference_pair
-from mirothinker_jax.types import BatchSource, Objective
+from mirothinker_jax.types import Batch, BatchSource, Objective
 
 
 class Stage(NamedTuple):
@@ -39,7 +43,7 @@ class Stage(NamedTuple):
     validation: Validation | None = None
 
 
-def sft_stage(shop: Workshop, before: Params) -> Stage:
+def sft_stage(shop: Workshop, before: LazyParams) -> Stage:
     """Conversations, packed; mean negative log-likelihood."""
     c = shop.config
     training = with_steps(c.sft.training, lambda: sft_batches_per_epoch(shop))
@@ -61,14 +65,18 @@ def sft_stage(shop: Workshop, before: Params) -> Stage:
     return Stage(training, source, objective, Validation(c.sft.validate_every, loss))
 
 
-def dpo_stage(shop: Workshop, before: Params) -> Stage:
+def dpo_stage(shop: Workshop, before: LazyParams) -> Stage:
     """Pairs sampled from the policy that this stage starts from, which is also the reference."""
     c = shop.config.dpo
     episodes = _samples(shop, before)
     pairs = make_pairs(episodes, c.pairs_per_question, shop.config.seed)
+
+    def reference(batch: Batch) -> Batch:
+        return make_reference(shop.model, before.get(), c.training.microbatch_size, shared=True)(batch)
+
     source = PreferenceSource(
         [preference_pair(*pair) for pair in pairs],
-        make_reference(shop.model, before, c.training.microbatch_size, shared=True),
+        lambda batch: read_or_fill(shop.folder / "dpo" / "reference.npz", batch, reference),
         sequence_length=c.training.sequence_length,
         pairs_per_row=c.pairs_per_row,
         rows=c.training.batch_size,
@@ -79,7 +87,7 @@ def dpo_stage(shop: Workshop, before: Params) -> Stage:
     return Stage(training, source, objective_of(shop.config, "dpo"))
 
 
-def _samples(shop: Workshop, params: Params) -> list[Trajectory]:
+def _samples(shop: Workshop, before: LazyParams) -> list[Trajectory]:
     """Several episodes for each of the stage's questions."""
     c = shop.config
 
@@ -91,7 +99,7 @@ def _samples(shop: Workshop, params: Params) -> list[Trajectory]:
             for m in range(c.dpo.samples)
         ]
         with shop.phases("dpo samples"), shop.bar(len(episodes), "dpo samples", "episode") as bar:
-            sampled, _ = shop.collector.run(params, episodes, Sampling(), bar)
+            sampled, _ = shop.collector.run(before.get(), episodes, Sampling(), bar)
         return [with_reward(t, is_correct) for t in sampled]
 
     return read_or_sample(shop.folder / "dpo" / "samples.jsonl", sample)
@@ -101,12 +109,14 @@ def _seed(*parts: int) -> int:
     return int(np.random.default_rng(parts).integers(2**31))
 
 
-def grpo_stage(shop: Workshop, before: Params) -> Stage:
+def grpo_stage(shop: Workshop, before: LazyParams) -> Stage:
     """Fresh episodes for every step, with group advantages."""
     c, m = shop.config.grpo, shop.model.config
     reference = None
     if c.kl_coef > 0:
-        reference = make_reference(shop.model, before, c.training.microbatch_size, shared=False, offload=True)
+        reference = make_reference(
+            shop.model, before.get(), c.training.microbatch_size, shared=False, offload=True
+        )
     tasks = [task(q) for q in shop.questions("grpo")]
     source = GRPOSource(
         c,
@@ -135,7 +145,7 @@ def with_steps(training: TrainingConfig, batches_per_epoch: Callable[[], float])
     return dataclasses.replace(training, steps=max(1, steps), epochs=0.0)
 
 
-STAGES: dict[str, Callable[[Workshop, Params], Stage]] = {
+STAGES: dict[str, Callable[[Workshop, LazyParams], Stage]] = {
     "sft": sft_stage,
     "dpo": dpo_stage,
     "grpo": grpo_stage,

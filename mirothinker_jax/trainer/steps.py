@@ -5,7 +5,8 @@ for a step, and goes on from the one before; whoever reads another run's checkpo
 Where every step is damaged nothing is renamed, so that the next start does not find a stage without steps and begin it
 anew.
 
-Every process of a run must call these functions. They share the reading, and agree on what they found.
+Every process of a run must call these functions, but for `trained_steps`. They share the reading, and agree on what
+they found.
 """
 
 from __future__ import annotations
@@ -72,6 +73,11 @@ def newest(folder: str) -> Path:
         if (step := newest_step(path, set_aside=False)) is not None:
             return path / str(step)
     raise ConfigError(f"no checkpoint under {folder}; give a run folder or one of its stage folders")
+
+
+def trained_steps(folder: Path) -> int:
+    """The newest step of a folder of checkpoints by its name alone, as this process sees it; 0 where there is none."""
+    return max(_steps(folder), default=0)
 
 
 def _steps(folder: Path) -> list[int]:

@@ -111,13 +111,14 @@ def test_the_global_batch_does_not_depend_on_the_number_of_processes(source, sha
     assert_equal(whole, joined)
 
 
-@pytest.mark.parametrize("before", [0, 1, 5])
-def test_a_restored_source_goes_on_exactly(source, before):
+@pytest.mark.parametrize(("before", "threads"), [(0, 2), (1, 0), (5, 2), (5, 0)])
+def test_a_restored_source_goes_on_exactly(source, before, threads):
+    """With as many threads or others."""
     original = source()
     take(original, before)
     state = json.loads(json.dumps(original.get_state()))
     expected = take(original, 4)
-    restored = source()
+    restored = source(read_threads=threads)
     take(restored, 2)  # wherever it stood
     restored.set_state(state)
     assert_equal(take(restored, 4), expected)

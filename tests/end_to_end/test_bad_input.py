@@ -2,10 +2,12 @@
 
 import json
 import logging
+import os
 
 import pytest
 from command import SFT, finish, left_overs, start
 
+from mirothinker_jax.pipeline.lock import RunLock
 from mirothinker_jax.train import main
 
 
@@ -72,6 +74,17 @@ def test_a_key_that_is_ignored_is_no_longer_what_is_wrong(tmp_path, command):
     path = write(tmp_path, [json.dumps({**json.loads(GOOD), "prompt": "x"}), "{"])
     line, _ = command(f"--config.data.path={path}", "--config.data.ignore=prompt")
     assert line.startswith(f"{path}:2: line: unreadable JSON")
+
+
+def test_a_run_folder_that_is_in_use_or_none(tmp_path, command):
+    data = f"--config.data.path={write(tmp_path, [GOOD])}"
+    with RunLock(tmp_path / "run"):
+        line, run_dir = command(data)
+        assert line.startswith(f"config.run_dir: {run_dir} is in use by process {os.getpid()} on ")
+    assert not run_dir.exists()
+    run_dir.touch()
+    line, _ = command(data)
+    assert line == f"config.run_dir: {run_dir} is a file; give a folder"
 
 
 def test_no_such_file(tmp_path, command):

@@ -1,11 +1,14 @@
 """What a run keeps across restarts besides checkpoints: seconds by phase, and sampled episodes."""
 
+import dataclasses
 import json
 
 import pytest
+import tiny
 
+from mirothinker_jax.data.packing import pack_rows
 from mirothinker_jax.pipeline.phases import Phases
-from mirothinker_jax.pipeline.records import read_or_sample
+from mirothinker_jax.pipeline.records import read_or_fill, read_or_sample
 from mirothinker_jax.trajectory import store
 from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
 
@@ -63,3 +66,24 @@ def test_episodes_that_could_not_be_sampled_leave_no_record(tmp_path):
     with pytest.raises(RuntimeError):
         read_or_sample(tmp_path / "samples.jsonl", sample)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_log_probs_of_a_reference_are_computed_once_for_the_same_rows(tmp_path):
+    path, asked = tmp_path / "dpo" / "reference.npz", []
+    batch, other = (pack_rows(tiny.samples(seed, (9, 7)), 12, 2) for seed in (0, 1))
+
+    def fill(batch):
+        asked.append(batch)
+        return dataclasses.replace(batch, ref_logprobs=-batch.weights * len(asked))
+
+    first = read_or_fill(path, batch, fill)
+    assert len(asked) == 1 and first.ref_logprobs.any()
+    tiny.assert_equal(read_or_fill(path, batch, fill), first)
+    assert len(asked) == 1 and [p.name for p in path.parent.iterdir()] == ["reference.npz"]
+    read_or_fill(path, other, fill)
+    assert len(asked) == 2, "log-probs of other rows were taken"
+    for damage in (path.read_bytes()[:40], b"", path.read_bytes()[:-9] + b"x" * 9):
+        path.write_bytes(damage)
+        asked.clear()
+        tiny.assert_equal(read_or_fill(path, batch, fill), first)
+        assert len(asked) == 1

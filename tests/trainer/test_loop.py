@@ -13,9 +13,10 @@ from numbered import CONFIG, IDENTITY, STEPS, TRAINING, Killed, Numbered, batch_
 from mirothinker_jax.config import EXECUTION, ConfigError, ContextConfig
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.placement import to_global
+from mirothinker_jax.pipeline.params import load_step
 from mirothinker_jax.trainer import loop
 from mirothinker_jax.trainer.checkpoint import Checkpoints, load_params, model_identity
-from mirothinker_jax.trainer.optimizer import make_optimizer
+from mirothinker_jax.trainer.optimizer import make_optimizer, make_schedule
 from mirothinker_jax.trainer.state import init_state, state_shardings
 
 pytestmark = pytest.mark.usefixtures("relaxed_promotion")  # optax mixes dtypes
@@ -69,6 +70,47 @@ def test_averages_go_back_to_the_hosts_memory_when_a_run_goes_on(job, whole):
     state = loop.run(job(Numbered(), training=settings))
     assert {x.sharding.memory_kind for x in jax.tree.leaves(state.opt_state) if x.ndim} == {"pinned_host"}
     tiny.assert_equal(host(state), whole[1])
+
+
+def test_a_run_that_was_killed_goes_on_in_another_way(job, whole):
+    """On another mesh, with other micro-batches, another remat and its averages elsewhere: the same numbers but for
+    rounding."""
+    first = ModelSpec.build(tiny.QWEN3, tiny.VOCAB, tiny.mesh(fsdp=2))
+    with pytest.raises(Killed):
+        loop.run(killed := job(Numbered(kill_at=5), model=first, initial=lambda: on(first)))
+    killed.log.close()
+    second = ModelSpec.build(
+        dataclasses.replace(tiny.QWEN3, remat="full"), tiny.VOCAB, tiny.mesh(data=2, tensor=2)
+    )
+    settings = {"microbatch_size": 4, "optimizer": dataclasses.replace(TRAINING.optimizer, offload=True)}
+    source = Numbered()
+    state = loop.run(job(source, model=second, training=settings))
+    assert source.asked == [4, 5]
+    tiny.assert_close(host(state), whole[1], 1e-5)
+
+
+def on(model):
+    return jax.device_put(tiny.params(tiny.QWEN3), model.shardings)
+
+
+def test_a_run_is_lengthened(job, whole):
+    """Under a schedule that knows no length it ends as one that was that long from the start; others go on from here
+    along the longer one."""
+    flat = {"optimizer": dataclasses.replace(TRAINING.optimizer, schedule="constant", warmup_fraction=0.0)}
+    loop.run(first := job(Numbered(), training=flat | {"steps": 3}))
+    first.log.close()
+    source = Numbered()
+    state = loop.run(job(source, training=flat))
+    assert source.asked == [3, 4, 5]
+    tiny.assert_equal(host(state), host(loop.run(job(Numbered(), folder="long", training=flat))))
+    job_of_six, _ = whole
+    job_of_six.log.close()
+    rates = [line["learning_rate"] for line in lines(job_of_six)]
+    loop.run(longer := job(Numbered(), folder="whole", training={"steps": 8}))
+    schedule = make_schedule(TRAINING.optimizer, 8)
+    expected = [*rates, float(schedule(6)), float(schedule(7))]
+    assert [line["learning_rate"] for line in lines(longer)] == pytest.approx(expected)
+    assert rates[-1] < expected[6]
 
 
 def test_a_run_that_is_done_stays_as_it_is(job, whole):
@@ -217,6 +259,15 @@ def test_parameters_from_a_run_or_a_stage_folder(job, whole, model):
     assert not nowhere.exists()
     with pytest.raises(ConfigError, match=r"another model \(hidden 32 → 64\)"):
         load_params(str(made.folder), model, IDENTITY | {"hidden": 64}, seed=0)
+    checkpoints = made.folder / "checkpoints"
+    tiny.assert_equal(host(load_step(checkpoints, STEPS, model, IDENTITY)), state.params)
+    with pytest.raises(ConfigError, match=r"another model \(hidden 32 → 64\); use another config\.run_dir"):
+        load_step(checkpoints, STEPS, model, IDENTITY | {"hidden": 64})
+    (checkpoints / str(STEPS) / "state" / "manifest.ocdbt").write_bytes(b"")
+    with pytest.raises(
+        ConfigError, match=r"no whole step 6 any more; start again, and the run goes on from step 4$"
+    ):
+        load_step(checkpoints, STEPS, model, IDENTITY)
 
 
 def test_a_checkpoint_restores_onto_another_mesh(tmp_path):
