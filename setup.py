@@ -1,5 +1,6 @@
 """Package metadata. Every dependency says in one line why it is here."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -23,7 +24,6 @@ CORE = [
     "tqdm>=4.66",  # progress bars with ETA (tfds already brings it)
     "jinja2>=3.1",  # report.html and the pages of the embedded web, escaped by default
     "matplotlib>=3.8",  # the curves in report.html, as inline SVG
-    "tensorboardX>=2.6",  # TensorBoard event files without TensorFlow
     "jsonschema>=4.20",  # tool arguments are checked before a tool sees them
     "json-repair>=0.30",  # calls with slightly broken JSON are repaired, as the reference agent does
     "selectolax>=0.3.20",  # HTML to text in under a millisecond
@@ -53,14 +53,20 @@ EXTRAS = {
         "pytest-xdist>=3.6",  # `-n 2`: compiling keeps one core busy, so a second worker nearly halves the suite
         "hypothesis>=6",  # property tests of packing, parsing and formulas
         "jaxtyping>=0.2.30",  # shapes checked at run time, in tests
+        "tensorboardX>=2.6",  # reads the event files that we write
+        "setuptools>=77",  # builds the wheel that tests/test_package.py installs
         "ruff>=0.6",  # lint and format
         "pyright>=1.1.380",  # types
     ],
 }
 
+VERSION = re.findall(
+    r'__version__ = "(.+)"', Path("mirothinker_jax/__init__.py").read_text(encoding="utf-8")
+)[0]
+
 setup(
     name="mirothinker-jax",
-    version="0.1.0",
+    version=VERSION,
     description="Train deep-interaction research agents in JAX: SFT, DPO and GRPO with real tools.",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -73,11 +79,23 @@ setup(
         "mirothinker_kernels.flash_attention",
         "mirothinker_kernels.grouped_matmul",
         "mirothinker_kernels.ring_attention",
+        # In the package, so that `--config toy/smoke` works wherever it is installed (config_file.py).
+        "mirothinker_jax.configs.mirothinker",
+        "mirothinker_jax.configs.qwen",
+        "mirothinker_jax.configs.toy",
     ],
-    package_dir={"mirothinker_kernels": "kernels"},
+    package_dir={"mirothinker_kernels": "kernels", "mirothinker_jax.configs": "configs"},
     package_data={
         "mirothinker_jax": ["py.typed", "**/*.html.j2", "**/*.txt"],
+        "mirothinker_jax.configs.toy": ["system_prompt.txt"],
+        "mirothinker_kernels": ["py.typed"],
         "mirothinker_kernels.flash_attention": ["blocks.json"],
+    },
+    entry_points={
+        "console_scripts": [
+            f"mirothinker-{command}=mirothinker_jax.{command}:main"
+            for command in ("train", "plan", "convert")
+        ]
     },
     install_requires=CORE,
     extras_require=EXTRAS,

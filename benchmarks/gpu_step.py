@@ -6,7 +6,7 @@
 
 A step of supervised fine-tuning, as the training loop makes it: forward, backward, clipping and AdamW, of a published
 size with random weights, on full rows of random tokens, each a micro-batch of its own; all weights are trained. The
-whole model is in float32 with bfloat16 products, as in configs/mirothinker_v1_*; with --lora-rank, adapters train on a
+whole model is in float32 with bfloat16 products, as in configs/mirothinker; with --lora-rank, adapters train on a
 model in bfloat16. transformers trains the same size on as many rows: float32 with autocast to bfloat16, sdpa attention
 (plainly causal, which is its fast path), every layer recomputed in the backward pass, fused AdamW. Its first loss must
 be near ours (both models are random, and about as wrong as guessing); benchmarks/sft_step.py checks that the two

@@ -4,7 +4,7 @@
     python benchmarks/plans.py --chips v5p,v4
     python benchmarks/plans.py --chips v5e,v6e,tpu7x --quick 1 --jobs 2
 
-{8B, 30B-A3B, 72B, 235B-A22B} × {SFT, DPO, GRPO} × {32K, 256K tokens} of configs/mirothinker_v1_*: each slice that the
+{8B, 30B-A3B, 72B, 235B-A22B} × {SFT, DPO, GRPO} × {32K, 256K tokens} of configs/mirothinker: each slice that the
 rule of thumb does not exclude is compiled for, smallest first, with the meshes that --sweep tries, until the compiler
 finds room, and the host. What waits for the backward pass waits there (`model.remat = "offload-all"`). A plan takes
 minutes; each is kept in benchmarks/results/plans.json when it is done, so that it can be stopped at any time. Those
@@ -42,10 +42,10 @@ from mirothinker_jax.planning.chips import TPUS
 ROOT = Path(__file__).parents[1]
 KEPT = FOLDER / "plans.json"
 MODELS = {
-    "8B": ("8b", ""),
-    "30B-A3B": ("30b", ""),
-    "72B": ("72b", ""),
-    "235B-A22B": ("30b", ":qwen3-235b-a22b-thinking-2507"),
+    "8B": "8b",
+    "30B-A3B": "30b",
+    "72B": "72b",
+    "235B-A22B": "235b",
 }
 LENGTHS = {"32K": 32_768, "256K": 262_144}
 FIGURES = (
@@ -67,7 +67,6 @@ class Cell(NamedTuple):
     @property
     def options(self) -> list[str]:
         """Of `plan`, that say which step it is."""
-        config, argument = MODELS[self.model]
         tokens = LENGTHS[self.tokens]
         settings = {
             "agent.context_tokens": tokens,
@@ -76,7 +75,7 @@ class Cell(NamedTuple):
         }
         if self.tokens == "32K" and self.stage == "sft":
             settings["sft.training.batch_size"] = 128
-        file = f"configs/mirothinker_v1_{config}/{self.stage}.py{argument}"
+        file = f"configs/mirothinker/{self.stage}.py:{MODELS[self.model]}"
         return ["--config", file, *(f"--config.{key}={value}" for key, value in settings.items())]
 
 

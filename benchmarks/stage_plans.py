@@ -3,7 +3,7 @@
     pip install -e '.[tpu]'        (no TPU needed)
     python benchmarks/stage_plans.py
 
-configs/mirothinker_v1_*, float32 parameters and AdamW, bfloat16 products. A plan takes one to five minutes; each is
+configs/mirothinker, float32 parameters and AdamW, bfloat16 products. A plan takes one to five minutes; each is
 kept in benchmarks/results/stage_plans.json when it is done, so that it can be stopped at any time. Those that are
 there, of the same settings and versions of jax and libtpu, are not made again (a change of our own code is not
 noticed: take the rows that it concerns out of the file). At the end they are printed as a table, which
@@ -54,18 +54,18 @@ def arguments_of(config: str, slice_: str, settings: dict[str, Any]) -> list[str
     size, stage = config.split("/")
     keys = {key: f"{stage}.{key}" if key.startswith("training.") else key for key in settings}
     given = [f"--config.{keys[key]}={value}" for key, value in settings.items()]
-    return ["--config", f"configs/mirothinker_v1_{size}/{stage}.py", *given, "--topology", slice_]
+    return ["--config", f"configs/mirothinker/{stage}.py:{size}", *given, "--topology", slice_]
 
 
 def line(config: str, settings: dict[str, Any], figures: dict[str, Any]) -> str:
     """Of the table."""
-    stage = config.partition("/")[2]
+    size, stage = config.split("/")
     training = getattr(parse_config(figures["arguments"][:-2]), stage).training
     named = [f"`{value}`" for key, value in settings.items() if key == "model.remat"]
     named += ["`optimizer.offload`" for key in settings if key == "training.optimizer.offload"]
     seconds = figures["step_s_estimate"]
     cells = (
-        ", ".join([f"{config}.py", *named]),
+        ", ".join([f"{stage}.py:{size}", *named]),
         f"{training.batch_size} × {training.sequence_length:,}",
         str(training.microbatch_size),
         figures["topology"],

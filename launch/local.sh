@@ -4,6 +4,7 @@
 #     launch/local.sh N CONFIG [--config.key=value ...]
 #     LOCAL_DEVICES=4 launch/local.sh 2 configs/toy/sft.py --config.mesh.fsdp=8
 #
+# CONFIG is a file, or the name of a config that comes with the package, such as toy/sft.
 # Every process runs the same command, `python -m mirothinker_jax.train --config CONFIG ...`, and finds the
 # others by COORDINATOR_ADDRESS, PROCESS_COUNT and PROCESS_ID (mirothinker_jax/parallel/processes.py). Only
 # environment is set here, never a setting of the run.

@@ -19,11 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mirothinker_jax.config_tree import ConfigError, check_local
+from mirothinker_jax.flags import started_as, version
 
 EXAMPLES = """
 examples:
   python -m mirothinker_jax.convert --from hf --path models/Qwen3-8B --out runs/qwen3-8b
-      then: python -m mirothinker_jax.train --config configs/qwen/sft.py:runs/qwen3-8b --config.data.path=my.jsonl
+      then: python -m mirothinker_jax.train --config qwen/sft:runs/qwen3-8b --config.data.path=my.jsonl
   python -m mirothinker_jax.convert --to hf --path runs/my-run --out exported
       what transformers, vLLM and SGLang load: the newest checkpoint of the run's last stage (or of a stage folder)
 """
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     sys.stdout.write(f"{options.out}: {said}\n")
     if options.to is None:
-        sys.stdout.write(f"train it with --config configs/qwen/sft.py:{options.out} (or lora.py)\n")
+        sys.stdout.write(f"train it with --config qwen/sft:{options.out} (or qwen/lora)\n")
     return 0
 
 
@@ -100,13 +101,14 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m mirothinker_jax.convert",
+        prog=started_as("convert"),
         description="Weights of the Qwen family (Qwen2.5, Qwen3, Qwen3-MoE) from Hugging Face's form into a run folder "
         "that training starts from, and back. One tensor is in memory at a time.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=version())
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--from", dest="source", choices=["hf"], help="from a Hugging Face folder into a run")
     way.add_argument(

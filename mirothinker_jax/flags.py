@@ -1,6 +1,6 @@
 """The command line of every command, turned into a frozen Config before jax is imported.
 
-    config = flags.parse(sys.argv[1:], description="Trains …", program="python -m mirothinker_jax.train")
+    config = flags.parse(sys.argv[1:], description="Trains …", command="train")
 
 A config file is Python: it runs with the rights of the user. It returns an ml_collections ConfigDict, so a
 setting may follow another one (`c.agent.context_tokens = c.grpo.training.get_ref("sequence_length")`) and an
@@ -11,21 +11,19 @@ of the value in the file, and every mistake ends in one line on stderr and exit 
 from __future__ import annotations
 
 import ast
-import contextlib
-import difflib
-import importlib.util
-import inspect
-import re
+import importlib.metadata
+import platform
 import sys
 import textwrap
-import traceback
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from mirothinker_jax import __version__
 from mirothinker_jax.config import Config
+from mirothinker_jax.config_file import load, names
 from mirothinker_jax.config_tree import ConfigError, Key, build, keys, type_name, unknown_key
 
 T = TypeVar("T")
@@ -37,16 +35,21 @@ def parse(
     argv: Sequence[str],
     cls: type[T] = Config,
     description: str = "",
-    program: str = "python -m mirothinker_jax.train",
-    example: str = "configs/toy/pipeline.py",
+    command: str = "train",
+    example: str = "toy/pipeline",
 ) -> T:
     """The settings that `argv` (without the program's name) asks for.
 
-    `--help` prints the manual and exits with 0. A mistake prints one line that names the key or the file and
-    the way out, and exits with 2.
+    `command`: of this package, with arguments of its own behind it where it needs any, for the examples.
+    `--help` prints the manual and exits with 0, `--version` the versions. A mistake prints one line that names the key
+    or the file and the way out, and exits with 2.
     """
+    program = started_as(command)
     if any(argument in ("-h", "--help") for argument in argv):
         sys.stdout.write(manual(cls, description, program, example))
+        sys.exit(0)
+    if "--version" in argv:
+        sys.stdout.write(f"{version()}\n")
         sys.exit(0)
     try:
         return read(argv, cls, program, example)
@@ -61,7 +64,7 @@ def read(argv: Sequence[str], cls: type[T], program: str, example: str) -> T:
     path, overrides = _split(argv, known)
     if path is None:
         raise ConfigError(f"no config file; give one, for example: {program} --config {example}")
-    values = _load(path)
+    values = load(path)
     # The declared types judge the values (build does), not those that the file happened to put in.
     with values.unlocked(), values.ignore_type():
         for name, text in overrides.items():
@@ -75,6 +78,20 @@ def read(argv: Sequence[str], cls: type[T], program: str, example: str) -> T:
                 owner = owner[group]
             owner[last] = parse_value(known[name], text)
     return build(cls, values)
+
+
+def version() -> str:
+    """What a bug report should begin with: this package's version, jax's and Python's."""
+    jax = importlib.metadata.version("jax")
+    return f"mirothinker-jax {__version__} (jax {jax}, Python {platform.python_version()})"
+
+
+def started_as(command: str) -> str:
+    """How this process's command is written: `mirothinker-train` where the installed script started it."""
+    name, space, rest = command.partition(" ")
+    script = f"mirothinker-{name}"
+    started = script if Path(sys.argv[0]).name == script else f"python -m mirothinker_jax.{name}"
+    return f"{started}{space}{rest}"
 
 
 def parse_value(key: Key, text: str) -> Any:
@@ -116,14 +133,16 @@ def manual(cls: type, description: str, program: str, example: str) -> str:
     lines = [
         *textwrap.wrap(description, 100),
         "",
-        f"usage: {program} --config FILE.py [--config.KEY=VALUE ...]",
+        f"usage: {program} --config CONFIG [--config.KEY=VALUE ...] | --version",
         "",
         "examples:",
         f"  {program} --config {example}",
         f"  {program} --config {example} --config.run_dir=runs/second --config.seed=1",
         "",
-        "FILE.py defines get_config(); it returns mirothinker_jax.config.default() with some values changed.",
-        "FILE.py:ARGUMENT calls get_config(ARGUMENT), where the file takes one (configs/qwen: a model).",
+        "CONFIG is the path of a Python file, or the name of a config that comes with the package:",
+        *textwrap.wrap(", ".join(names()), 100, initial_indent="  ", subsequent_indent="  "),
+        "The file defines get_config(); it returns mirothinker_jax.config.default() with some values changed.",
+        "CONFIG:ARGUMENT calls get_config(ARGUMENT), where it takes one (qwen: a model; mirothinker: a size).",
         "Values on the command line win over the file; a tuple is written (0,1,2) or sft,dpo; a lone",
         "--config.KEY sets a boolean. Keys, with their types and defaults:",
     ]
@@ -159,75 +178,10 @@ def _split(argv: Sequence[str], known: dict[str, Key]) -> tuple[str | None, dict
             text = "true"
         elif not equals:
             if not rest or rest[0].startswith("--"):
-                raise ConfigError(f"{name} has no value; write {name}={'PATH.py' if not key else 'VALUE'}")
+                raise ConfigError(f"{name} has no value; write {name}={'VALUE' if key else 'CONFIG'}")
             text = rest.pop(0)
         if key:
             overrides[key] = text
         else:
             path = text
     return path, overrides
-
-
-def _load(given: str) -> Any:
-    """What the file's get_config() returns, as a ConfigDict; of FILE.py:ARGUMENT, get_config(ARGUMENT)."""
-    from ml_collections import ConfigDict
-
-    name, colon, argument = given.partition(".py:")
-    path = Path(f"{name}.py" if colon else given)
-    if not path.is_file():
-        raise ConfigError(f"config file {path} does not exist{_near(path)}")
-    spec = importlib.util.spec_from_file_location(f"mirothinker_config_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"config file {path} is not a Python file; its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        if not callable(getattr(module, "get_config", None)):
-            raise ConfigError(
-                f"{path} defines no get_config(); it must return mirothinker_jax.config.default(), edited"
-            )
-        _check_argument(path, module.get_config, argument if colon else None)
-        values = module.get_config(argument) if colon else module.get_config()
-    except ConfigError:
-        raise
-    except SyntaxError as error:
-        raise ConfigError(f"{error.filename or path}:{error.lineno}: {error.msg}") from error
-    except Exception as error:
-        stack = traceback.extract_tb(error.__traceback__)
-        frames = [f for f in stack if Path(f.filename).resolve() == path.resolve()]
-        where = f"{path}:{frames[-1].lineno}" if frames else str(path)
-        raise ConfigError(f"{where}: {type(error).__name__}: {_message(error)}") from error
-    if not hasattr(values, "items"):
-        raise ConfigError(f"{path}: get_config() returned {type(values).__name__}, not a ConfigDict")
-    return values if isinstance(values, ConfigDict) else ConfigDict(dict(values))
-
-
-def _check_argument(path: Path, get_config: Callable[..., Any], argument: str | None) -> None:
-    """Raises ConfigError where get_config wants an argument behind the file's name and has none, or the other way."""
-    parameters = inspect.signature(get_config).parameters.values()
-    required = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    if required and not argument:
-        raise ConfigError(
-            f"{path} needs a {required[0]} behind its name: --config {path}:{required[0].upper()}"
-        )
-    if argument is not None and not parameters:
-        raise ConfigError(f"{path} takes nothing behind its name; write --config {path}, without :{argument}")
-
-
-def _message(error: Exception) -> str:
-    """The error's own words. ml_collections puts some in quotes, and lists a whole group at a wrong key."""
-    text = str(error)
-    with contextlib.suppress(ValueError, SyntaxError):
-        text = str(ast.literal_eval(text))
-    return re.sub(r' Other fields present: "\{.*\}"', ";", text)
-
-
-def _near(path: Path) -> str:
-    """`; did you mean …` with the files of the checkout's configs folder that look like `path`."""
-    there = sorted(str(p) for p in Path("configs").rglob("*.py"))
-    near = difflib.get_close_matches(str(path), there, n=3, cutoff=0.5)
-    if not near:
-        near = [p for p in there if Path(p).stem == path.stem][:3]
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return f"; there are: {', '.join(there)}" if there else ""

@@ -18,28 +18,29 @@ from typing import NoReturn
 from mirothinker_jax.config import STAGES, Config, ConfigError
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.flags import parse as parse_config
+from mirothinker_jax.flags import started_as, version
 from mirothinker_jax.parallel.tpu_flags import FLAGS, LEAST_EFFORT, set_flags
 from mirothinker_jax.planning.chips import GPUS, TPUS, Chip, parse
 
 DOES_NOT_FIT = 3  # the exit status; a crash has 1, as always in Python
 EXAMPLES = """
 examples:
-  python -m mirothinker_jax.plan --config configs/mirothinker_v1_8b/sft.py --topology v5p:4x4x4
-  python -m mirothinker_jax.plan --config configs/qwen/sft.py:qwen3-8b --topology v6e --sweep --quick
+  python -m mirothinker_jax.plan --config mirothinker/sft:8b --topology v5p:4x4x4
+  python -m mirothinker_jax.plan --config qwen/sft:qwen3-8b --topology v6e --sweep --quick
       the fewest chips that fit, in one to two minutes for each slice that is tried; plan what it finds again
       without --quick, for the exact memory and for times
-  python -m mirothinker_jax.plan --config configs/qwen/sft.py:qwen3-8b --topology h100:8 --config.mesh.context=2
+  python -m mirothinker_jax.plan --config qwen/sft:qwen3-8b --topology h100:8 --config.mesh.context=2
       GPUs: arithmetic, since no compiler of theirs is at hand
 
 All --config.KEY=VALUE of mirothinker_jax.train are taken; `python -m mirothinker_jax.train --help` lists them.
 The exit status is 0 where the step fits, 3 where it does not, and 2 where something that was given is wrong.
-Needs libtpu for TPUs: pip install -e '.[tpu]' (no TPU).
+Needs libtpu for TPUs: pip install 'mirothinker-jax[tpu]' (no TPU).
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     options, rest = _arguments(sys.argv[1:] if argv is None else argv)
-    config = parse_config(rest, program="python -m mirothinker_jax.plan --topology v5p:4x4x4")
+    config = parse_config(rest, command="plan --topology v5p:4x4x4")
     logging.getLogger("jax").setLevel(logging.ERROR)
     try:
         return _run(options, config)
@@ -117,7 +118,9 @@ def _compile_for(chip: Chip, quick: bool = False) -> None:
     }
     set_flags(chip.name, os.environ, LEAST_EFFORT if quick else FLAGS)
     if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError(f"{chip.name} needs its compiler: pip install -e '.[tpu]' (no TPU needed)")
+        raise ConfigError(
+            f"{chip.name} needs its compiler: pip install 'mirothinker-jax[tpu]' (no TPU needed)"
+        )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -129,7 +132,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = _Parser(
-        prog="python -m mirothinker_jax.plan",
+        prog=started_as("plan"),
         description="Does a config's training step fit on a slice, and what will it cost? Compiles it for the slice "
         "without the slice.",
         epilog=EXAMPLES,
@@ -137,11 +140,12 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", required=True, metavar="FILE.py[:ARGUMENT]", help="as for mirothinker_jax.train"
+        "--config", required=True, metavar="CONFIG[:ARGUMENT]", help="as for mirothinker_jax.train"
     )
     parser.add_argument(
         "--topology", required=True, metavar="CHIP:SHAPE", help=f"v5p:4x4x4; chips: {', '.join(TPUS | GPUS)}"
     )
+    parser.add_argument("--version", action="version", version=version())
     parser.add_argument("--stage", choices=STAGES, help="default: the config's first")
     parser.add_argument(
         "--sweep",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 from mirothinker_jax.config_tree import ConfigError
 from mirothinker_jax.flags import parse
@@ -38,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, DataError) as error:
         return _refuse(error)
     # Only now: what is wrong with config, data or tokenizer is said without waiting for jax.
+    run = import_run()
     from mirothinker_jax.parallel.processes import leave_others
-    from mirothinker_jax.pipeline.run import run
 
     try:
         summary = run(config, inputs)
@@ -62,6 +65,16 @@ def main(argv: list[str] | None = None) -> int:
     if summary:
         sys.stdout.write(f"report: {config.run_dir}/report.html\n")
     return 0
+
+
+def import_run() -> Callable[..., dict[str, Any]]:
+    """pipeline.run.run, and with it whatever training needs."""
+    gc.disable()  # what importing makes stays: looking for garbage meanwhile is a tenth of the time
+    try:
+        from mirothinker_jax.pipeline.run import run
+    finally:
+        gc.enable()
+    return run
 
 
 def _refuse(error: Exception) -> int:

@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "config_episodes": {"config_tree"},
     "config_model": {"config_tree"},
     "config": {"config_tree", "config_episodes", "config_model"},
-    "flags": {"config", "config_tree"},
+    "config_file": {"config_tree"},
+    "flags": {"config", "config_tree", "config_file"},
     "types": set(),
     "tasks": set(),
     "tools": {"config", "config_tree"},
@@ -46,12 +47,8 @@ MAY_IMPORT = {
     "pipeline": {"*"},  # puts the rooms together; only commands import it
 }
 # These run in processes of their own, or before a config is accepted: jax would cost them seconds and memory.
-NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "flags"} | {
-    "tasks",
-    "tools",
-    "world",
-    "agent",
-}
+NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "config_file"}
+NO_JAX |= {"flags", "tasks", "tools", "world", "agent"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", KERNELS}
 KERNEL_IMPORTS = {"jax", "jaxlib", "numpy", KERNELS}
 VAGUE = {"utils", "util", "common", "misc", "helpers", "helper"}
@@ -203,6 +200,14 @@ def test_importing_them_or_a_command_reaches_no_jax():
     assert "jax" in {name.split(".")[0] for name in reached(f"{PACKAGE}.trainer.loop")}
 
 
+def test_starting_a_run_imports_nothing_that_it_may_not_need():
+    """Each of these costs 0.1 to 4 CPU-seconds (tensorboardX brings torch), and is imported where it is asked for."""
+    late = {"aiohttp", "httpx", "jinja2", "jsonschema", "matplotlib", "pyarrow", "tensorboardX"}
+    late |= {"tensorflow_datasets", "torch", "trafilatura"}
+    found = {name.split(".")[0] for name in reached(f"{PACKAGE}.pipeline.run")}
+    assert "orbax" in found and found & late == set()
+
+
 def test_kernels_know_only_jax_and_numpy():
     wrong = [
         f"{module} imports {imported}"
@@ -283,10 +288,14 @@ def f():
     assert package == {f"{PACKAGE}.evals.x"}
 
 
-def test_setup_names_every_kernel_package():
+def test_setup_names_every_package():
     named = re.findall(r"^\s+\"(mirothinker_kernels[\w.]*)\",", (ROOT / "setup.py").read_text(), re.MULTILINE)
     packages = {module for module, path in MODULES.items() if path.name == "__init__.py"}
     assert set(named) == {module for module in packages if module.split(".")[0] == KERNELS}
+    named = re.findall(
+        r"^\s+\"mirothinker_jax.configs.(\w+)\",", (ROOT / "setup.py").read_text(), re.MULTILINE
+    )
+    assert set(named) == {path.parent.name for path in (ROOT / "configs").glob("*/*.py")}
 
 
 def functions(tree: ast.AST, public: bool = True, inside: bool = False):

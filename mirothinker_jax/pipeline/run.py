@@ -18,7 +18,6 @@ import jax
 from mirothinker_jax.config import Config, TrainingConfig, check
 from mirothinker_jax.config_tree import to_plain
 from mirothinker_jax.evals.heldout import Evaluation, assess, evaluate
-from mirothinker_jax.evals.report import write_report
 from mirothinker_jax.evals.summary import write_summary
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import gather_texts, start_processes
@@ -157,5 +156,8 @@ def _conclude(
         device=f"{jax.device_count()} × {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
         versions={"jax": jax.__version__},
     )
+    # Only now: what draws takes a second to import.
+    from mirothinker_jax.evals.report import write_report
+
     write_report(folder)
     return summary

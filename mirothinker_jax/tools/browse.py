@@ -9,17 +9,19 @@ import asyncio
 import importlib.util
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from mirothinker_jax.config import ToolsConfig, check
-from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.encoding import decode_page
 from mirothinker_jax.tools.guard import check_headers
 from mirothinker_jax.tools.readable import READERS, Page, split_lines
 from mirothinker_jax.tools.relevance import best_lines
 from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
+
+if TYPE_CHECKING:  # only a run with tools pays for importing HTTP
+    import httpx
+
+    from mirothinker_jax.tools.client import WebClient
 
 PAGE_CHARS = 409_600  # of a page, before extraction
 _REDIRECTS = 5

@@ -8,7 +8,6 @@ from urllib.request import getproxies_environment
 from mirothinker_jax.config import ToolsConfig, check
 from mirothinker_jax.tools import browse, sandbox, search
 from mirothinker_jax.tools.browse import PAGE_CHARS, ScrapePage
-from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.sandbox import RunPython
 from mirothinker_jax.tools.search import GoogleSearch
 from mirothinker_jax.tools.spec import Tool
@@ -32,6 +31,7 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
     Raises:
       ConfigError: a search service without a key, no search service at all, or no sandbox on this machine.
     """
+    from mirothinker_jax.tools.client import WebClient  # only a run with tools pays for importing HTTP
 
     def client(proxy: str | None, service: str | None = None) -> WebClient:
         limits = (settings.concurrency, settings.deadline_s, PAGE_CHARS * _BYTES_PER_CHAR)

@@ -15,9 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-
 from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.tools.mend import find_spec, mend_arguments
 from mirothinker_jax.tools.spec import Failure, Tool, ToolCall, ToolError, ToolResult
@@ -63,6 +60,8 @@ class ToolExecutor:
 
     def __init__(self, tools: Sequence[Tool], settings: ToolsConfig, truncate: Truncate):
         """`truncate` cuts a text to a number of tokens and says so in the text."""
+        from jsonschema import Draft202012Validator  # 0.1 s, which only a run with tools pays
+
         self._tools: dict[tuple[str, str], Tool] = {(t.spec.server, t.spec.name): t for t in tools}
         if len(self._tools) != len(tools):
             raise ValueError(f"two tools share a name: {[t.spec.name for t in tools]}")
@@ -137,12 +136,12 @@ class ToolExecutor:
 
     async def _checked(self, tool: Tool, arguments: Mapping[str, Any], request_id: str) -> ToolResult:
         validator = self._validators[(tool.spec.server, tool.spec.name)]
+        from jsonschema.exceptions import best_match
+
         try:
             error = best_match(validator.iter_errors(arguments))
-        except (
-            RecursionError,
-            ValueError,
-        ) as cause:  # too deep, or a number too long, to be named in a message
+        except (RecursionError, ValueError) as cause:
+            # Too deep, or a number too long, to be named in a message.
             return self._failed(
                 Failure.INVALID_ARGUMENTS, f"the arguments cannot be read: {cause}"[:_MESSAGE_CHARS]
             )

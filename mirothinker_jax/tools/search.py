@@ -8,12 +8,14 @@ failed and decides. What the service itself gets wrong is infrastructure, "no re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mirothinker_jax.config import ToolsConfig
-from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.leak_guard import is_leak
 from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
+
+if TYPE_CHECKING:  # only a run with tools pays for importing HTTP
+    from mirothinker_jax.tools.client import WebClient
 
 _REFUSED = (400, 413, 414, 422)  # the query's own fault
 _COMPLAINT_CHARS = 200

@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.trainer.events import EventFile
 
 _LINE_EVERY_S = 10.0  # of a progress bar that goes to a file
 
@@ -36,7 +36,7 @@ class MetricsLog:
     def __init__(self, folder: str | os.PathLike[str], enabled: bool):
         self.path = Path(folder) / "metrics.jsonl"
         self._enabled = enabled
-        self._writers: dict[str, SummaryWriter] = {}
+        self._events: dict[str, EventFile] = {}
         self._first_steps: dict[str, int] = {}
         self._file: TextIO | None = None
         if enabled:
@@ -59,11 +59,7 @@ class MetricsLog:
         line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
-        writer = self._writer(stage)
-        for name, value in values.items():
-            if math.isfinite(value):
-                writer.add_scalar(name, value, int(step))
-        writer.flush()
+        self._events_of(stage).write(int(step), {k: v for k, v in values.items() if math.isfinite(v)})
 
     def resume(self, step: int, stage: str) -> None:
         """Forgets the stage's lines beyond `step`: training goes on from there and will write them again.
@@ -83,15 +79,15 @@ class MetricsLog:
             with replacing(self.path) as scratch:
                 scratch.write_text("".join(kept), encoding="utf-8")
         self._file = self.path.open("a", encoding="utf-8")
-        if stage in self._writers:
-            self._writers.pop(stage).close()
+        if stage in self._events:
+            self._events.pop(stage).close()
         self._first_steps[stage] = step + 1
 
     def close(self) -> None:
         """Ends the files. Closing twice is fine; writing afterwards is an error."""
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
+        for events in self._events.values():
+            events.close()
+        self._events.clear()
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -115,14 +111,11 @@ class MetricsLog:
                 f"{self.path}:{number}: not a line of metrics ({error}); mend or remove the line"
             ) from None
 
-    def _writer(self, stage: str) -> SummaryWriter:
-        if stage not in self._writers:
+    def _events_of(self, stage: str) -> EventFile:
+        if stage not in self._events:
             folder = self.path.parent / "tensorboard" / stage
-            # Files are named by the second and opened anew: a quick restart would wipe the last one.
-            self._writers[stage] = SummaryWriter(
-                str(folder), purge_step=self._first_steps.get(stage), filename_suffix=f".{time.time_ns()}"
-            )
-        return self._writers[stage]
+            self._events[stage] = EventFile(folder, self._first_steps.get(stage))
+        return self._events[stage]
 
 
 class Progress(tqdm):

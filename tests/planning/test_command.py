@@ -48,6 +48,17 @@ def test_near_the_limit_the_least_effort_is_not_sure(share, quick, fits, sure):
     assert ("PERHAPS" in report.text(near)) is (fits and not sure)
 
 
+@pytest.mark.parametrize("stage", ["dpo", "grpo"])
+@pytest.mark.parametrize(("model", "gib"), [("qwen2.5-0.5b", 9), ("qwen3-1.7b", 29), ("qwen3-4b", 66)])
+def test_stages_of_small_models_fit_one_gpu(stage, model, gib):
+    """As the configs' docstrings say; and so does sampling, beside parameters and optimizer."""
+    plan = make_plan(parse_config(["--config", f"qwen/{stage}:{model}"]), stage, parse("h100:1")).figures()
+    assert plan["fits"] and plan["peak_gib_per_device"] < gib
+    kinds = plan["gib_by_kind"]
+    sampling = kinds["parameters"] + kinds["optimizer"] + plan["sampler_gib_per_device"]
+    assert sampling < plan["hbm_gib_per_device"]
+
+
 def test_what_nothing_compiled_is_not_sure():
     plan = make_plan(parse_config([*QWEN]), "sft", parse("h100:8"))
     figures, said = plan.figures(), report.text(plan)
@@ -132,7 +143,7 @@ def test_a_sweep_compiles_nothing_that_the_host_has_no_room_for(capsys, monkeypa
 
 def test_changes_that_only_fit_together_are_advised_together(capsys):
     """72B at 512K on 16 devices takes 51 GiB where both wait, and more than there are where one does."""
-    config = ("--config", "configs/mirothinker_v1_72b/sft.py", "--topology", "h100:16")
+    config = ("--config", "configs/mirothinker/sft.py:72b", "--topology", "h100:16")
     sizes = ("--config.mesh.context=16", "--config.sft.training.microbatch_size=1")
     sizes += ("--config.sft.training.sequence_length=524288",)
     assert main([*config, *sizes]) == 3
@@ -207,7 +218,7 @@ def test_a_sweep_splits_a_row_no_more_than_it_must(capsys, tokens, found):
         ),
         # What stands in the way, and not that a mesh is too large for a slice.
         (
-            (*("--config", "configs/mirothinker_v1_30b/sft.py", "--config.mesh.expert=8"), *SWEEP),
+            (*("--config", "configs/mirothinker/sft.py:30b", "--config.mesh.expert=8"), *SWEEP),
             "training.batch_size (20) must be a multiple of training.microbatch_size (1024)",
         ),
         (("--config", "configs/toy/pipeline.py", "--topology", "h100:8"), "config.model.vocab_size is 0"),

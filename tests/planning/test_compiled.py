@@ -32,7 +32,7 @@ def test_8b_at_256k_fits_and_hides_its_transfers(tmp_path):
     """Four rows on 64 v5p chips: every hop beside a kernel, no gather or scatter of a layer or of the head alone."""
     figures = plan(
         tmp_path,
-        *("--config", "configs/mirothinker_v1_8b/sft.py", "--topology", "v5p:4x4x4"),
+        *("--config", "configs/mirothinker/sft.py:8b", "--topology", "v5p:4x4x4"),
         "--config.sft.training.batch_size=4",
     )
     assert figures["peak_gib_per_device"] <= 12
@@ -90,7 +90,7 @@ def test_the_least_effort_says_about_as_much_of_memory_and_nothing_of_times(tmp_
         "--config.sft.training.microbatch_size=4",
         "--config.model.remat=offload-all",
     )
-    step = ("--config", "configs/mirothinker_v1_8b/sft.py", "--topology", "v5p:4x4x4", *row)
+    step = ("--config", "configs/mirothinker/sft.py:8b", "--topology", "v5p:4x4x4", *row)
     figures = plan(tmp_path, *step, "--quick")
     assert figures["quick"] and figures["step_s_estimate"] is None and figures["transfers"] is None
     assert 5 <= figures["peak_gib_per_device"] <= 8, "6.4 with all effort"
@@ -98,7 +98,7 @@ def test_the_least_effort_says_about_as_much_of_memory_and_nothing_of_times(tmp_
 
 def test_grpo_fits_with_room_for_its_sampler(tmp_path):
     """Micro-batches in a loop, whose count the data give; and the model whole, on each device, for the episodes."""
-    figures = plan(tmp_path, "--config", "configs/mirothinker_v1_8b/grpo.py", "--topology", "v5p:4x4x4")
+    figures = plan(tmp_path, "--config", "configs/mirothinker/grpo.py:8b", "--topology", "v5p:4x4x4")
     assert figures["peak_gib_per_device"] + figures["sampler_gib_per_device"] <= figures["hbm_gib_per_device"]
     # 128 micro-batches: were their loop counted once, or as often as the head's, the share would be far from this.
     assert 0.5 < figures["mfu_estimate"] < 0.9
@@ -108,7 +108,7 @@ def test_a_million_tokens_fit(tmp_path):
     """Nothing grows with the square of the length, or with length times vocabulary."""
     figures = plan(
         tmp_path,
-        *("--config", "configs/mirothinker_v1_8b/sft.py", "--topology", "v5p:4x4x4"),
+        *("--config", "configs/mirothinker/sft.py:8b", "--topology", "v5p:4x4x4"),
         *(
             "--config.mesh.context=64",
             "--config.sft.training.microbatch_size=1",
@@ -163,6 +163,6 @@ ABOVE = {("8b", "sft"), ("8b", "grpo")}
 def test_stages_of_every_size_fit(tmp_path, size, stage):
     """With the least effort, which says of memory what all effort does (above), in half the time."""
     topology, sizes = SLICES[size]
-    config = f"configs/mirothinker_v1_{size}/{stage}.py"
+    config = f"configs/mirothinker/{stage}.py:{size}"
     sizes = [s.format(stage=stage) for s in sizes]
     assert plan(tmp_path, "--config", config, "--topology", topology, *sizes, "--quick")["fits"]

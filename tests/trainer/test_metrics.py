@@ -10,6 +10,7 @@ import threading
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
 
 from mirothinker_jax.trainer.metrics import MetricsLog, progress
 
@@ -23,13 +24,17 @@ def steps(folder, stage):
 
 
 def events(folder, stage):
-    """A stage's TensorBoard events. A record is its length (8 bytes), a checksum (4), itself, another (4)."""
+    """A stage's TensorBoard events, as another project reads them. A record is its length (8 bytes), a checksum (4),
+    itself, another (4)."""
     for path in sorted((folder / "tensorboard" / stage).iterdir()):
         data = path.read_bytes()
         while data:
             size = int.from_bytes(data[:8], "little")
-            yield Event.FromString(data[12 : 12 + size])
-            data = data[16 + size :]
+            record, rest = data[12 : 12 + size], data[12 + size :]
+            assert int.from_bytes(data[8:12], "little") == masked_crc32c(data[:8])
+            assert int.from_bytes(rest[:4], "little") == masked_crc32c(record)
+            yield Event.FromString(record)
+            data = rest[4:]
 
 
 def scalars(folder, stage):
@@ -48,6 +53,16 @@ def test_a_line_holds_stage_step_time_and_figures(tmp_path):
         "reward": 1.0,
     }
     assert scalars(tmp_path, "sft") == [(3, "loss", 0.5), (3, "reward", 1.0)]
+
+
+def test_tensorboard_gets_any_name_and_size(tmp_path):
+    """A summary longer than a byte can say; a name that is not ASCII; a number beyond float32."""
+    figures = {f"π/{i}" * 9: 2.0**-i for i in range(40)} | {"huge": -1e300}
+    with MetricsLog(tmp_path, enabled=True) as log:
+        log.write(123_456_789, figures, "sft")
+    largest = float(np.finfo(np.float32).max)
+    expected = [(123_456_789, name, max(value, -largest)) for name, value in figures.items()]
+    assert scalars(tmp_path, "sft") == expected
 
 
 def test_each_stage_has_its_own_tensorboard_folder(tmp_path):
