@@ -108,7 +108,7 @@ def test_rows_keep_their_place_and_padding_fills_the_rest(shape, rows, least, mi
 def test_one_process_holds_all_rows():
     assert data_shard(tiny.mesh(data=2, context=4)) == (0, 1)
     state = {"shards": {"0": {"next": 3}}}
-    assert gather_state(state) is state and to_host(state) is state
+    assert gather_state(state) == state and to_host(state) is state
 
 
 class HeldBy:
