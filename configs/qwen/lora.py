@@ -1,11 +1,11 @@
 """Low-rank adapters for a model of the Qwen family, on one GPU, by supervised fine-tuning on your own conversations.
 
-    python -m mirothinker_jax.convert --from hf --path models/Qwen3-4B --out runs/qwen3-4b
-    python -m mirothinker_jax.train --config configs/qwen/lora.py:runs/qwen3-4b --config.data.path=my.jsonl
-    python -m mirothinker_jax.convert --to hf --path runs/qwen-lora --out merged
+    mirothinker-convert --from hf --path models/Qwen3-4B --out runs/qwen3-4b
+    mirothinker-train --config qwen/lora:runs/qwen3-4b --config.data.path=my.jsonl
+    mirothinker-convert --to hf --path runs/qwen-lora --out merged
 
 Calls in Qwen's own format: --config.data.call_format=hermes. The model is frozen, in bfloat16 (2 bytes a parameter: 8B
-in 16 GB), and only the adapters have gradients and moments. The last command merges them and writes what transformers,
+in 16 GB). Only the adapters have gradients and moments. The last command merges them and writes what transformers,
 vLLM and SGLang load. Steps of an 8B with random weights were run on an H100 (docs/notes/kernels.md); these commands
 were not run at this size by the authors.
 """

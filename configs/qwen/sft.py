@@ -1,15 +1,16 @@
 """Supervised fine-tuning of a whole model of the Qwen family on conversations of your own.
 
-    python -m mirothinker_jax.convert --from hf --path models/Qwen3-8B --out runs/qwen3-8b
-    python -m mirothinker_jax.train --config configs/qwen/sft.py:runs/qwen3-8b --config.data.path=my.jsonl
+    mirothinker-convert --from hf --path models/Qwen3-8B --out runs/qwen3-8b
+    mirothinker-train --config qwen/sft:runs/qwen3-8b --config.data.path=my.jsonl
 
 What follows the colon is a converted run or one that trained (its sizes, weights and tokenizer are used), or a
 preset's name for fresh parameters (then with --config.tokenizer.path). The optimizer's numbers are those that
 MiroThinker v0.1 published: 128 rows of 40,960 tokens a step, learning rate 4e-5, cosine, 10% warm-up, weight decay
-0.1; set the number of steps to 3 or 4 epochs of your data. float32 master weights with Adam take 16 bytes a parameter
-over all devices: 8B fits 4 GPUs of 80 GB, less activations. Calls in Qwen's own format:
---config.data.call_format=hermes. One GPU: lora.py, beside this. Nothing is evaluated. Not run at this size by the
-authors.
+0.1. It took 3 to 4 epochs: --config.sft.training.steps=0 --config.sft.training.epochs=3. Calls in Qwen's own format:
+--config.data.call_format=hermes.
+
+float32 master weights with Adam take 16 bytes a parameter over all devices: 8B fits 4 GPUs of 80 GB, less activations.
+For one GPU there is qwen/lora. Nothing is evaluated. Not run at this size by the authors.
 """
 
 from mirothinker_jax.config import default

@@ -1,10 +1,10 @@
 """Supervised fine-tuning of a small model on a file of your own, on a CPU.
 
-    python -m mirothinker_jax.train --config configs/toy/sft.py --config.data.path=my.jsonl
+    mirothinker-train --config toy/sft --config.data.path=my.jsonl
 
 Each line of the file is {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]};
-ArrayRecord files and tfds:NAME/SPLIT are read too. The tokenizer is trained on the file itself. A conversation
-must fit a row (sft.training.sequence_length). Nothing is evaluated: the figures are in metrics.jsonl and TensorBoard.
+docs/data.md has the other formats. The tokenizer is trained on the file itself. A conversation must fit a row
+(sft.training.sequence_length). Nothing is evaluated: the figures are in metrics.jsonl and TensorBoard.
 """
 
 from mirothinker_jax.config import default

@@ -1,6 +1,6 @@
 """The pipeline of pipeline.py, shrunk until it ends in about a minute: for tests, and for a first look.
 
-    python -m mirothinker_jax.train --config configs/toy/smoke.py --config.run_dir=runs/smoke
+    mirothinker-train --config toy/smoke --config.run_dir=runs/smoke
 
 Every part is real (web, tools, tokenizer, three stages, evaluation, report), but there is nothing to admire: no
 question needs a link to be followed, and the SFT model knows by heart the few pages that it trained on. So it

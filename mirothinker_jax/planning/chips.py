@@ -23,9 +23,9 @@ class Chip:
 
     Of TPUs only: link, bytes per second, one way, to a neighbour; hertz, of the clock that cycles are of; forward and
     backward, our attention kernels' share of the peak: of a causal row of 32K, and of a full one of 4K, which is what a
-    call backward takes at once (a v4's: 2K keys; docs/notes/kernels.md); inner and outer, that of experts' products and
-    of their weights' gradients (docs/models.md). A v4's attention is a v5p's with a v4's blocks, less what a causal row
-    costs a v5p; the experts' products of v4 and v5e are taken for a v5p's.
+    call backward takes at once (a v4's: 2K keys); inner and outer, that of experts' products and of their weights'
+    gradients (docs/notes/kernels.md has all of them). A v4's attention is a v5p's with a v4's blocks, less what a
+    causal row costs a v5p; the experts' products of v4 and v5e are taken for a v5p's.
     """
 
     name: str

@@ -2,10 +2,10 @@
 
 An estimate, and no measurement: fusions take the cycles that the compiler says, gathers, scatters and sorts nothing,
 since it does not say; our kernels take their flops at the share of the peak that the cycle simulator gave them
-(docs/notes/kernels.md, docs/models.md); a transfer takes its bytes at the speed of the links that it may use, and runs
-beside what is scheduled between its start and its end; those to the host wait for each other, so do those from there,
-and permutes with the same pairs of devices. Loops count as often as their condition says. Other contention for memory
-and links is left out, also where a permute's pairs are no neighbours; so are the host and the network between slices.
+(docs/notes/kernels.md); a transfer takes its bytes at the speed of the links that it may use, and runs beside what is
+scheduled between its start and its end; those to the host wait for each other, so do those from there, and permutes
+with the same pairs of devices. Loops count as often as their condition says. Other contention for memory and links is
+left out, also where a permute's pairs are no neighbours; so are the host and the network between slices.
 """
 
 from __future__ import annotations
