@@ -4,8 +4,8 @@ A step is there or it is not: Orbax writes to a temporary folder, which gets the
 is renamed, all off the training thread. Opening the checkpoints verifies the newest step and sets a damaged one aside
 (steps.py). Restoring onto another mesh or another number of processes reshards.
 
-Left out: older steps are verified only when they are needed. Not safe: two runs in one folder, of which pipeline/lock.py
-lets in one.
+Left out: older steps are verified only when they are needed. Not safe: two runs in one folder, of which
+pipeline/lock.py lets in one.
 """
 
 from __future__ import annotations
