@@ -89,7 +89,10 @@ def read_source(path: Path) -> Source:
         raise ConfigError(f"{path} is a run already, not a Hugging Face folder; give --to hf to export it")
     for name, what in (("config.json", "a Hugging Face model has one"), ("tokenizer.json", "a run needs it")):
         if not (path / name).is_file():
-            raise ConfigError(f"{path / name} is not there, and {what}; give a model's folder as --path")
+            raise ConfigError(
+                f"{path / name} is not there, and {what}; give a downloaded model's folder as --path "
+                "(hf download OWNER/NAME --local-dir models/NAME)"
+            )
     config = path / "config.json"
     fields = read_hf_config(config)
     try:

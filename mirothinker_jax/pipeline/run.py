@@ -17,11 +17,12 @@ import jax
 
 from mirothinker_jax.config import Config, TrainingConfig, check
 from mirothinker_jax.config_tree import to_plain
+from mirothinker_jax.data.loader import check_same_data
 from mirothinker_jax.evals.heldout import Evaluation, assess, evaluate
 from mirothinker_jax.evals.summary import write_summary
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import gather_texts, start_processes
-from mirothinker_jax.pipeline.claim import MADE_BY, check_same, claim, exists_any
+from mirothinker_jax.pipeline.claim import MADE_BY, check_same, claim, exists_any, nothing_left_of_a_refusal
 from mirothinker_jax.pipeline.inputs import Inputs
 from mirothinker_jax.pipeline.lock import RunLock
 from mirothinker_jax.pipeline.params import LazyParams, StepLost, load_step
@@ -50,10 +51,12 @@ def run(config: Config, inputs: Inputs) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         if first:
             stack.enter_context(RunLock(folder))
+        stack.enter_context(nothing_left_of_a_refusal(folder, enabled=first))
         phases = Phases(folder / "phases.json", first)
         shop = stack.enter_context(Workshop(config, folder, phases, inputs))
         resized = check_same(folder, to_plain(config))
         check_run(shop)
+        _check_data(shop)
         claim(folder, config, resized, first)
         log = stack.enter_context(MetricsLog(folder, enabled=first))
         fresh = not exists_any(folder, MADE_BY["sft"])
@@ -61,6 +64,19 @@ def run(config: Config, inputs: Inputs) -> dict[str, Any]:
         while (evaluations := _run_stages(shop, log)) is None:
             pass
         return _conclude(config, folder, phases, evaluations) if first else {}
+
+
+def _check_data(shop: Workshop) -> None:
+    """Raises ConfigError where SFT, done or not, was trained on other data than the settings name now."""
+    checkpoints = shop.folder / "sft" / "checkpoints"
+    step = trained_steps(checkpoints)
+    if "sft" not in shop.config.stages or not step:
+        return
+    try:
+        saved = read_item(checkpoints / str(step), "source")
+    except (OSError, ValueError):  # damaged: the loop compares, with the step that it goes on from
+        return
+    check_same_data(saved, shop.conversations)
 
 
 def _run_stages(shop: Workshop, log: MetricsLog) -> dict[str, Evaluation] | None:
