@@ -66,9 +66,7 @@ class ToolsConfig:
     # then one call tries it. 0: every call is made.
     breaker_failures: int = 0
     breaker_open_s: float = 30.0  # seconds
-    record: str = (
-        ""  # file to which each call's result is appended (several processes: FILE.0-of-2 and so on)
-    )
+    record: str = ""  # file to which each call's result is appended; several processes write one each
     replay: str = ""  # such a file, from which calls are answered instead of made; one that it lacks fails
     search_url: str = ""  # a Serper-shaped endpoint; empty: the embedded world's
     search_key_env: str = "SERPER_API_KEY"  # environment variable that holds the key

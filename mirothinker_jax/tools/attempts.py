@@ -69,11 +69,11 @@ class Attempts:
         breaker.check()  # before it waits, and again when it may begin
         clock, deadline_s = asyncio.get_running_loop().time, self._settings.deadline_s
         try:
-            async with asyncio.timeout_at(call.began and call.began + deadline_s) as turn:
+            async with asyncio.timeout_at(None if call.began is None else call.began + deadline_s) as turn:
                 async with self._limits.slot(call.tool.spec.name):
                     turn.reschedule(None)
                     with breaker.watch():
-                        call.began = call.began or clock()
+                        call.began = clock() if call.began is None else call.began
                         left = call.began + deadline_s - clock()
                         return await self._deadlines.run(
                             call.tool, call.arguments, call.request_id, left, deadline_s

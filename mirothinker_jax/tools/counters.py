@@ -22,7 +22,7 @@ class Counters:
       refused: calls that a circuit breaker answered.
       seconds: inside tools, over all calls, the waits between their attempts included.
       waiting_seconds: for a slot or for a tool's rate, before a call began.
-      latency: of each tool by name, of the calls that reached it.
+      latency: of each tool of the executor by name, of the calls that reached it.
     """
 
     calls: int = 0
@@ -47,7 +47,7 @@ class Counters:
         """Counts a call that reached its tool."""
         self.waiting_seconds += waiting
         self.seconds += seconds
-        self.latency.setdefault(tool, Latency()).add(seconds)
+        self.latency[tool].add(seconds)
 
     def snapshot(self) -> Counters:
         """A copy that stays as it is, to subtract later."""
@@ -56,17 +56,16 @@ class Counters:
     def __sub__(self, before: Counters) -> Counters:
         """What came since `before`, a snapshot."""
         plain = {name: getattr(self, name) - getattr(before, name) for name in _PLAIN}
-        latency = {name: now - before.latency.get(name, Latency()) for name, now in self.latency.items()}
+        latency = {name: now - before.latency[name] for name, now in self.latency.items()}
         return Counters(**plain, failures=self.failures - before.failures, latency=latency)
 
     def figures(self) -> dict[str, float]:
-        """For the log. Every kind of failure is always there; percentiles only of tools that were called."""
+        """For the log. The names are always the same; a percentile of no calls is 0."""
         plain = {name: float(getattr(self, name)) for name in _PLAIN}
         failures = {f"failures_{kind}": float(self.failures[kind]) for kind in Failure}
         percentiles = {
             f"{tool}_p{share * 100:g}_s": latency.percentile(share)
             for tool, latency in self.latency.items()
-            if latency.counts
             for share in _SHARES
         }
         return {f"tools/{name}": value for name, value in (plain | failures | percentiles).items()}

@@ -37,7 +37,8 @@ class Deadlines:
         Raises:
           ToolError: whatever else the tool does, or no end of it in time.
         """
-        task = asyncio.create_task(_outcome(tool, arguments, request_id))
+        name = f"{tool.spec.name} in call {request_id}"
+        task = asyncio.create_task(_outcome(tool, arguments, request_id), name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         try:
@@ -66,7 +67,7 @@ async def _end(tasks: set[asyncio.Task[Any]]) -> None:
     if tasks:
         _, stuck = await asyncio.wait(tasks, timeout=_GRACE_S)
         for task in stuck:
-            logger.error("a tool goes on %g s after it was cancelled: %s", _GRACE_S, task.get_coro())
+            logger.error("%s goes on %g s after it was cancelled", task.get_name(), _GRACE_S)
 
 
 async def _outcome(tool: Tool, arguments: Mapping[str, Any], request_id: str) -> str | ToolError:

@@ -17,6 +17,7 @@ from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.tools.attempts import Attempts
 from mirothinker_jax.tools.counters import Counters
 from mirothinker_jax.tools.deadline import MESSAGE_CHARS
+from mirothinker_jax.tools.latency import Latency
 from mirothinker_jax.tools.limits import check_tool_names
 from mirothinker_jax.tools.memory import Memory
 from mirothinker_jax.tools.mend import find_spec, mend_arguments
@@ -57,7 +58,7 @@ class ToolExecutor:
         self._attempts: Attempts | None = None  # made on the event loop that uses them
         self._record = Record(settings.record) if settings.record else None
         self._replay = Replay(settings.replay) if settings.replay else None
-        self.counters = Counters()
+        self.counters = Counters(latency={tool.spec.name: Latency() for tool in tools})
 
     def concurrent(self, call: ToolCall) -> bool:
         """Whether the call may run at the same time as others of its turn."""

@@ -44,10 +44,10 @@ class Record:
         end = os.fstat(file.fileno()).st_size
         try:
             if file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
-        except OSError:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
             file.truncate(end)
-            raise
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
 
     def open(self) -> io.FileIO:
         """The file, without half a line at its end. Raises ConfigError where it cannot be written."""
@@ -94,7 +94,7 @@ class Replay:
         self._files: dict[int, BinaryIO] = {}
         self._places: dict[bytes, tuple[int, int, int]] = {}
         for number, part in enumerate(self._parts):
-            self._places |= {key: (number, *place) for key, *place in _places(part)}
+            self._places |= {key: (number, *place) for key, place in _places(part)}
 
     def result(self, call: ToolCall, request_id: str) -> ToolResult | None:
         """What was recorded; None: no such call was."""
@@ -141,8 +141,8 @@ def parts(path: str) -> list[Path]:
     return found
 
 
-def _places(path: Path) -> Iterator[tuple[bytes, int, int]]:
-    """(key, where its JSON starts, bytes of it) of each whole line."""
+def _places(path: Path) -> Iterator[tuple[bytes, tuple[int, int]]]:
+    """(key, (where its JSON starts, bytes of it)) of each whole line."""
     start = 0
     with path.open("rb") as file:
         for count, line in enumerate(file, 1):
@@ -156,7 +156,7 @@ def _places(path: Path) -> Iterator[tuple[bytes, int, int]]:
             )
             said = json.loads(text)
             key = [said[name] for name in _KEY]
-            yield _digest(key), start + _CRC_CHARS, len(text)
+            yield _digest(key), (start + _CRC_CHARS, len(text))
             start += len(line)
 
 
