@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mirothinker_jax.config_tree import check, check_local, one_of
+from mirothinker_jax.config_tree import check, one_of
 
 # user:password@ and a port may be there, a path and a query too.
 _SERVICE_URL = re.compile(
@@ -101,8 +101,6 @@ class ToolsConfig:
                 f"tools.tool_concurrency is {calls:g} for {name}; give whole numbers",
             )
         self.by_tool("tool_rates")
-        for key in ("record", "replay"):
-            check_local(f"tools.{key}", getattr(self, key))
         check(
             not (self.record and self.replay),
             f"tools.record is {self.record!r} and tools.replay {self.replay!r}; a run makes its calls or replays them",

@@ -143,7 +143,7 @@ class ToolExecutor:
 
     async def aclose(self) -> None:
         """Ends calls under way and closes what the tools hold open. The executor may be used again."""
-        self._memory.stop()
+        await self._memory.aclose()
         attempts, self._attempts = self._attempts, None
         if attempts is not None:
             await attempts.aclose()

@@ -28,6 +28,9 @@ class Memory:
     def __init__(self) -> None:
         self._results: OrderedDict[Key, ToolResult] = OrderedDict()
         self._flights: dict[Key, _Flight] = {}
+        self._tasks: set[asyncio.Task[ToolResult]] = (
+            set()
+        )  # those of the flights, and cancelled ones until they end
 
     async def result(self, key: Key, make: Callable[[], Coroutine[Any, Any, ToolResult]]) -> ToolResult:
         """The remembered result, that of an identical call under way, or what `make` comes to.
@@ -41,6 +44,8 @@ class Memory:
         joined = flight is not None
         if flight is None:
             flight = self._flights[key] = _Flight(asyncio.create_task(make()))
+            self._tasks.add(flight.task)
+            flight.task.add_done_callback(self._tasks.discard)
         flight.waiting += 1
         try:
             result = await asyncio.shield(flight.task)
@@ -56,8 +61,10 @@ class Memory:
                 self._results.popitem(last=False)
         return replace(result, cached=joined and result.failure is None)
 
-    def stop(self) -> None:
-        """Cancels the calls under way."""
-        for flight in self._flights.values():
-            flight.task.cancel()
+    async def aclose(self) -> None:
+        """Ends the calls under way."""
         self._flights.clear()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -303,6 +303,27 @@ def test_hanging_crashing_flapping_and_lying_at_a_fifth_of_calls(caplog):
     assert sum("goes on 5 s after it was cancelled" in line for line in caplog.messages) == 20
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_callers_that_go_away_leave_nothing_running(cache):
+    """Be they cancelled in the queue, in a call, between two attempts or with a tool that does not hear it."""
+    kinds = [taking(1e6), _deaf, by_turns(DOWN), taking(4)]
+    tool = Timed(lambda q, n: kinds[int(q) % 4](q, n))
+
+    async def main():
+        settings = ToolsConfig(concurrency=20, retries=5, cache=cache)
+        async with ToolExecutor([tool], settings, lambda t, n: (t, False)) as executor:
+            calls = [ToolCall("server", "tool", {"q": str(i // 2)}) for i in range(100)]
+            tasks = [asyncio.create_task(executor.execute(call, "e:0.0")) for call in calls]
+            await asyncio.sleep(6)
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert {type(r) for r in results} > {asyncio.CancelledError}
+            assert now() <= 11
+
+    run(main())
+
+
 def test_thousands_in_flight():
     tool = Timed(taking(10))
     results, _ = play([tool], *[("tool", str(i)) for i in range(2000)], concurrency=2000)
