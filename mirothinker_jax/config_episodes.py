@@ -53,7 +53,7 @@ class ToolsConfig:
         "scrape_and_extract_info",
         "run_python_code",
     )  # tools that the model sees
-    deadline_s: float = 30.0  # seconds a call may take
+    deadline_s: float = 30.0  # seconds a call may take, from its first attempt on
     output_tokens: int = 256  # a longer result is cut, and says so
     concurrency: int = 16  # calls running at once, of all tools
     tool_concurrency: tuple[str, ...] = ()  # the same of single tools, as TOOL:CALLS (run_python_code:4)

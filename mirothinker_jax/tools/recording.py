@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
+import glob
 import hashlib
 import io
 import json
@@ -39,7 +40,7 @@ class Record:
         """Writes one line. Raises OSError where it cannot (a full disk), and then leaves no part of it."""
         file = self.open()
         key = _readable_key(call, request_id)
-        text = json.dumps(dict(zip(_KEY, key, strict=True)) | dataclasses.asdict(result)).encode()
+        text = json.dumps(dict(zip(_KEY, key, strict=True)) | vars(result)).encode()
         line = b"%08x %s\n" % (zlib.crc32(text), text)
         end = os.fstat(file.fileno()).st_size
         try:
@@ -136,7 +137,7 @@ def parts(path: str) -> list[Path]:
     """The files of a record: itself, or one of each process that wrote it. Raises ConfigError where there is none."""
     whole = Path(path)
     found = [whole] if whole.is_file() else []
-    found += sorted(whole.parent.glob(f"{whole.stem}.*-of-*{whole.suffix}"))
+    found += sorted(whole.parent.glob(f"{glob.escape(whole.stem)}.*-of-*{glob.escape(whole.suffix)}"))
     check(bool(found), f"tools.replay is {path!r}, and there is no such file; tools.record writes one")
     return found
 

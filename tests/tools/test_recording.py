@@ -106,9 +106,9 @@ def test_the_last_of_several_counts_and_a_file_is_gone_on_with(tmp_path):
 
 
 def test_parts_of_several_processes(tmp_path):
-    record(tmp_path / "calls.0-of-2.txt", RESULT)
-    record(tmp_path / "calls.1-of-2.txt", RESULT, request_id="e:0.1")
-    replay = Replay(str(tmp_path / "calls.txt"))
+    record(tmp_path / "[c]alls.0-of-2.txt", RESULT)
+    record(tmp_path / "[c]alls.1-of-2.txt", RESULT, request_id="e:0.1")
+    replay = Replay(str(tmp_path / "[c]alls.txt"))
     assert [replay.result(CALL, f"e:0.{i}") for i in range(3)] == [RESULT, RESULT, None]
     replay.close()
 
