@@ -9,7 +9,8 @@ from mirothinker_jax.config import ToolsConfig, check
 from mirothinker_jax.tools import browse, sandbox, search
 from mirothinker_jax.tools.browse import PAGE_CHARS, ScrapePage
 from mirothinker_jax.tools.limits import check_tool_names
-from mirothinker_jax.tools.recording import Record, Recorded, parts
+from mirothinker_jax.tools.recording import Record
+from mirothinker_jax.tools.replay import Recorded, parts
 from mirothinker_jax.tools.sandbox import RunPython
 from mirothinker_jax.tools.search import GoogleSearch
 from mirothinker_jax.tools.spec import Tool

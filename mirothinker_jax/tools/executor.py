@@ -21,7 +21,8 @@ from mirothinker_jax.tools.latency import Latency
 from mirothinker_jax.tools.limits import check_tool_names
 from mirothinker_jax.tools.memory import Memory
 from mirothinker_jax.tools.mend import find_spec, mend_arguments
-from mirothinker_jax.tools.recording import Record, Replay
+from mirothinker_jax.tools.recording import Record
+from mirothinker_jax.tools.replay import Replay
 from mirothinker_jax.tools.spec import Failure, Tool, ToolCall, ToolResult, ToolSpec
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from mirothinker_jax.agent.episode import INFRASTRUCTURE_LIMIT
 from mirothinker_jax.agent.wire.mcp import Malformed
 from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.tools.executor import ToolExecutor
-from mirothinker_jax.tools.recording import Recorded
+from mirothinker_jax.tools.replay import Recorded
 from mirothinker_jax.tools.spec import Failure, ToolCall, ToolError, ToolResult, ToolSpec
 from mirothinker_jax.trajectory.types import Stop
 

@@ -13,7 +13,8 @@ from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.config_tree import ConfigError
 from mirothinker_jax.tools.build import build_tools
 from mirothinker_jax.tools.executor import ToolExecutor
-from mirothinker_jax.tools.recording import Record, Recorded, Replay
+from mirothinker_jax.tools.recording import Record
+from mirothinker_jax.tools.replay import Recorded, Replay
 from mirothinker_jax.tools.spec import Failure, ToolCall, ToolError, ToolResult, ToolSpec
 
 SPEC = ToolSpec("web", "look", "a tool", {"type": "object", "required": ["q"]})
