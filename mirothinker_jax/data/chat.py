@@ -51,6 +51,9 @@ class Chat:
       call_format: how calls and results are written, one of CALL_FORMATS.
       template: None is the codec's own; "chatml" for a codec that has none.
 
+    Attributes:
+      template: the one in use.
+
     Raises:
       ConfigError: another call format, or one that the template does not have.
     """
@@ -64,23 +67,23 @@ class Chat:
     ):
         one_of("call_format", call_format, CALL_FORMATS)
         self._codec = codec
-        self._template = template or (codec.template if isinstance(codec, ByteCodec) else CHATML)
+        self.template = template or (codec.template if isinstance(codec, ByteCodec) else CHATML)
         self._servers = dict(servers or {})
         self._hermes = call_format == "hermes"
         check(
-            self._template.calls or not self._hermes,
+            self.template.calls or not self._hermes,
             "data.call_format is 'hermes', but the model's chat template writes calls in another way; "
             "set data.call_format=mcp, or name the template to use in tokenizer.template",
         )
         self._newline = codec.encode("\n")
         self._header = codec.encode(_HEADER)
         self._thought_header = codec.encode(_HEADER + _THOUGHT)
-        opens = self._template.opens_thought
+        opens = self.template.opens_thought
         self._to_speak = [codec.im_start_id, *(self._thought_header if opens else self._header)]
 
     def prompt(self, system: str | None, user: str) -> list[int]:
         """Ids of an episode's start, up to where the assistant's first turn begins."""
-        system = self._template.system if system is None else system
+        system = self.template.system if system is None else system
         ids = [] if system is None else [*self._said("system", system), *self._newline]
         return [*ids, *self._said("user", user), *self._newline, *self._to_speak]
 
@@ -123,7 +126,7 @@ class Chat:
             trained.extend(itertools.repeat(train, len(new)))
 
         given = int(messages[0]["role"] == "system")
-        system = messages[0]["content"] if given else self._template.system
+        system = messages[0]["content"] if given else self.template.system
         if tools:
             system = system_prompt(system, tools)
         if system is not None:
@@ -157,7 +160,7 @@ class Chat:
     def _spoken(self, text: str) -> tuple[list[int], int]:
         """Ids of an assistant's header and `text`, and how many of them a policy does not sample."""
         ids = self._codec.encode(_HEADER + text)
-        opened = self._template.opens_thought and text.startswith(_THOUGHT)
+        opened = self.template.opens_thought and text.startswith(_THOUGHT)
         before = self._thought_header if opened else self._header
         if ids[: len(before)] == before:
             return ids, len(before)
@@ -165,7 +168,7 @@ class Chat:
         return ids, next(n for n in range(len(ids) + 1) if len(self._codec.decode(ids[:n])) >= characters)
 
     def _assistant_text(self, message: Message, field: str, last: bool) -> str:
-        text, apart = assistant_text(self._template, message, last)
+        text, apart = assistant_text(self.template, message, last)
         if self._hermes:
             return text + calls_text(message, field, apart)
         parts = [text]

@@ -78,6 +78,7 @@ class SFTSource:
             "open_bins": settings.open_bins,
             "shuffle": settings.shuffle,
             "seed": seed,
+            "template": repr(chat.template),  # a file beside the tokenizer may have changed it
         }
         columns = _Render(conversations, chat, sequence_length)
         own = shards // process_count

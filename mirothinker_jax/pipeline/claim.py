@@ -62,9 +62,8 @@ def check_same(folder: Path, new: dict[str, Any]) -> dict[str, str]:
     old = json.loads(path.read_text())
     free = (*FREE, *(key for key, patterns in FREE_UNTIL.items() if not exists_any(folder, patterns)))
     if trained_steps(folder / "sft" / "checkpoints"):
-        free += (
-            "data.path",
-        )  # the data may have moved: their fingerprint is compared where they are read on
+        # The data may have moved: their fingerprint is compared where they are read on.
+        free += ("data.path",)
     changed = {line.partition(":")[0]: line for line in difference(old, new)}
     changed = {key: line for key, line in changed.items() if not key.startswith(free)}
     after = flat(new)

@@ -24,7 +24,7 @@ from mirothinker_jax.parallel.processes import gather_texts, start_processes
 from mirothinker_jax.pipeline.claim import MADE_BY, check_same, claim, exists_any
 from mirothinker_jax.pipeline.inputs import Inputs
 from mirothinker_jax.pipeline.lock import RunLock
-from mirothinker_jax.pipeline.params import LazyParams, load_step
+from mirothinker_jax.pipeline.params import LazyParams, StepLost, load_step
 from mirothinker_jax.pipeline.phases import Phases
 from mirothinker_jax.pipeline.preflight import check_run, check_tokens
 from mirothinker_jax.pipeline.records import read_or_sample
@@ -47,7 +47,6 @@ def run(config: Config, inputs: Inputs) -> dict[str, Any]:
     """
     start_processes()
     first, folder = jax.process_index() == 0, Path(config.run_dir)
-    evaluations: dict[str, Evaluation] = {}
     with contextlib.ExitStack() as stack:
         if first:
             stack.enter_context(RunLock(folder))
@@ -59,12 +58,23 @@ def run(config: Config, inputs: Inputs) -> dict[str, Any]:
         log = stack.enter_context(MetricsLog(folder, enabled=first))
         fresh = not exists_any(folder, MADE_BY["sft"])
         check_tokens(shop, survey_data=config.data.survey and "sft" in config.stages and fresh)
-        params = LazyParams(lambda: _initial(shop))
-        for stage in config.stages:
-            params = _train(shop, log, stage, params)
-            if config.evaluation.questions:
-                evaluations[stage] = _evaluate(shop, stage, params)
+        while (evaluations := _run_stages(shop, log)) is None:
+            pass
         return _conclude(config, folder, phases, evaluations) if first else {}
+
+
+def _run_stages(shop: Workshop, log: MetricsLog) -> dict[str, Evaluation] | None:
+    """What was measured after each stage; None where one that was done has to do its last steps again."""
+    evaluations = {}
+    params = LazyParams(lambda: _initial(shop))
+    try:
+        for stage in shop.config.stages:
+            params = _train(shop, log, stage, params)
+            if shop.config.evaluation.questions:
+                evaluations[stage] = _evaluate(shop, stage, params)
+    except StepLost:  # whoever set the step aside has said so; one step fewer is left each time
+        return None
+    return evaluations
 
 
 def _initial(shop: Workshop) -> Params:
@@ -90,8 +100,8 @@ def _train(shop: Workshop, log: MetricsLog, stage: str, before: LazyParams) -> L
     training, source, objective, validation = STAGES[stage](shop, before)
     check(
         training.steps >= trained,
-        f"config.{stage}.training.epochs asks for {training.steps} steps, and {shop.folder} has trained {trained}; "
-        "give more epochs",
+        f"config.{stage}.training asks for {training.steps} steps, and {checkpoints} has step {trained}; "
+        "give more steps or epochs",
     )
     if trained:
         before.drop()  # the stage goes on from its own checkpoint, for which there must be room
