@@ -24,6 +24,7 @@ CORE = [
     "tqdm>=4.66",  # progress bars with ETA (tfds already brings it)
     "jinja2>=3.1",  # report.html and the pages of the embedded web, escaped by default
     "matplotlib>=3.8",  # the curves in report.html, as inline SVG
+    "tenacity>=9",  # failed calls of our own services made again, with jitter (no dependencies)
     "jsonschema>=4.20",  # tool arguments are checked before a tool sees them
     "json-repair>=0.30",  # calls with slightly broken JSON are repaired, as the reference agent does
     "selectolax>=0.3.20",  # HTML to text in under a millisecond

@@ -53,9 +53,21 @@ class ToolsConfig:
         "scrape_and_extract_info",
         "run_python_code",
     )  # tools that the model sees
-    deadline_s: float = 30.0  # seconds a call may take
+    deadline_s: float = 30.0  # seconds a call may take, from its first attempt on
     output_tokens: int = 256  # a longer result is cut, and says so
-    concurrency: int = 16  # calls running at once
+    concurrency: int = 16  # calls running at once, of all tools
+    tool_concurrency: tuple[str, ...] = ()  # the same of single tools, as TOOL:CALLS (run_python_code:4)
+    # Calls that a tool may begin in a second, evenly spaced, as TOOL:CALLS (google_search:5, for a service's quota).
+    tool_rates: tuple[str, ...] = ()
+    # How often a call is made again when a service of our own fails, within deadline_s and after random, growing
+    # waits. Never repeated: what the model got wrong, pages that do not answer, calls that change something.
+    retries: int = 0
+    # So many failures of our own services in a row, and the calls to that server fail at once for breaker_open_s;
+    # then one call tries it. 0: every call is made.
+    breaker_failures: int = 0
+    breaker_open_s: float = 30.0  # seconds
+    record: str = ""  # file to which each call's result is appended; several processes write one each
+    replay: str = ""  # such a file, from which calls are answered instead of made; one that it lacks fails
     search_url: str = ""  # a Serper-shaped endpoint; empty: the embedded world's
     search_key_env: str = "SERPER_API_KEY"  # environment variable that holds the key
     search_results: int = 10  # hits of a search, at most
@@ -80,6 +92,33 @@ class ToolsConfig:
         check(self.deadline_s > 0, f"tools.deadline_s is {self.deadline_s}; it must be > 0")
         check(self.output_tokens >= 8, f"tools.output_tokens is {self.output_tokens}; it must be ≥ 8")
         check(self.concurrency >= 1, f"tools.concurrency is {self.concurrency}; it must be ≥ 1")
+        check(self.retries >= 0, f"tools.retries is {self.retries}; it must be ≥ 0")
+        check(self.breaker_failures >= 0, f"tools.breaker_failures is {self.breaker_failures}; 0 is off")
+        check(self.breaker_open_s > 0, f"tools.breaker_open_s is {self.breaker_open_s}; it must be > 0")
+        for name, calls in self.by_tool("tool_concurrency").items():
+            check(
+                calls == int(calls),
+                f"tools.tool_concurrency is {calls:g} for {name}; give whole numbers",
+            )
+        self.by_tool("tool_rates")
+        check(
+            not (self.record and self.replay),
+            f"tools.record is {self.record!r} and tools.replay {self.replay!r}; a run makes its calls or replays them",
+        )
+
+    def by_tool(self, key: str) -> dict[str, float]:
+        """`tool_concurrency` or `tool_rates` as numbers by the tool's name. Raises ConfigError for another form."""
+        numbers: dict[str, float] = {}
+        for entry in getattr(self, key):
+            match = re.fullmatch(r"(.+):(\d+(?:\.\d+)?)", entry)
+            check(
+                match is not None and float(match[2]) > 0,
+                f"tools.{key} holds {entry!r}; write TOOL:NUMBER with a number above 0, such as google_search:5",
+            )
+            assert match is not None
+            check(match[1] not in numbers, f"tools.{key} names {match[1]} twice")
+            numbers[match[1]] = float(match[2])
+        return numbers
 
 
 @dataclass(frozen=True)

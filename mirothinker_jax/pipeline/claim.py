@@ -27,6 +27,7 @@ FREE = (
     *("run_dir", "stages", "mesh.", "rollout.", "model.remat", "model.ffn_tokens", "model.context."),
     *("data.read_threads", "data.survey", "data.validation_path", "sft.validate_every", "world.port"),
     *("tools.deadline_s", "tools.concurrency", "tools.search_key_env", "tools.unsafe_sandbox"),
+    *("tools.tool_concurrency", "tools.tool_rates", "tools.retries", "tools.breaker_", "tools.record"),
 )
 FREE_OF_TRAINING = (
     "microbatch_size",

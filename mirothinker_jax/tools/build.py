@@ -8,14 +8,18 @@ from urllib.request import getproxies_environment
 from mirothinker_jax.config import ToolsConfig, check
 from mirothinker_jax.tools import browse, sandbox, search
 from mirothinker_jax.tools.browse import PAGE_CHARS, ScrapePage
+from mirothinker_jax.tools.limits import check_tool_names
+from mirothinker_jax.tools.recording import Record
+from mirothinker_jax.tools.replay import Recorded, parts
 from mirothinker_jax.tools.sandbox import RunPython
 from mirothinker_jax.tools.search import GoogleSearch
 from mirothinker_jax.tools.spec import Tool
 
 logger = logging.getLogger(__name__)
 
+_SPECS = {module.SPEC.name: module.SPEC for module in (search, browse, sandbox)}
 # Tool name → the server that the model calls it by; known without making the tools.
-SERVERS = {module.SPEC.name: module.SPEC.server for module in (search, browse, sandbox)}
+SERVERS = {name: spec.server for name, spec in _SPECS.items()}
 
 _BYTES_PER_CHAR = 4  # at most, in UTF-8
 _EMBEDDED_KEY = "embedded"
@@ -29,8 +33,17 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
       api_key: for the search service at settings.search_url; the embedded one needs none.
 
     Raises:
-      ConfigError: a search service without a key, no search service at all, or no sandbox on this machine.
+      ConfigError: a search service without a key, no search service at all, no sandbox on this machine, limits of a
+        tool that is not there, or a record that cannot be written or read.
     """
+    check_tool_names(settings, [_SPECS[name] for name in settings.names if name in _SPECS])
+    if settings.replay:  # nothing is called, so no key and no sandbox is needed
+        parts(settings.replay)
+        return [Recorded(_SPECS[name]) for name in settings.names]
+    if settings.record:  # whether it can be written, before hours of training
+        record = Record(settings.record)
+        record.open()
+        record.close()
     from mirothinker_jax.tools.client import WebClient  # only a run with tools pays for importing HTTP
 
     def client(proxy: str | None, service: str | None = None) -> WebClient:
