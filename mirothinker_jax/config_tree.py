@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-PATH_ENDINGS = ("path", "_dir", "_file", "init_from")  # of keys whose values are paths
+PATH_ENDINGS = ("path", "_dir", "_file", "init_from", "corpus")  # of keys whose values are paths
 
 
 class ConfigError(ValueError):
