@@ -87,4 +87,8 @@ def passage(text: str, wanted: str, chars: int) -> str:
         seen[word] -= 1
         if not seen[word]:
             del seen[word]
+    back = max(0, start - chars // 4)  # to where the line begins, if that is near
+    line = text.rfind("\n", back, start)
+    if line >= 0 or not back:
+        start = line + 1
     return " ".join(text[start : start + 2 * chars].split())[:chars]

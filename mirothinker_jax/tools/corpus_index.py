@@ -13,11 +13,11 @@ import fcntl
 import json
 import logging
 import os
-import re
 import shutil
 import socket
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -162,18 +162,25 @@ def _write(corpus: str, files: list[Path], folder: Path) -> int:
     schema.add_text_field("title", stored=True, tokenizer_name="words", index_option="freq")
     schema.add_text_field("text", stored=True, tokenizer_name="words", index_option="freq")
     schema.add_text_field("unspaced", tokenizer_name="whitespace", index_option="freq")
-    schema.add_unsigned_field("place", stored=True, fast=True)
+    schema.add_integer_field("place", stored=True, fast=True)
     index = tantivy.Index(schema.build(), path=str(folder))
     index.register_tokenizer("words", _analyzer())
     count = 0
     try:
         writer = index.writer()
-        for count, document in enumerate(read_documents(corpus, files, _Pace("indexing", files)), 1):
-            unspaced = " ".join(unspaced_terms(f"{document.title}\n{document.text}"))
-            fields = {**document._asdict(), "key": _key(document.url), "unspaced": unspaced, "place": count}
-            writer.add_document(tantivy.Document(**fields))
-        writer.commit()
-        writer.wait_merging_threads()
+        try:
+            for count, document in enumerate(read_documents(corpus, files, _Pace("indexing", files)), 1):
+                unspaced = " ".join(unspaced_terms(f"{document.title}\n{document.text}"))
+                fields = {
+                    **document._asdict(),
+                    "key": _key(document.url),
+                    "unspaced": unspaced,
+                    "place": count,
+                }
+                writer.add_document(tantivy.Document(**fields))
+            writer.commit()
+        finally:
+            writer.wait_merging_threads()  # else they go on writing into a folder that is about to go
     except ConfigError:
         raise
     except ValueError as error:  # tantivy's, such as a full disk
@@ -212,7 +219,7 @@ def _document(stored: tantivy.Document) -> Document:
 
 
 def _fingerprint(corpus: str, files: list[Path], what: str) -> str:
-    return f"{fingerprint(corpus, files, _Pace(what, files))}-{_FORMAT}-{re.sub(r'[^0-9.]+', '-', tantivy.__version__).strip('-')}"
+    return f"{fingerprint(corpus, files, _Pace(what, files))}-{_FORMAT}-{version('tantivy')}"
 
 
 def _cache() -> Path:

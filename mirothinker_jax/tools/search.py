@@ -15,8 +15,6 @@ from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.tools.leak_guard import is_leak
 from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
 
-_COMPLAINT_CHARS = 200
-
 SPEC = ToolSpec(
     server="search_and_scrape_webpage",
     name="google_search",
@@ -59,11 +57,18 @@ class Box:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a backend answers. `complaint` is its own word for why there is nothing: then it is to blame."""
+    """What a backend answers. `complaint` is what a service says is wrong: with nothing else, it is to blame."""
 
     hits: tuple[Hit, ...] = ()
     boxes: tuple[Box, ...] = ()
     complaint: str = ""
+
+    @property
+    def says_nothing(self) -> bool:
+        """Neither a hit nor a box, or only such as have no text."""
+        return not any(hit.title or hit.url or hit.snippet for hit in self.hits) and not any(
+            text for box in self.boxes for text in box.said
+        )
 
 
 class SearchBackend(Protocol):
@@ -99,9 +104,6 @@ class GoogleSearch:
         facts = [line for box in answer.boxes for line in self._facts(box)]
         hits = [lines for hit in answer.hits if (lines := self._lines(hit))][:count]
         if not hits and not facts:
-            if answer.complaint:
-                said = answer.complaint[:_COMPLAINT_CHARS]
-                raise ToolError(Failure.NETWORK, f"the search service answered: {said}")
             raise ToolError(Failure.TOOL_ERROR, f"no results for {arguments['q']}")
         listed = ["\n".join([f"{i}. {hit[0]}", *hit[1:]]) for i, hit in enumerate(hits, start=1)]
         return "\n".join([*facts, *listed])

@@ -50,7 +50,11 @@ class HttpSearch:
     async def search(self, arguments: Mapping[str, Any], count: int, request_id: str) -> Answer:
         try:
             response = await self._ask(arguments, count, request_id)
-            return self._service.answer(_body(response), arguments, count)
+            answer = self._service.answer(_body(response), arguments, count)
+            if answer.complaint and answer.says_nothing:
+                said = answer.complaint[:_COMPLAINT_CHARS]
+                raise ToolError(Failure.NETWORK, f"the search service answered: {said}")
+            return answer
         except ToolError as error:
             if error.failure.infrastructure and (said := str(error)) not in self._logged:
                 self._logged.add(said)
