@@ -7,8 +7,7 @@ the web. Benchmark data in a corpus are refused and hidden as on the web (leak_g
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -21,6 +20,8 @@ from mirothinker_jax.tools.spec import Failure, ToolError
 _LOOKED_AT_CHARS = 1 << 17  # of a document, for its snippet
 _STEM_CHARS = 4  # an asked word is found with other endings, as long as this much of it is there
 _ENDING_CHARS = 3
+_TERMS = 64  # of a query, and so many places of each
+_PLACES = 64
 
 
 class CorpusSearch:
@@ -63,17 +64,12 @@ def passage(text: str, wanted: str, chars: int) -> str:
     'tower has a height of 33'
     """
     text = text[:_LOOKED_AT_CHARS]
-    terms = sorted(asked_terms(wanted), key=len, reverse=True)
-    if not (terms and chars):
-        return " ".join(text[:chars].split())
-    stems = [
-        term if len(term) <= _STEM_CHARS else term[: max(_STEM_CHARS, len(term) - _ENDING_CHARS)]
-        for term in terms
-    ]
-    found = [
-        (m.start(), m[0].casefold())
-        for m in re.finditer("|".join(map(re.escape, stems)), text, re.IGNORECASE)
-    ]
+    if not chars:
+        return ""
+    lower = text.lower()
+    if len(lower) != len(text):  # İ is one letter, and two in lower case
+        lower = text
+    found = sorted(place for term in asked_terms(wanted)[:_TERMS] for place in _places(lower, _stem(term)))
     best, start, last = 0, 0, 0
     seen: dict[str, int] = {}
     for first, (place, _) in enumerate(found):
@@ -92,3 +88,17 @@ def passage(text: str, wanted: str, chars: int) -> str:
     if line >= 0 or not back:
         start = line + 1
     return " ".join(text[start : start + 2 * chars].split())[:chars]
+
+
+def _stem(term: str) -> str:
+    return term if len(term) <= _STEM_CHARS else term[: max(_STEM_CHARS, len(term) - _ENDING_CHARS)]
+
+
+def _places(text: str, stem: str) -> Iterator[tuple[int, str]]:
+    """Where words begin with `stem`; anywhere, in scripts without spaces."""
+    place, count = text.find(stem), 0
+    while place >= 0 and count < _PLACES:
+        if not stem.isascii() or not text[place - 1 : place].isalnum():
+            yield place, stem
+            count += 1
+        place = text.find(stem, place + 1)

@@ -211,7 +211,7 @@ def _key(url: str) -> str:
 
 def _rounded(score: float) -> float:
     """Without what the order of adding its parts, which depends on the layout, does to it."""
-    return float(f"{score:.4g}")
+    return float(f"{score:.5g}")
 
 
 def _document(stored: tantivy.Document) -> Document:

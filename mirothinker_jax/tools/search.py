@@ -98,7 +98,7 @@ class GoogleSearch:
         self._snippet_chars = settings.snippet_chars
 
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
-        asked = {"num": self._results, **arguments}
+        asked = {"num": self._results, **{name: _whole(value) for name, value in arguments.items()}}
         count = min(self._results, asked["num"])
         answer = await self._backend.search(asked, count, request_id)
         facts = [line for box in answer.boxes for line in self._facts(box)]
@@ -126,3 +126,8 @@ class GoogleSearch:
 
     async def aclose(self) -> None:
         await self._backend.aclose()
+
+
+def _whole(value: Any) -> Any:
+    """Text without halves of surrogate pairs, which no request can carry."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value

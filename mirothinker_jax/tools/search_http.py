@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from mirothinker_jax.tools.search import Answer
 from mirothinker_jax.tools.search_services import Service, complaint
@@ -58,7 +59,7 @@ class HttpSearch:
         except ToolError as error:
             if error.failure.infrastructure and (said := str(error)) not in self._logged:
                 self._logged.add(said)
-                logger.warning("%s: %s", self._url.partition("?")[0], said)
+                logger.warning("%s (tools.search_url): %s", urlsplit(self._url).hostname, said)
             raise
 
     async def _ask(self, arguments: Mapping[str, Any], count: int, request_id: str) -> httpx.Response:

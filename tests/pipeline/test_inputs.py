@@ -71,6 +71,11 @@ def test_mistakes_are_said_without_jax(tmp_path):
         ),
         (train("model.init_from=hf"), "--from hf --path hf --out runs/NAME, then give runs/NAME"),
         (train("run_dir=c.py/run"), "config.run_dir: "),
+        (train("data.path=good.jsonl", "tools.corpus=nowhere"), "tools.corpus: nowhere is not there"),
+        (
+            train("data.path=good.jsonl", "tools.search=tavily", "tools.search_key_env=NO_SUCH_KEY"),
+            "set the environment variable NO_SUCH_KEY",
+        ),
         (convert("from", "nowhere"), "nowhere/config.json is not there"),
         (convert("from", "cut"), "model.safetensors: "),
         (convert("from", "hf", "good.jsonl"), "good.jsonl exists; give another --out"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ from mirothinker_jax.tools.search_services import SERVICES
 from mirothinker_jax.tools.spec import Failure, ToolError
 
 
-def search(answer, arguments, settings=None, api_key="k"):
+def search(answer, arguments, settings=None, api_key="k") -> tuple[Any, list[httpx.Request]]:
     settings, seen = settings or ToolsConfig(), []
 
     def handler(request):

@@ -7,6 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
+from aiohttp import web
+from net import INSIDE
 
 from mirothinker_jax.config import ConfigError, ToolsConfig
 from mirothinker_jax.tools.build import build_tools, check_tools, key_env
@@ -287,7 +289,9 @@ def test_failures(name, response, failure, message, caplog):
     error, seen = search(name, response)
     assert isinstance(error, ToolError) and len(seen) == 1
     assert error.failure is failure and message in str(error)
-    assert ("http://s.test" in caplog.text) is failure.infrastructure and "secret-key" not in caplog.text
+    assert (
+        "s.test (tools.search_url)" in caplog.text
+    ) is failure.infrastructure and "secret-key" not in caplog.text
 
 
 def test_a_service_that_says_when_to_come_back_is_asked_again():
@@ -298,6 +302,16 @@ def test_a_service_that_says_when_to_come_back_is_asked_again():
     ]
     text, seen = search("brave", *busy, httpx.Response(200, json={"web": {"results": [PAGE]}}))
     assert text == "1. A\nhttp://a.test\ns" and len(seen) == 3
+
+
+def test_where_it_is_stays_with_whoever_runs_it():
+    def refuse(request):
+        raise httpx.ConnectError("refused")
+
+    client = WebClient(transport=httpx.MockTransport(refuse))
+    backend = HttpSearch(client, SERVICES["searxng"], "http://me:password@s.test/in?token=1", "", 5.0)
+    with pytest.raises(ToolError, match=r"^cannot reach http://s\.test: refused$"):
+        asyncio.run(backend.search({"q": "x"}, 4, "e:0.0"))
 
 
 def test_it_is_not_asked_after_the_deadline():
@@ -347,3 +361,27 @@ def test_the_backend_and_its_key(settings, backend, key):
 def test_contradictions(settings, expected):
     with pytest.raises(ConfigError, match=expected):
         ToolsConfig(**settings)
+
+
+@pytest.mark.parametrize("name", ["searxng", "brave"])
+def test_a_query_arrives_as_it_was_asked(net, name):
+    """Over a socket, on an address that no page could be at."""
+    asked = []
+
+    def answer(request):
+        asked.append((request.query["q"], request.headers["X-Request-Id"]))
+        return web.json_response({"results": [PAGE], "web": {"results": [PAGE]}})
+
+    net.answer = answer
+    query = 'ü+ä & "100%" #1 東京?/\\ a=b;c \ud800'
+
+    async def use(client, port):
+        url = f"http://{INSIDE}:{port}"
+        settings = ToolsConfig(names=("google_search",), search=name, search_url=url)
+        (tool,) = build_tools(settings, None, "k")
+        text = await tool.run({"q": query}, "e:0.0")
+        await tool.aclose()
+        return text
+
+    assert net.run(use) == "1. A\nhttp://a.test\ns"
+    assert asked == [(query.replace("\ud800", "?"), "e:0.0")]
