@@ -108,8 +108,11 @@ def open_corpus(corpus: str) -> CorpusIndex:
     Raises:
       ConfigError: no corpus there, none in it, a record that is none (FILE:LINE), or no room for the index.
     """
-    files = find_files(corpus)
-    key = _fingerprint(corpus, files, "reading")
+    try:
+        files = find_files(corpus)
+        key = _fingerprint(corpus, files, "reading")
+    except OSError as error:
+        raise ConfigError(f"tools.corpus: {error.filename}: {error.strerror}; make it readable") from None
     cache = _cache()
     folder = cache / key
     if not _is_whole(folder):

@@ -244,6 +244,25 @@ def test_those_who_come_at_the_same_time_take_turns(tmp_path, monkeypatch):
     assert [len(index) for index in found] == [len(RECORDS)] * 3 and times == [1]
 
 
+def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    path = write(tmp_path / "a.jsonl")
+    monkeypatch.setattr(Path, "open", refuse)  # root may read everything
+    with pytest.raises(ConfigError, match=r"a\.jsonl: Permission denied; make it readable"):
+        open_corpus(path)
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(
+        corpus_index.tantivy, "Document", lambda **fields: (_ for _ in ()).throw(ValueError("No space left"))
+    )
+    with pytest.raises(ConfigError, match=r"cannot be written to .*\(No space left\); make room there"):
+        open_corpus(write(tmp_path / "a.jsonl"))
+    assert [item.name for item in cache.iterdir() if not item.name.endswith(".lock")] == []
+
+
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     path = write(tmp_path / "a.jsonl")
     (tmp_path / "file").write_text("")
