@@ -379,6 +379,7 @@ def test_a_query_arrives_as_it_was_asked(net, name):
         url = f"http://{INSIDE}:{port}"
         settings = ToolsConfig(names=("google_search",), search=name, search_url=url)
         (tool,) = build_tools(settings, None, "k")
+        assert isinstance(tool, GoogleSearch)
         text = await tool.run({"q": query}, "e:0.0")
         await tool.aclose()
         return text
