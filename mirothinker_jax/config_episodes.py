@@ -15,6 +15,8 @@ _SERVICE_URL = re.compile(
     r"https?://(?:[^\s/?#@]*@)?(?:\[[0-9a-f:.]+\]|[^\s/?#:@\[\]]+)(?::\d{1,5})?(?:[/?]\S*)?", re.IGNORECASE
 )
 
+_SEARCH_SERVICES = ("serper", "searxng", "tavily", "brave")
+
 
 @dataclass(frozen=True)
 class WorldConfig:
@@ -68,8 +70,14 @@ class ToolsConfig:
     breaker_open_s: float = 30.0  # seconds
     record: str = ""  # file to which each call's result is appended; several processes write one each
     replay: str = ""  # such a file, from which calls are answered instead of made; one that it lacks fails
-    search_url: str = ""  # a Serper-shaped endpoint; empty: the embedded world's
-    search_key_env: str = "SERPER_API_KEY"  # environment variable that holds the key
+    # Where google_search looks: world (the embedded web), a service (serper, searxng, tavily, brave) or corpus.
+    # Empty: corpus where tools.corpus is given, serper where tools.search_url is, else world.
+    search: str = ""
+    search_url: str = ""  # of the service, or of one with the same API; empty: the public one
+    search_key_env: str = ""  # environment variable with its key; empty: {SERPER,TAVILY,BRAVE}_API_KEY
+    # A .jsonl file of {url or docid, title?, text}, or a folder of .txt, .md, .html and .jsonl files: then it is the
+    # whole web, and no tool leaves it.
+    corpus: str = ""
     search_results: int = 10  # hits of a search, at most
     snippet_chars: int = 200  # of each hit; 0: none
     # How a page becomes lines: rules (fast, keeps everything but navigation) or trafilatura (main text only, for
@@ -85,6 +93,7 @@ class ToolsConfig:
         for name in self.names:
             one_of("tools.names", name, ("google_search", "scrape_and_extract_info", "run_python_code"))
         one_of("tools.reader", self.reader, ("rules", "trafilatura"))
+        self._check_search()
         check(
             not self.search_url or _SERVICE_URL.fullmatch(self.search_url) is not None,
             f"tools.search_url is {self.search_url!r}, which is no address; write it as http://host:port/path",
@@ -119,6 +128,27 @@ class ToolsConfig:
             check(match[1] not in numbers, f"tools.{key} names {match[1]} twice")
             numbers[match[1]] = float(match[2])
         return numbers
+
+    @property
+    def search_backend(self) -> str:
+        """What `search` says, or what its being empty means."""
+        return self.search or ("corpus" if self.corpus else "serper" if self.search_url else "world")
+
+    def _check_search(self) -> None:
+        where = self.search_backend
+        one_of("tools.search", where, ("world", *_SEARCH_SERVICES, "corpus"))
+        check(
+            where in _SEARCH_SERVICES or not self.search_url,
+            f"tools.search_url is {self.search_url!r} and tools.search {where!r}, which asks no service; leave one out",
+        )
+        check(
+            where != "searxng" or bool(self.search_url),
+            "tools.search_url is empty, and there is no SearXNG for everyone; give yours, such as http://localhost:8080",
+        )
+        check(
+            (where == "corpus") == bool(self.corpus),
+            f"tools.corpus is {self.corpus!r} and tools.search {where!r}; give the corpus alone, or neither",
+        )
 
 
 @dataclass(frozen=True)

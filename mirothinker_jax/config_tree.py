@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 # Of keys whose values are paths.
-PATH_ENDINGS = ("path", "_dir", "_file", "init_from", "tools.record", "tools.replay")
+PATH_ENDINGS = ("path", "_dir", "_file", "init_from", "tools.record", "tools.replay", "tools.corpus")
 
 
 class ConfigError(ValueError):

@@ -199,7 +199,6 @@ def test_adapters_need_a_model(capsys, tmp_path):
         ("--config.evaluation.budgets=()", "config.evaluation.budgets is empty; give calls"),
         ("--config.grpo.question_pool=0", "config.grpo.question_pool is 0; it must be ≥ 1"),
         ("--config.agent.max_calls=5", "config.sft.expert_calls (6) is more than the agent is allowed"),
-        ("--config.tools.search_url=https://s.test", "config.tools.search_url leads to the open web"),
         (
             "--config.tools.tool_rates=('google_search',)",
             "tools.tool_rates holds 'google_search'; write TOOL:NUMBER",
@@ -219,6 +218,10 @@ def test_adapters_need_a_model(capsys, tmp_path):
         (
             "--config.tools.record=gs://b/x",
             "config.tools.record is 'gs://b/x', and URLs are not read or written",
+        ),
+        (
+            "--config.tools.search_url=https://s.test",
+            "config.tools.search, tools.search_url or tools.corpus leads away",
         ),
         ("--config.world.port=70000", "config.world.port is 70000; give 0 … 65535"),
     ],

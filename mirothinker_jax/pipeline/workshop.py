@@ -35,7 +35,7 @@ from mirothinker_jax.pipeline.lengths import conversation_lengths
 from mirothinker_jax.pipeline.phases import Phases
 from mirothinker_jax.rollout.collect import Collector
 from mirothinker_jax.rollout.engine import Engine
-from mirothinker_jax.tools.build import SERVERS, build_tools
+from mirothinker_jax.tools.build import SERVERS, build_tools, key_env
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.tools.spec import Tool
 from mirothinker_jax.trainer.checkpoint import model_identity
@@ -89,10 +89,10 @@ class Workshop(contextlib.ExitStack):
 
     @functools.cached_property
     def tools(self) -> list[Tool]:
-        """On the embedded web, or, with a search service of the user's own, on the open one."""
+        """On the embedded web, on the open one with a search service of the user's own, or in a corpus."""
         settings = self.tool_settings
-        if settings.search_url:
-            return build_tools(settings, None, os.environ.get(settings.search_key_env, ""))
+        if settings.search_backend != "world":
+            return build_tools(settings, None, os.environ.get(key_env(settings), ""))
         server = self.enter_context(WorldServer(self.config.world, self.config.seed))
         return build_tools(settings, server.proxy_url, "")
 
