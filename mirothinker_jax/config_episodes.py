@@ -63,6 +63,7 @@ class ToolsConfig:
     # How a page becomes lines: rules (fast, keeps everything but navigation) or trafilatura (main text only, for
     # pages full of boilerplate; pip install 'mirothinker-jax[tools]').
     reader: str = "rules"
+    file_bytes: int = 1 << 24  # of a PDF, Word, Excel or PowerPoint file; a larger one is not read
     scrape_lines: int = 5  # lines kept by the extractor
     # Answer a repeated, successful, side-effect-free call from memory. What an episode meets then depends on those
     # before it, as it must not where a run is to be repeated.
@@ -77,6 +78,7 @@ class ToolsConfig:
             not self.search_url or _SERVICE_URL.fullmatch(self.search_url) is not None,
             f"tools.search_url is {self.search_url!r}, which is no address; write it as http://host:port/path",
         )
+        check(self.file_bytes >= 1, f"tools.file_bytes is {self.file_bytes}; it must be ≥ 1")
         check(self.deadline_s > 0, f"tools.deadline_s is {self.deadline_s}; it must be > 0")
         check(self.output_tokens >= 8, f"tools.output_tokens is {self.output_tokens}; it must be ≥ 8")
         check(self.concurrency >= 1, f"tools.concurrency is {self.concurrency}; it must be ≥ 1")

@@ -11,24 +11,35 @@ import zlib
 
 import aiohttp
 
+from mirothinker_jax.tools.page_kind import FILE_MARKS
+
 ACCEPT_ENCODING = "gzip, deflate"
 _READ_BYTES = 1 << 16
 
 
-async def read_body(content: aiohttp.StreamReader, encoding: str, max_bytes: int) -> bytes:
+async def read_body(
+    content: aiohttp.StreamReader, encoding: str, max_bytes: int, max_file_bytes: int = 0
+) -> bytes:
     """The body, cut at `max_bytes`, by its Content-Encoding header.
+
+    Args:
+      max_file_bytes: where this is more, the limit of a body that begins as one of FILE_MARKS does.
 
     Raises:
       ValueError: an encoding that was not asked for, or bytes that are none of it.
     """
     inflate = _inflater(encoding)
-    parts, room, wire = [], max_bytes, max_bytes
+    parts, room, wire, begun = [], max_bytes, max_bytes, False
     while room > 0 and wire > 0:
         raw = await content.read(min(wire, _READ_BYTES))
         if not raw:
             break
         wire -= len(raw)
         part = inflate.feed(raw, room) if inflate else raw
+        if not begun and part:
+            begun = True
+            if part.startswith(FILE_MARKS) and max_file_bytes > max_bytes:
+                room, wire = room + max_file_bytes - max_bytes, wire + max_file_bytes - max_bytes
         room -= len(part)
         parts.append(part)
     return b"".join(parts)

@@ -1,21 +1,24 @@
 """scrape_and_extract_info: fetches a page and keeps the lines that answer what was asked.
 
-The extraction is by rules (readable.py); upstream asks a language model instead.
+The extraction is by rules (documents.py); upstream asks a language model instead. Short pages are read at once, in
+the event loop: a millisecond or two. All else, a long page, a PDF, a table, goes to a process (reading_pool.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mirothinker_jax.config import ToolsConfig, check
-from mirothinker_jax.tools.encoding import decode_page
+from mirothinker_jax.tools.documents import Source, choose_lines, read_page
 from mirothinker_jax.tools.guard import check_headers
-from mirothinker_jax.tools.readable import READERS, Page, split_lines
-from mirothinker_jax.tools.relevance import best_lines
+from mirothinker_jax.tools.page_kind import FILE_MARKS, Unreadable
+from mirothinker_jax.tools.readable import Page
+from mirothinker_jax.tools.reading_pool import ReadersBroken, ReadingPool
 from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
 
 if TYPE_CHECKING:  # only a run with tools pays for importing HTTP
@@ -23,12 +26,13 @@ if TYPE_CHECKING:  # only a run with tools pays for importing HTTP
 
     from mirothinker_jax.tools.client import WebClient
 
-PAGE_CHARS = 409_600  # of a page, before extraction
 _REDIRECTS = 5
-_REMEMBERED_CHARS = 16_384  # the lines of the last few hundred pages up to this size are kept: agents reread
-Reader = Callable[[str, str], Page]  # (HTML, address) → its lines
+# Read in the event loop, and the lines of the last few hundred kept: agents reread. Lexbor's worst page of this
+# size (elements nested 3,000 deep) takes it 20 ms, and four times that for twice the size.
+_SHORT_BYTES = 16_384
 # The host of a slow page is the model's choice: its time ends before the call's does (see executor.py).
 _GRACE_S = 1.0
+_LEAST_S = 0.5  # for reading a page that came at the last moment
 
 SPEC = ToolSpec(
     server="jina_scrape_llm_summary",
@@ -60,7 +64,9 @@ class ScrapePage:
     def __init__(self, client: WebClient, settings: ToolsConfig):
         self._client = client
         self._lines = settings.scrape_lines
-        self._reader = READERS[settings.reader]
+        self._reader = settings.reader
+        self._file_bytes = settings.file_bytes
+        self._pool = ReadingPool()
         self._timeout_s = max(settings.deadline_s - _GRACE_S, settings.deadline_s * 0.9)
         check(
             settings.reader != "trafilatura" or importlib.util.find_spec("trafilatura") is not None,
@@ -70,16 +76,31 @@ class ScrapePage:
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
         url, wanted = arguments["url"].strip(), arguments["info_to_extract"]
         headers = check_headers(arguments.get("custom_headers", {}))
+        end = time.monotonic() + self._timeout_s
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._fetch(url, headers, request_id)
         except TimeoutError as error:
             message = f"no answer from {url} in {self._timeout_s:g} s"
             raise ToolError(Failure.UNREACHABLE, message) from error
-        page = _read(response, str(response.request.url), self._reader)
-        # The title is shown anyway, so a heading that repeats it would waste a line.
-        found = best_lines([line for line in page.lines if line != page.title], wanted, self._lines)
-        return "\n".join([page.title, *(found or [f'nothing about "{wanted}"'])])
+        address, kind = str(response.request.url), response.headers.get("Content-Type", "")
+        source = Source(response.content, kind, address, self._reader)
+        page = await self._find(source, wanted, max(_LEAST_S, end - time.monotonic()))
+        return "\n".join([page.title, *(page.lines or [f'nothing about "{wanted}"'])])
+
+    async def _find(self, source: Source, wanted: str, seconds: float) -> Page:
+        if len(source.body) >= self._file_bytes and source.body.startswith(FILE_MARKS):
+            message = f"cannot read {source.url}: a file of more than {self._file_bytes:,} bytes"
+            raise ToolError(Failure.TOOL_ERROR, message)
+        short = len(source.body) <= _SHORT_BYTES and not source.body.startswith(FILE_MARKS)
+        try:
+            if short and source.reader == "rules":
+                return choose_lines(_read_at_once(source), wanted, self._lines)
+            return await self._pool.find(source, wanted, self._lines, seconds)
+        except Unreadable as error:
+            raise ToolError(Failure.TOOL_ERROR, f"cannot read {source.url}: {error}") from error
+        except ReadersBroken as error:
+            raise ToolError(Failure.NETWORK, str(error)) from error
 
     async def _fetch(self, url: str, headers: Mapping[str, str], request_id: str) -> httpx.Response:
         for _ in range(_REDIRECTS + 1):
@@ -98,21 +119,11 @@ class ScrapePage:
         raise ToolError(Failure.TOOL_ERROR, f"more than {_REDIRECTS} redirects, the last to {url}")
 
     async def aclose(self) -> None:
+        """Closes connections and ends processes. The tool may be used again."""
+        await self._pool.aclose()
         await self._client.aclose()
 
 
 @lru_cache(maxsize=512)
-def _read_cached(reader: Reader, html: str, url: str) -> Page:
-    return reader(html, url)
-
-
-def _read(response: httpx.Response, url: str, reader: Reader) -> Page:
-    content_type = response.headers.get("Content-Type", "")
-    kind = content_type.partition(";")[0].strip().lower() or "text/html"
-    if "html" in kind:
-        text = decode_page(response.content, content_type)[:PAGE_CHARS]
-        return _read_cached(reader, text, url) if len(text) <= _REMEMBERED_CHARS else reader(text, url)
-    if kind.startswith("text/") or kind.endswith(("json", "xml")):
-        text = decode_page(response.content, content_type)[:PAGE_CHARS]
-        return Page(url, split_lines("\n".join(text.splitlines())))
-    raise ToolError(Failure.TOOL_ERROR, f"cannot read {kind} at {url}")
+def _read_at_once(source: Source) -> Page:
+    return read_page(source, _LEAST_S)

@@ -7,7 +7,8 @@ from urllib.request import getproxies_environment
 
 from mirothinker_jax.config import ToolsConfig, check
 from mirothinker_jax.tools import browse, sandbox, search
-from mirothinker_jax.tools.browse import PAGE_CHARS, ScrapePage
+from mirothinker_jax.tools.browse import ScrapePage
+from mirothinker_jax.tools.documents import PAGE_CHARS, missing_libraries
 from mirothinker_jax.tools.sandbox import RunPython
 from mirothinker_jax.tools.search import GoogleSearch
 from mirothinker_jax.tools.spec import Tool
@@ -35,7 +36,7 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
 
     def client(proxy: str | None, service: str | None = None) -> WebClient:
         limits = (settings.concurrency, settings.deadline_s, PAGE_CHARS * _BYTES_PER_CHAR)
-        return WebClient(proxy, *limits, service_url=service)
+        return WebClient(proxy, *limits, service_url=service, max_file_bytes=settings.file_bytes)
 
     if proxy_url is None and (found := sorted({"http", "https", "all"} & getproxies_environment().keys())):
         names = ", ".join(f"{name}_proxy" for name in found)
@@ -58,6 +59,9 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
             tools.append(GoogleSearch(service, settings, api_key or _EMBEDDED_KEY))
         elif name == "scrape_and_extract_info":
             tools.append(ScrapePage(pages, settings))
+            if proxy_url is None and (missing := missing_libraries()):
+                install = "pip install 'mirothinker-jax[documents]'"
+                logger.warning("%s files cannot be read here: %s", ", ".join(missing), install)
         elif name == "run_python_code":
             tools.append(RunPython(settings))
         else:

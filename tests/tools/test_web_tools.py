@@ -186,10 +186,16 @@ def html(text, status=200, **headers):
 def scrape(answer, url="http://a.test/p", info="north", settings=None, **arguments):
     client, seen = serve(answer)
     tool = ScrapePage(client, settings or ToolsConfig())
-    try:
-        return asyncio.run(tool.run({"url": url, "info_to_extract": info, **arguments}, "e:0.0")), seen
-    except ToolError as error:
-        return error, seen
+
+    async def main():
+        try:
+            return await tool.run({"url": url, "info_to_extract": info, **arguments}, "e:0.0")
+        except ToolError as error:
+            return error
+        finally:
+            await tool.aclose()
+
+    return asyncio.run(main()), seen
 
 
 def test_scrape():
@@ -288,14 +294,16 @@ def test_scrape_headers_that_are_not_the_models(headers):
 
 
 def test_scrape_plain_text_and_unreadable_kinds():
-    def answer(kind):
-        content, headers = b"a: 1\nnorth: 2\n", {"Content-Type": kind}
+    def answer(kind, content=b"a: 1\nnorth: 2\n"):
+        headers = {"Content-Type": kind}
         return lambda request: httpx.Response(200, content=content, headers=headers)
 
     assert scrape(answer("text/plain"))[0] == "http://a.test/p\nnorth: 2"
     assert scrape(answer("application/json; charset=utf-8"))[0] == "http://a.test/p\nnorth: 2"
-    error, _ = scrape(answer("application/pdf"))
-    assert error.failure is Failure.TOOL_ERROR and "cannot read application/pdf" in str(error)
+    assert scrape(answer("application/pdf"))[0] == "http://a.test/p\nnorth: 2"  # which it is not
+    error, _ = scrape(answer("application/x-thing", bytes(range(256))))
+    message = "cannot read http://a.test/p: application/x-thing, bytes that are no text"
+    assert (error.failure, str(error)) == (Failure.TOOL_ERROR, message)
 
 
 @pytest.mark.parametrize(
