@@ -8,6 +8,7 @@ package and are imported at the first such file.
 from __future__ import annotations
 
 import importlib.util
+import re
 import time
 import warnings
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _DOCUMENT_READERS = {
     **{"XLSX": office.read_xlsx, "PPTX": office.read_pptx},
 }
 _REASON_CHARS = 200
+_HEADING = re.compile(r"^#[ \t]+(\S.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def read_page(source: Source, seconds: float) -> Page:
         return READERS[source.reader](text, source.url)
     if kind in (CSV, TSV):
         return read_csv(text, kind, source.url)
-    return Page(source.url, split_lines("\n".join(text.splitlines())))
+    heading = _HEADING.search(text) if "markdown" in source.content_type else None
+    return Page(heading[1] if heading else source.url, split_lines("\n".join(text.splitlines())))
 
 
 def _read_document(kind: str, body: bytes, url: str, seconds: float) -> Page:

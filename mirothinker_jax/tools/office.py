@@ -70,10 +70,8 @@ def read_pptx(archive: bytes, url: str, max_chars: int, stop: float) -> Page:
 
     def lines() -> Iterator[str]:
         for number, slide in enumerate(show.slides, start=1):
-            yield f"Slide {number}"
-            yield from _shape_lines(slide.shapes)
-            if slide.has_notes_slide and (notes := slide.notes_slide.notes_text_frame):
-                yield from split_lines(notes.text.replace("\v", "\n"))
+            for place, line in enumerate(_slide_lines(slide)):
+                yield line if place else f"Slide {number}: {line}"
 
     return _page(show.core_properties.title, _bounded(lines(), max_chars, stop), url)
 
@@ -133,6 +131,12 @@ def _cell_text(value: object) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53:
         return str(int(value))
     return str(value)
+
+
+def _slide_lines(slide: Any) -> Iterator[str]:
+    yield from _shape_lines(slide.shapes)
+    if slide.has_notes_slide and (notes := slide.notes_slide.notes_text_frame):
+        yield from split_lines(notes.text.replace("\v", "\n"))
 
 
 def _shape_lines(shapes: Any) -> Iterator[str]:

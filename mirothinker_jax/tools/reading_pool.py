@@ -97,7 +97,7 @@ class _Worker:
 
     def __init__(self, process: asyncio.subprocess.Process):
         self._process = process
-        self.alive = True
+        self._usable = True
         self.pages = 0
 
     @classmethod
@@ -130,6 +130,11 @@ class _Worker:
             raise ReadersBroken("the process to read the page ended at its start")
         return worker
 
+    @property
+    def alive(self) -> bool:
+        """Whether it may be asked again: it runs, and owes no answer."""
+        return self._usable and self._process.returncode is None
+
     async def find(self, source: Source, wanted: str, count: int, seconds: float) -> Page:
         """Sends the page and waits. Unreadable with `alive` False: the process is of no more use."""
         self.pages += 1
@@ -140,7 +145,7 @@ class _Worker:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin and stdout
         line = b""
-        self.alive, started = False, time.monotonic()
+        self._usable, started = False, time.monotonic()
         try:
             async with asyncio.timeout(seconds):
                 with contextlib.suppress(ConnectionError):
@@ -155,7 +160,7 @@ class _Worker:
             late = time.monotonic() - started > 0.9 * seconds
             reason = f"reading it took longer than {seconds:.3g} s" if late else "its reader crashed on it"
             raise Unreadable(reason)
-        self.alive = True
+        self._usable = True
         answer = json.loads(line)
         if "unreadable" in answer:
             raise Unreadable(answer["unreadable"])
