@@ -23,6 +23,7 @@ FREE = (
     *("run_dir", "stages", "mesh.", "rollout.", "model.remat", "model.ffn_tokens", "model.context."),
     *("data.read_threads", "data.survey", "data.validation_path", "sft.validate_every", "world.port"),
     *("tools.deadline_s", "tools.concurrency", "tools.search_key_env", "tools.unsafe_sandbox"),
+    *("tools.reader_key_env", "tools.extractor_key_env"),
 )
 FREE_OF_TRAINING = (
     "microbatch_size",

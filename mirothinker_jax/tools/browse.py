@@ -1,6 +1,7 @@
 """scrape_and_extract_info: fetches a page and keeps the lines that answer what was asked.
 
-The extraction is by rules (documents.py); upstream asks a language model instead. Short pages are read at once, in
+The page comes from its host, or by way of a reader service (jina.py). The extraction is by rules (documents.py) or,
+as upstream, by a language model (extractor.py); where that fails, by rules after all. Short pages are read at once, in
 the event loop: a millisecond or two. All else, a long page, a PDF, a table, goes to a process (reading_pool.py).
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import logging
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -15,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from mirothinker_jax.config import ToolsConfig, check
 from mirothinker_jax.tools.documents import Source, choose_lines, read_page
+from mirothinker_jax.tools.extractor import ExtractionFailed, Extractor
 from mirothinker_jax.tools.guard import check_headers
+from mirothinker_jax.tools.jina import ReaderService
 from mirothinker_jax.tools.page_kind import FILE_MARKS, Unreadable
 from mirothinker_jax.tools.readable import Page
 from mirothinker_jax.tools.reading_pool import ReadersBroken, ReadingPool
@@ -25,6 +29,8 @@ if TYPE_CHECKING:  # only a run with tools pays for importing HTTP
     import httpx
 
     from mirothinker_jax.tools.client import WebClient
+
+logger = logging.getLogger(__name__)
 
 _REDIRECTS = 5
 # Read in the event loop, and the lines of the last few hundred kept: agents reread. Lexbor's worst page of this
@@ -57,16 +63,26 @@ SPEC = ToolSpec(
 
 
 class ScrapePage:
-    """Keeps at most settings.scrape_lines lines of a page."""
+    """Keeps at most settings.scrape_lines lines of a page, or what an extractor makes of it."""
 
     spec = SPEC
 
-    def __init__(self, client: WebClient, settings: ToolsConfig):
+    def __init__(
+        self,
+        client: WebClient,
+        settings: ToolsConfig,
+        service: ReaderService | None = None,
+        extractor: Extractor | None = None,
+    ):
+        """Pages come through `service` where there is one, else from their hosts by `client`."""
+        assert (settings.reader == "jina") == (service is not None)
         self._client = client
+        self._service, self._extractor = service, extractor
         self._lines = settings.scrape_lines
         self._reader = settings.reader
         self._file_bytes = settings.file_bytes
         self._pool = ReadingPool()
+        self._extraction_failed = False  # said once in the log
         self._timeout_s = max(settings.deadline_s - _GRACE_S, settings.deadline_s * 0.9)
         check(
             settings.reader != "trafilatura" or importlib.util.find_spec("trafilatura") is not None,
@@ -77,26 +93,46 @@ class ScrapePage:
         url, wanted = arguments["url"].strip(), arguments["info_to_extract"]
         headers = check_headers(arguments.get("custom_headers", {}))
         end = time.monotonic() + self._timeout_s
+        if self._service is not None:
+            source = await self._service.fetch(url, headers, request_id)
+        else:
+            source = await self._fetch_in_time(url, headers, request_id)
+        left_s = max(_LEAST_S, end - time.monotonic())
+        page = await self._find(source, wanted, self._lines if self._extractor is None else 0, left_s)
+        if self._extractor is not None:
+            try:
+                async with asyncio.timeout(max(0.0, end - time.monotonic())):
+                    return f"{page.title}\n{await self._extractor.extract(page, wanted, request_id)}"
+            except (ExtractionFailed, TimeoutError) as error:
+                self._warn(error)
+                page = await asyncio.to_thread(choose_lines, page, wanted, self._lines)
+        return "\n".join([page.title, *(page.lines or [f'nothing about "{wanted}"'])])
+
+    def _warn(self, error: Exception) -> None:
+        level = logging.DEBUG if self._extraction_failed else logging.WARNING
+        self._extraction_failed = True
+        reason = str(error) or "no time was left"
+        logger.log(level, "the extractor failed (%s); rules choose the lines of such a page", reason)
+
+    async def _fetch_in_time(self, url: str, headers: Mapping[str, str], request_id: str) -> Source:
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._fetch(url, headers, request_id)
         except TimeoutError as error:
             message = f"no answer from {url} in {self._timeout_s:g} s"
             raise ToolError(Failure.UNREACHABLE, message) from error
-        address, kind = str(response.request.url), response.headers.get("Content-Type", "")
-        source = Source(response.content, kind, address, self._reader)
-        page = await self._find(source, wanted, max(_LEAST_S, end - time.monotonic()))
-        return "\n".join([page.title, *(page.lines or [f'nothing about "{wanted}"'])])
+        kind = response.headers.get("Content-Type", "")
+        return Source(response.content, kind, str(response.request.url), self._reader)
 
-    async def _find(self, source: Source, wanted: str, seconds: float) -> Page:
+    async def _find(self, source: Source, wanted: str, count: int, seconds: float) -> Page:
         if len(source.body) >= self._file_bytes and source.body.startswith(FILE_MARKS):
             message = f"cannot read {source.url}: a file of more than {self._file_bytes:,} bytes"
             raise ToolError(Failure.TOOL_ERROR, message)
         short = len(source.body) <= _SHORT_BYTES and not source.body.startswith(FILE_MARKS)
         try:
             if short and source.reader == "rules":
-                return choose_lines(_read_at_once(source), wanted, self._lines)
-            return await self._pool.find(source, wanted, self._lines, seconds)
+                return choose_lines(_read_at_once(source), wanted, count)
+            return await self._pool.find(source, wanted, count, seconds)
         except Unreadable as error:
             raise ToolError(Failure.TOOL_ERROR, f"cannot read {source.url}: {error}") from error
         except ReadersBroken as error:
@@ -121,7 +157,9 @@ class ScrapePage:
     async def aclose(self) -> None:
         """Closes connections and ends processes. The tool may be used again."""
         await self._pool.aclose()
-        await self._client.aclose()
+        for user in (self._client, self._service, self._extractor):
+            if user is not None:
+                await user.aclose()
 
 
 @lru_cache(maxsize=512)

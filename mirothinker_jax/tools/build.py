@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 from urllib.request import getproxies_environment
 
 from mirothinker_jax.config import ToolsConfig, check
 from mirothinker_jax.tools import browse, sandbox, search
 from mirothinker_jax.tools.browse import ScrapePage
 from mirothinker_jax.tools.documents import PAGE_CHARS, missing_libraries
+from mirothinker_jax.tools.extractor import Extractor
+from mirothinker_jax.tools.jina import ReaderService
 from mirothinker_jax.tools.sandbox import RunPython
 from mirothinker_jax.tools.search import GoogleSearch
 from mirothinker_jax.tools.spec import Tool
+
+if TYPE_CHECKING:  # only a run with tools pays for importing HTTP
+    from mirothinker_jax.tools.client import WebClient
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +66,29 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
             service = client(None, settings.search_url) if settings.search_url else pages
             tools.append(GoogleSearch(service, settings, api_key or _EMBEDDED_KEY))
         elif name == "scrape_and_extract_info":
-            tools.append(ScrapePage(pages, settings))
-            if proxy_url is None and (missing := missing_libraries()):
-                install = "pip install 'mirothinker-jax[documents]'"
-                logger.warning("%s files cannot be read here: %s", ", ".join(missing), install)
+            tools.append(_scrape_page(pages, settings, client, bool(proxy_url)))
         elif name == "run_python_code":
             tools.append(RunPython(settings))
         else:
             raise ValueError(f"tools.names holds {name!r}, which no tool here is called")
     return tools
+
+
+def _scrape_page(
+    pages: WebClient, settings: ToolsConfig, client: Callable[..., WebClient], embedded: bool
+) -> ScrapePage:
+    """With the services that the settings name; `client(None, URL)` makes a client of one."""
+    if not embedded and settings.reader != "jina" and (missing := missing_libraries()):
+        install = "pip install 'mirothinker-jax[documents]'"
+        logger.warning("%s files cannot be read here: %s", ", ".join(missing), install)
+    service, extractor = None, None
+    if settings.reader == "jina":
+        check(
+            not embedded, "tools.reader is 'jina', which cannot reach the embedded web; set tools.search_url"
+        )
+        key = os.environ.get(settings.reader_key_env, "")
+        service = ReaderService(client(None, settings.reader_url), settings.reader_url, key)
+    if settings.extractor_url:
+        key = os.environ.get(settings.extractor_key_env, "")
+        extractor = Extractor(client(None, settings.extractor_url), settings, key)
+    return ScrapePage(pages, settings, service, extractor)

@@ -22,6 +22,7 @@ from mirothinker_jax.tools.readable import Page
 _PAGES = 200  # that one process reads
 _MOST = 8  # processes, where there are as many processors
 _LINE_BYTES = 1 << 23  # longest answer: PAGE_CHARS characters, some of them escaped
+_TRIES = 3  # for a process that ended while it had nothing to do: someone killed it
 _PACKAGES = str(Path(__file__).resolve().parents[2])
 _COMMAND = (sys.executable, "-P", "-m", "mirothinker_jax.tools.reading_worker")
 
@@ -55,22 +56,30 @@ class ReadingPool:
                 await slots.acquire()
         except TimeoutError as error:
             raise ReadersBroken(f"no process was free to read the page in {seconds:.3g} s") from error
-        worker, keep = None, False
         try:
-            worker = await self._take(max(0.0, end - time.monotonic()))
-            page = await worker.find(source, wanted, count, max(0.1, end - time.monotonic()))
-            keep = worker.pages < _PAGES
-            return page
-        except Unreadable:
-            keep = worker is not None and worker.alive and worker.pages < _PAGES
-            raise
+            for _ in range(_TRIES):
+                with contextlib.suppress(_Gone):
+                    return await self._find(source, wanted, count, end, slots)
+        finally:
+            slots.release()
+        raise ReadersBroken("processes to read the page ended before they had it")
+
+    async def _find(
+        self, source: Source, wanted: str, count: int, end: float, slots: asyncio.Semaphore
+    ) -> Page:
+        if self._slots is not slots:  # closed while this page waited
+            raise _Gone
+        worker = await self._take(max(0.0, end - time.monotonic()))
+        try:
+            if self._slots is not slots:
+                raise _Gone
+            return await worker.find(source, wanted, count, max(0.1, end - time.monotonic()))
         finally:  # also when the call is cancelled
-            if worker is not None and keep and self._slots is slots:  # else closed meanwhile
+            if worker.alive and worker.pages < _PAGES and self._slots is slots:
                 self._idle.append(worker)
-            elif worker is not None:
+            else:
                 self._all.discard(worker)
                 await asyncio.shield(worker.kill())
-            slots.release()
 
     async def _take(self, seconds: float) -> _Worker:
         while self._idle:
@@ -90,6 +99,10 @@ class ReadingPool:
         self._idle.clear()
         for worker in workers:
             await worker.kill()
+
+
+class _Gone(Exception):
+    """The process ended before it had the page: not the page's fault."""
 
 
 class _Worker:
@@ -136,7 +149,7 @@ class _Worker:
         return self._usable and self._process.returncode is None
 
     async def find(self, source: Source, wanted: str, count: int, seconds: float) -> Page:
-        """Sends the page and waits. Unreadable with `alive` False: the process is of no more use."""
+        """Sends the page and waits. Raises Unreadable or _Gone."""
         self.pages += 1
         head = {
             **{"bytes": len(source.body), "content_type": source.content_type, "url": source.url},
@@ -151,6 +164,8 @@ class _Worker:
                 with contextlib.suppress(ConnectionError):
                     stdin.write(json.dumps(head).encode() + b"\n" + source.body)
                     await stdin.drain()
+                if not await stdout.readline():
+                    raise _Gone
                 line = await stdout.readline()
         except TimeoutError:
             raise Unreadable(f"reading it took longer than {seconds:.3g} s") from None

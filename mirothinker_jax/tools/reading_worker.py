@@ -1,9 +1,9 @@
 """The program of a process that reads pages: a request on standard input, a Page on standard output.
 
 Started by reading_pool.py as a module. A request is a line of JSON and as many bytes as it says, an answer a line of
-JSON; before the first request the process says that it is ready. It has its own limits, whether or not whoever
-started it still lives: memory, and for each request a time after which the kernel's alarm ends it, also in the
-middle of a C library. What libraries write to standard output goes nowhere.
+JSON; the process says so when it is ready, and when it has a request whole. It has its own limits, whether or not
+whoever started it still lives: memory, and for each request a time after which the kernel's alarm ends it, also in
+the middle of a C library. What libraries write to standard output goes nowhere.
 
 Not safe: it runs as the same user and sees its files. A fault in pdfium or libxml2 that lets a document run code
 would let it run that code here.
@@ -47,19 +47,23 @@ def answer(request: dict[str, object], body: bytes) -> dict[str, object]:
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     """Until the requests end."""
-    said: object = "ready"
-    while True:
-        text = json.dumps(said, ensure_ascii=False)
-        answers.write(text.encode("utf-8", "replace") + b"\n")
+
+    def say(what: object) -> None:
+        answers.write(json.dumps(what, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
         answers.flush()
+
+    say("ready")
+    while True:
         line = requests.readline()
         if not line:
             return
         request = json.loads(line)
         body = requests.read(request["bytes"])
+        say("read")  # what goes wrong from here on is the page's doing
         signal.setitimer(signal.ITIMER_REAL, request["seconds"])
         said = answer(request, body)
         signal.setitimer(signal.ITIMER_REAL, 0)
+        say(said)
 
 
 def main() -> None:

@@ -233,6 +233,10 @@ def test_tables(text, lines):
     assert read(text.encode(), "text/csv")[1] == lines
 
 
+def test_a_quote_that_nobody_closes_leaves_lines():
+    assert read(b'a,"b\n' + b"1,2\n" * 40_000, "text/csv")[1][:3] == ('a,"b', "1,2", "1,2")
+
+
 def test_word_text_that_python_docx_leaves_out():
     """Content controls, inserted text, links; but no deleted text."""
     namespace = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'

@@ -54,7 +54,7 @@ def in_pool(use, processes=1):
 async def attempt(pool, source, seconds=20.0):
     try:
         return await pool.find(source, "north", 1, seconds)
-    except Unreadable as error:
+    except (Unreadable, ReadersBroken) as error:
         return str(error)
 
 
@@ -83,8 +83,6 @@ def test_a_late_process_is_killed_and_replaced_and_so_is_a_dead_one():
         before = children() - others
         for pid in before:
             os.kill(pid, signal.SIGKILL)
-        while before & children():  # until it is reaped
-            await asyncio.sleep(0.001)
         return late, took, (await attempt(pool, PDF)).title
 
     others = children()
@@ -114,7 +112,8 @@ def test_closing_ends_processes_at_work_and_the_pool_starts_anew():
         return await task, (await attempt(pool, PDF)).title
 
     ended, title = in_pool(use)
-    assert "crashed" in ended and title == "north 1"
+    assert ended in ("its reader crashed on it", "processes to read the page ended before they had it")
+    assert title == "north 1"
 
 
 def test_waiting_for_a_process_has_a_limit_and_is_this_machines_fault():
