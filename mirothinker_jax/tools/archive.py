@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 
 from mirothinker_jax.tools.page_kind import Unreadable
 
-MAX_BYTES = 1 << 27  # of all XML parts together; the sheets of the largest tables hold most of it
+# Of all XML parts together. Sheets are read piece by piece; of the others a tree of some 30 times the size is made.
+MAX_BYTES = {"DOCX": 1 << 25, "PPTX": 1 << 25, "XLSX": 1 << 27}
 MAX_MEMBERS = 10_000
 _PIECE_BYTES = 1 << 16
 _XML_ENDINGS = (".xml", ".rels", ".vml")
+_TYPES, _TYPES_BYTES = "[Content_Types].xml", 1 << 20  # where the file says what it is
 _DOCTYPES = tuple("<!DOCTYPE".encode(codec) for codec in ("utf-8", "utf-16-le", "utf-16-be"))
 _KINDS = (
     ("DOCX", b"wordprocessingml.document.main+xml"),
@@ -37,34 +38,35 @@ def copy_xml(body: bytes) -> tuple[str, bytes]:
     """
     try:
         return _copy(zipfile.ZipFile(io.BytesIO(body)))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except (Unreadable, MemoryError):
+        raise
+    except Exception as error:  # zipfile raises what it happens to stumble over
         raise Unreadable(f"a damaged ZIP archive or Office file ({error})") from error
 
 
 def _copy(source: zipfile.ZipFile) -> tuple[str, bytes]:
     members = source.infolist()
     names = {member.filename: member for member in members}
-    if "[Content_Types].xml" not in names:
+    if _TYPES not in names:
         raise Unreadable(_other_kind(set(names)))
     if len(members) > MAX_MEMBERS:
         raise Unreadable(f"an Office file of more than {MAX_MEMBERS:,} parts")
-    wanted = [m for name, m in names.items() if name.endswith(_XML_ENDINGS)]
-    if sum(member.file_size for member in wanted) > MAX_BYTES:
-        raise Unreadable(f"an Office file of more than {MAX_BYTES >> 20} MiB when unpacked")
-    room, target, kind = MAX_BYTES, io.BytesIO(), ""
+    types = _read(source, names[_TYPES], _TYPES_BYTES)
+    kind = next((kind for kind, mark in _KINDS if mark in types), "")
+    if not kind:
+        raise Unreadable(
+            "an Office file that is no document, sheet or presentation (a template, a macro, XLSB)"
+        )
+    room, target = MAX_BYTES[kind], io.BytesIO()
+    if sum(member.file_size for name, member in names.items() if name.endswith(_XML_ENDINGS)) > room:
+        raise Unreadable(_too_large(room))
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as copy:
         for name, member in names.items():
             content = _read(source, member, room) if name.endswith(_XML_ENDINGS) else b""
             room -= len(content)
             if any(mark in content for mark in _DOCTYPES):
                 raise Unreadable("an Office file whose XML declares entities")
-            if name == "[Content_Types].xml":
-                kind = next((kind for kind, mark in _KINDS if mark in content), "")
             copy.writestr(name, content)
-    if not kind:
-        raise Unreadable(
-            "an Office file that is no document, sheet or presentation (a template, a macro, XLSB)"
-        )
     return kind, target.getvalue()
 
 
@@ -76,9 +78,13 @@ def _read(source: zipfile.ZipFile, member: zipfile.ZipInfo, room: int) -> bytes:
         while piece := stream.read(_PIECE_BYTES):
             size += len(piece)
             if size > room:
-                raise Unreadable(f"an Office file of more than {MAX_BYTES >> 20} MiB when unpacked")
+                raise Unreadable(_too_large(room))
             pieces.append(piece)
     return b"".join(pieces)
+
+
+def _too_large(room: int) -> str:
+    return f"an Office file that unpacks to more than {room / (1 << 20):.3g} MiB"
 
 
 def _other_kind(names: set[str]) -> str:

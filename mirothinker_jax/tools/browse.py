@@ -38,7 +38,8 @@ _REDIRECTS = 5
 _SHORT_BYTES = 16_384
 # The host of a slow page is the model's choice: its time ends before the call's does (see executor.py).
 _GRACE_S = 1.0
-_LEAST_S = 0.5  # for reading a page that came at the last moment
+# For reading a page that came at the last moment; and the most, as others wait for the process.
+_LEAST_S, _MOST_S = 0.5, 10.0
 
 SPEC = ToolSpec(
     server="jina_scrape_llm_summary",
@@ -132,7 +133,7 @@ class ScrapePage:
         try:
             if short and source.reader == "rules":
                 return choose_lines(_read_at_once(source), wanted, count)
-            return await self._pool.find(source, wanted, count, seconds)
+            return await self._pool.find(source, wanted, count, seconds, _MOST_S)
         except Unreadable as error:
             raise ToolError(Failure.TOOL_ERROR, f"cannot read {source.url}: {error}") from error
         except ReadersBroken as error:

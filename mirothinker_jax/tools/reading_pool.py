@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -40,8 +41,14 @@ class ReadingPool:
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
 
-    async def find(self, source: Source, wanted: str, count: int, seconds: float) -> Page:
-        """The lines that documents.choose_lines takes from the page, within `seconds`.
+    async def find(
+        self, source: Source, wanted: str, count: int, seconds: float, reading_s: float = math.inf
+    ) -> Page:
+        """The lines that documents.choose_lines takes from the page.
+
+        Args:
+          seconds: with waiting for a process that is free.
+          reading_s: without.
 
         Raises:
           Unreadable: also where reading took too long, too much memory, or crashed.
@@ -59,13 +66,13 @@ class ReadingPool:
         try:
             for _ in range(_TRIES):
                 with contextlib.suppress(_Gone):
-                    return await self._find(source, wanted, count, end, slots)
+                    return await self._find(source, wanted, count, end, reading_s, slots)
         finally:
             slots.release()
         raise ReadersBroken("processes to read the page ended before they had it")
 
     async def _find(
-        self, source: Source, wanted: str, count: int, end: float, slots: asyncio.Semaphore
+        self, source: Source, wanted: str, count: int, end: float, reading_s: float, slots: asyncio.Semaphore
     ) -> Page:
         if self._slots is not slots:  # closed while this page waited
             raise _Gone
@@ -73,7 +80,8 @@ class ReadingPool:
         try:
             if self._slots is not slots:
                 raise _Gone
-            return await worker.find(source, wanted, count, max(0.1, end - time.monotonic()))
+            seconds = min(reading_s, max(0.1, end - time.monotonic()))
+            return await worker.find(source, wanted, count, seconds)
         finally:  # also when the call is cancelled
             if worker.alive and worker.pages < _PAGES and self._slots is slots:
                 self._idle.append(worker)

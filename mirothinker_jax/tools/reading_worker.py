@@ -23,6 +23,7 @@ from mirothinker_jax.tools.page_kind import Unreadable
 
 MEMORY_BYTES = 3 << 29  # address space: 1.5 GiB, of which the libraries take 0.2
 _LIMITS = {"RLIMIT_AS": MEMORY_BYTES, "RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0}
+_REASON_CHARS = 200
 _ENOUGH = 0.5  # of the time: a long document is then read no further, and what was read is answered
 
 
@@ -40,8 +41,9 @@ def answer(request: dict[str, object], body: bytes) -> dict[str, object]:
         return {"unreadable": str(error)}
     except MemoryError:
         return {"unreadable": "a file that takes too much memory to read"}
-    except RecursionError:
-        return {"unreadable": "a file that nests too deep"}
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return {"unreadable": f"its reader failed on it ({reason[:_REASON_CHARS]})"}
     return {"title": page.title, "lines": page.lines}
 
 

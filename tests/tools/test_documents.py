@@ -123,10 +123,10 @@ def test_refusals_say_what_it_is(body, message):
 
 
 def test_bombs_stop_at_the_limit_by_the_directory_and_while_reading(monkeypatch):
-    monkeypatch.setattr(archive, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(archive, "MAX_BYTES", dict.fromkeys(archive.MAX_BYTES, 1 << 20))
     monkeypatch.setattr(archive, "MAX_MEMBERS", 50)
     bomb = rezipped(DOCX, add={"word/bomb.xml": bytes(2 << 20)})
-    assert len(bomb) < 50_000 and "more than 1 MiB when unpacked" in refusal(bomb)
+    assert len(bomb) < 50_000 and refusal(bomb) == "an Office file that unpacks to more than 1 MiB"
     size = (2 << 20).to_bytes(4, "little")
     assert bomb.count(size) == 2  # in the member's own header and in the directory
     liar = bomb.replace(size, (1_000).to_bytes(4, "little"))

@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import select
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from mirothinker_jax.tools.browse import ScrapePage
 from mirothinker_jax.tools.documents import Source
 from mirothinker_jax.tools.page_kind import Unreadable
 from mirothinker_jax.tools.reading_pool import ReadersBroken, ReadingPool
+from mirothinker_jax.tools.reading_worker import answer
 from mirothinker_jax.tools.spec import Failure, ToolError
 
 URL = "http://a.test/x"
@@ -116,6 +120,28 @@ def test_closing_ends_processes_at_work_and_the_pool_starts_anew():
     assert title == "north 1"
 
 
+ORPHAN = """
+import asyncio, sys
+from mirothinker_jax.tools.documents import Source
+from mirothinker_jax.tools.reading_pool import ReadingPool
+async def main():
+    pool = ReadingPool(1)
+    await pool.find(Source(b"x", "text/plain", "u"), "x", 1, 60.0)
+    print(*(worker._process.pid for worker in pool._all), flush=True)
+    await pool.find(Source(b"<div>" * 80_000, "text/html", "u"), "x", 1, 60.0, 1.0)
+asyncio.run(main())
+"""
+
+
+def test_a_process_at_work_outlives_a_killed_run_by_its_time_at_most():
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE) as run:
+        pid = int(run.stdout.readline())
+        watch = os.pidfd_open(pid)
+        run.kill()
+    assert select.select([watch], [], [], 20.0)[0]  # readable when it has ended
+    os.close(watch)
+
+
 def test_waiting_for_a_process_has_a_limit_and_is_this_machines_fault():
     async def use(pool):
         await attempt(pool, PDF)
@@ -152,6 +178,18 @@ def test_too_much_memory_is_said(monkeypatch):
 
     page, refused = in_pool(use)
     assert page.title == URL and refused == "a file that takes too much memory to read"
+
+
+def test_what_no_reader_foresaw_is_said_in_a_line():
+    request = {
+        "content_type": "text/html",
+        "url": URL,
+        "reader": "none",
+        "wanted": "",
+        "count": 1,
+        "seconds": 1,
+    }
+    assert answer(request, b"x") == {"unreadable": "its reader failed on it (KeyError: 'none')"}
 
 
 class Web:
