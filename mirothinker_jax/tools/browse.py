@@ -20,7 +20,7 @@ from mirothinker_jax.tools.documents import Source, choose_lines, read_page
 from mirothinker_jax.tools.extractor import ExtractionFailed, Extractor
 from mirothinker_jax.tools.guard import check_headers
 from mirothinker_jax.tools.jina import ReaderService
-from mirothinker_jax.tools.page_kind import FILE_MARKS, Unreadable
+from mirothinker_jax.tools.page_kind import FILE_MARKS, PDF, ZIP, Unreadable, page_kind
 from mirothinker_jax.tools.readable import Page
 from mirothinker_jax.tools.reading_pool import ReadersBroken, ReadingPool
 from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
@@ -38,8 +38,7 @@ _REDIRECTS = 5
 _SHORT_BYTES = 16_384
 # The host of a slow page is the model's choice: its time ends before the call's does (see executor.py).
 _GRACE_S = 1.0
-# For reading a page that came at the last moment; and the most, as others wait for the process.
-_LEAST_S, _MOST_S = 0.5, 10.0
+_MOST_S = 10.0  # to read a page: others wait for the process
 
 SPEC = ToolSpec(
     server="jina_scrape_llm_summary",
@@ -85,6 +84,7 @@ class ScrapePage:
         self._pool = ReadingPool()
         self._extraction_failed = False  # said once in the log
         self._timeout_s = max(settings.deadline_s - _GRACE_S, settings.deadline_s * 0.9)
+        self._least_s = (settings.deadline_s - self._timeout_s) / 2  # for a page that came at the last moment
         check(
             settings.reader != "trafilatura" or importlib.util.find_spec("trafilatura") is not None,
             "tools.reader is 'trafilatura', which is not installed: pip install 'mirothinker-jax[tools]'",
@@ -98,7 +98,7 @@ class ScrapePage:
             source = await self._service.fetch(url, headers, request_id)
         else:
             source = await self._fetch_in_time(url, headers, request_id)
-        left_s = max(_LEAST_S, end - time.monotonic())
+        left_s = max(self._least_s, end - time.monotonic())
         page = await self._find(source, wanted, self._lines if self._extractor is None else 0, left_s)
         if self._extractor is not None:
             try:
@@ -129,14 +129,18 @@ class ScrapePage:
         if len(source.body) >= self._file_bytes and source.body.startswith(FILE_MARKS):
             message = f"cannot read {source.url}: a file of more than {self._file_bytes:,} bytes"
             raise ToolError(Failure.TOOL_ERROR, message)
-        short = len(source.body) <= _SHORT_BYTES and not source.body.startswith(FILE_MARKS)
+        short = len(source.body) <= _SHORT_BYTES and source.reader == "rules"
         try:
-            if short and source.reader == "rules":
+            # No document is ever parsed in this process.
+            if short and page_kind(source.body, source.content_type, source.url) not in (PDF, ZIP):
                 return choose_lines(_read_at_once(source), wanted, count)
             return await self._pool.find(source, wanted, count, seconds, _MOST_S)
         except Unreadable as error:
             raise ToolError(Failure.TOOL_ERROR, f"cannot read {source.url}: {error}") from error
         except ReadersBroken as error:
+            if seconds < self._timeout_s / 2:  # its host left no time to wait for a process
+                message = f"{source.url} came too late to be read"
+                raise ToolError(Failure.UNREACHABLE, message) from error
             raise ToolError(Failure.NETWORK, str(error)) from error
 
     async def _fetch(self, url: str, headers: Mapping[str, str], request_id: str) -> httpx.Response:
@@ -165,4 +169,4 @@ class ScrapePage:
 
 @lru_cache(maxsize=512)
 def _read_at_once(source: Source) -> Page:
-    return read_page(source, _LEAST_S)
+    return read_page(source, _MOST_S)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from document_files import pdf, rezipped, xlsx_file
@@ -233,8 +234,19 @@ def test_only_what_is_long_or_no_text_takes_a_process():
     assert scrape(b"<title>T</title><p>north</p>", "text/html") == ("T\nnorth", set())
     text, started = scrape(long, "text/html")
     assert text == "T\nnorth" and len(started) == 1
-    text, started = scrape(PDF.body, "text/html")
-    assert text == 'north 1\nnothing about "north"' and len(started) == 1
+    for body in (PDF.body, b"\n" + PDF.body, b"junk\n" + PDF.body):
+        text, started = scrape(body, "text/html")
+        assert text == 'north 1\nnothing about "north"' and len(started) == 1
+
+
+@pytest.mark.parametrize(("waits_s", "failure"), [(0.0, Failure.NETWORK), (1.2, Failure.UNREACHABLE)])
+def test_whose_fault_it_is_where_no_process_is_free(monkeypatch, waits_s, failure):
+    """The machine's, unless the page itself used up the time."""
+    monkeypatch.setattr(reading_pool, "_COMMAND", ("/bin/true",))
+    times = iter((0.0, waits_s, *[waits_s] * 100))
+    monkeypatch.setattr("mirothinker_jax.tools.browse.time", SimpleNamespace(monotonic=lambda: next(times)))
+    error, _ = scrape(PDF.body, "", ToolsConfig(deadline_s=2.0))
+    assert error.failure is failure
 
 
 def test_files_over_the_limit_and_unreadable_ones_are_the_pages_fault():
