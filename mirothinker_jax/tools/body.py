@@ -11,27 +11,36 @@ import zlib
 
 import aiohttp
 
+from mirothinker_jax.tools.page_kind import FILE_MARKS
+
 ACCEPT_ENCODING = "gzip, deflate"
 _READ_BYTES = 1 << 16
+_MARK_BYTES = max(map(len, FILE_MARKS))
 
 
-async def read_body(content: aiohttp.StreamReader, encoding: str, max_bytes: int) -> bytes:
+async def read_body(
+    content: aiohttp.StreamReader, encoding: str, max_bytes: int, max_file_bytes: int = 0
+) -> bytes:
     """The body, cut at `max_bytes`, by its Content-Encoding header.
+
+    Args:
+      max_file_bytes: where this is more, the limit of a body that begins as one of FILE_MARKS does.
 
     Raises:
       ValueError: an encoding that was not asked for, or bytes that are none of it.
     """
     inflate = _inflater(encoding)
-    parts, room, wire = [], max_bytes, max_bytes
-    while room > 0 and wire > 0:
-        raw = await content.read(min(wire, _READ_BYTES))
+    body, wire, limit = bytearray(), 0, max(max_bytes, max_file_bytes)
+    while len(body) < limit and wire < limit:
+        raw = await content.read(min(limit - wire, _READ_BYTES))
         if not raw:
             break
-        wire -= len(raw)
-        part = inflate.feed(raw, room) if inflate else raw
-        room -= len(part)
-        parts.append(part)
-    return b"".join(parts)
+        wire += len(raw)
+        body += inflate.feed(raw, limit - len(body)) if inflate else raw
+        begun = len(body) >= _MARK_BYTES or wire >= max_bytes
+        if begun and not body.startswith(FILE_MARKS):
+            limit = max_bytes
+    return bytes(body[:limit])
 
 
 class _Inflater:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies_environment
 
 from mirothinker_jax.config import ToolsConfig, check
 from mirothinker_jax.tools import browse, sandbox, search
-from mirothinker_jax.tools.browse import PAGE_CHARS, ScrapePage
+from mirothinker_jax.tools.browse import ScrapePage
 from mirothinker_jax.tools.corpus_index import open_corpus
+from mirothinker_jax.tools.documents import PAGE_CHARS, missing_libraries
+from mirothinker_jax.tools.extractor import Extractor
+from mirothinker_jax.tools.jina import ReaderService
 from mirothinker_jax.tools.limits import check_tool_names
 from mirothinker_jax.tools.recording import Record
 from mirothinker_jax.tools.replay import Recorded, parts
@@ -18,6 +23,9 @@ from mirothinker_jax.tools.search import GoogleSearch, SearchBackend
 from mirothinker_jax.tools.search_http import HttpSearch
 from mirothinker_jax.tools.search_services import SERVICES
 from mirothinker_jax.tools.spec import Tool
+
+if TYPE_CHECKING:  # only a run with tools pays for importing HTTP
+    from mirothinker_jax.tools.client import WebClient
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +63,7 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
 
     def client(proxy: str | None = None, **options: Any) -> WebClient:
         limits = (settings.concurrency, settings.deadline_s, PAGE_CHARS * _BYTES_PER_CHAR)
-        return WebClient(proxy, *limits, **options)
+        return WebClient(proxy, *limits, max_file_bytes=settings.file_bytes, **options)
 
     if (
         proxy_url is None
@@ -89,7 +97,7 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
         if name == "google_search":
             tools.append(GoogleSearch(backend(), settings))
         elif name == "scrape_and_extract_info":
-            tools.append(ScrapePage(pages, settings))
+            tools.append(_scrape_page(pages, settings, client, bool(proxy_url)))
         elif name == "run_python_code":
             tools.append(RunPython(settings))
         else:
@@ -121,3 +129,23 @@ def _check_key(settings: ToolsConfig, api_key: str) -> None:
         bool(api_key or not name) or settings.search_backend == "world",
         f"google_search needs an API key: set the environment variable {name} (tools.search_key_env names it)",
     )
+
+
+def _scrape_page(
+    pages: WebClient, settings: ToolsConfig, client: Callable[..., WebClient], embedded: bool
+) -> ScrapePage:
+    """With the services that the settings name; `client(service_url=URL)` makes a client of one."""
+    if not embedded and settings.reader != "jina" and (missing := missing_libraries()):
+        install = "pip install 'mirothinker-jax[documents]'"
+        logger.warning("%s files cannot be read here: %s", ", ".join(missing), install)
+    service, extractor = None, None
+    if settings.reader == "jina":
+        check(
+            not embedded, "tools.reader is 'jina', which cannot reach the embedded web; set tools.search_url"
+        )
+        key = os.environ.get(settings.reader_key_env, "")
+        service = ReaderService(client(service_url=settings.reader_url), settings.reader_url, key)
+    if settings.extractor_url:
+        key = os.environ.get(settings.extractor_key_env, "")
+        extractor = Extractor(client(service_url=settings.extractor_url), settings, key)
+    return ScrapePage(pages, settings, service, extractor)

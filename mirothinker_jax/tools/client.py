@@ -51,12 +51,13 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         connections: int,
         timeout_s: float,
         max_body_bytes: int,
+        max_file_bytes: int,
     ):
         self._proxy = URL(proxy_url) if proxy_url else None
         self._service = URL(service_url).origin() if service_url else None
         self._connections = connections
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
-        self._max_body_bytes = max_body_bytes
+        self._max_bytes = (max_body_bytes, max_file_bytes)
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -125,7 +126,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     async def _read(self, content: aiohttp.StreamReader, encoding: str, request: httpx.Request) -> bytes:
         try:
-            return await read_body(content, encoding, self._max_body_bytes)
+            return await read_body(content, encoding, *self._max_bytes)
         except ValueError as error:
             raise httpx.RemoteProtocolError(str(error), request=request) from error
 
@@ -147,6 +148,7 @@ class WebClient:
         transport: httpx.AsyncBaseTransport | None = None,
         *,
         service_url: str | None = None,
+        max_file_bytes: int = 0,
     ):
         """A client of the public web; of the embedded one with `proxy_url`; of one service with `service_url`.
 
@@ -155,11 +157,12 @@ class WebClient:
           max_body_bytes: a longer body is cut.
           transport: replaces the network, in tests.
           service_url: the user's own: its host may be private or this machine, and no other is asked.
+          max_file_bytes: of a PDF or an archive, which are worth nothing when they are cut.
         """
         if proxy_url and service_url:
             raise ValueError(f"a client has a proxy ({proxy_url}) or a service ({service_url}), not both")
         self._transport = transport or AiohttpTransport(
-            proxy_url, service_url, connections, timeout_s, max_body_bytes
+            proxy_url, service_url, connections, timeout_s, max_body_bytes, max_file_bytes
         )
         self._through_proxy = bool(proxy_url)
         self._client = httpx.AsyncClient(

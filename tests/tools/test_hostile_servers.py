@@ -68,6 +68,27 @@ def test_an_endless_body_is_cut(net, encoding, part, found):
     assert net.get("http://a.example.com:{port}/", max_body_bytes=LIMIT, timeout_s=5.0).content == found
 
 
+@pytest.mark.parametrize(
+    ("mark", "limit"), [(b"%PDF-", 3 * LIMIT), (b"PK\x03\x04", 3 * LIMIT), (b"%PDX-", LIMIT)]
+)
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_a_file_has_a_limit_of_its_own(net, mark, limit, encoding):
+    net.names["a.example.com"] = [[PUBLIC]]
+    whole = mark + bytes(4 * LIMIT)
+    sent = gzip.compress(whole) if encoding == "gzip" else whole
+
+    async def in_pieces(request):
+        response = web.StreamResponse(headers={"Content-Encoding": encoding})
+        await response.prepare(request)
+        for piece in (sent[:2], sent[2:]):
+            await response.write(piece)
+        return response
+
+    net.answer = in_pieces
+    response = net.get("http://a.example.com:{port}/", max_body_bytes=LIMIT, max_file_bytes=3 * LIMIT)
+    assert response.content == whole[:limit]
+
+
 # --- servers that do not speak HTTP as one should ---
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
