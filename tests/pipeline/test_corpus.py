@@ -80,6 +80,6 @@ def test_the_tokenizer_learns_from_all_that_becomes_tokens(tmp_path, monkeypatch
     turn = {"role": "assistant", "content": None, "reasoning": "a thought", "tool_calls": [call]}
     records = Conversations([{"messages": [{"role": "user", "content": "q"}, turn]}])
     learned = []
-    monkeypatch.setattr(corpus, "train_tokenizer", lambda texts, path, settings: learned.extend(texts))
+    monkeypatch.setattr(corpus, "train_tokenizer", lambda texts, *_: learned.extend(texts))
     corpus.train_run_tokenizer(tmp_path / "my.model", records, Config())
     assert set(learned) >= {"q", "a thought", "find", '{"where": "é"}'}
