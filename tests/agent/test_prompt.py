@@ -29,7 +29,7 @@ def test_a_users_template(tmp_path):
 
 def test_the_one_of_a_format_whose_tools_the_chat_lists(tmp_path):
     prompt = system_prompt("", [SPEC], "hermes")
-    assert "\\boxed{ANSWER}" in prompt and "search" not in prompt and not any(t in prompt for t in CALL_TAGS)
+    assert "\\boxed{ANSWER}" in prompt and "web" not in prompt and not any(t in prompt for t in CALL_TAGS)
     path = tmp_path / "mine.txt"
     path.write_text("Tools cost $$5.", encoding="utf-8")
     assert system_prompt(str(path), [SPEC], "hermes") == "Tools cost $5."
