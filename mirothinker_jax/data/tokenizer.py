@@ -166,9 +166,9 @@ class Tokenizer(ByteCodec):
             ) from None
         names: list[str] = [self._pieces.id_to_piece(i) for i in range(self._pieces.vocab_size())]
         ids = {name: i for i, name in enumerate(names)}
-        call_format = "hermes" if hermes.CALL_TAGS[0] in ids else "mcp"  # that it was trained for
-        tags = TAGS[call_format]
-        structure = (*CONTROL, *tags, *_FRAMES[call_format])
+        whole = [f for f in TAGS if ids.keys() >= {*TAGS[f], *_FRAMES[f]}]  # what it was trained for
+        tags = [tag for f in whole or ["mcp"] for tag in (*TAGS[f], *_FRAMES[f])]
+        structure = (*CONTROL, *dict.fromkeys(tags))
         missing = [name for name in structure if name not in ids]
         missing += [f"<0x{b:02X}>" for b in range(256) if f"<0x{b:02X}>" not in ids]
         if missing:
