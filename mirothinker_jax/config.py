@@ -331,9 +331,9 @@ class Config:
                 f"sft.training.batch_size ({rows}) must be a multiple of data.shards ({self.data.shards})",
             )
             check(
-                bool(self.data.path) or not self.tools.search_url,
-                "tools.search_url leads to the open web, and the scripted expert knows the embedded one alone; "
-                "give data.path, or leave tools.search_url empty",
+                bool(self.data.path) or self.tools.search_backend == "world",
+                "tools.search, tools.search_url or tools.corpus leads away from the embedded web, and the scripted "
+                "expert knows no other; give data.path, or leave them empty",
             )
             check(
                 bool(self.data.path) or self.sft.expert_calls <= self.agent.max_calls,

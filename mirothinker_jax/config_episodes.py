@@ -15,6 +15,8 @@ _SERVICE_URL = re.compile(
     r"https?://(?:[^\s/?#@]*@)?(?:\[[0-9a-f:.]+\]|[^\s/?#:@\[\]]+)(?::\d{1,5})?(?:[/?]\S*)?", re.IGNORECASE
 )
 
+_SEARCH_SERVICES = ("serper", "searxng", "tavily", "brave")
+
 
 @dataclass(frozen=True)
 class WorldConfig:
@@ -53,11 +55,29 @@ class ToolsConfig:
         "scrape_and_extract_info",
         "run_python_code",
     )  # tools that the model sees
-    deadline_s: float = 30.0  # seconds a call may take
+    deadline_s: float = 30.0  # seconds a call may take, from its first attempt on
     output_tokens: int = 256  # a longer result is cut, and says so
-    concurrency: int = 16  # calls running at once
-    search_url: str = ""  # a Serper-shaped endpoint; empty: the embedded world's
-    search_key_env: str = "SERPER_API_KEY"  # environment variable that holds the key
+    concurrency: int = 16  # calls running at once, of all tools
+    tool_concurrency: tuple[str, ...] = ()  # the same of single tools, as TOOL:CALLS (run_python_code:4)
+    # Calls that a tool may begin in a second, evenly spaced, as TOOL:CALLS (google_search:5, for a service's quota).
+    tool_rates: tuple[str, ...] = ()
+    # How often a call is made again when a service of our own fails, within deadline_s and after random, growing
+    # waits. Never repeated: what the model got wrong, pages that do not answer, calls that change something.
+    retries: int = 0
+    # So many failures of our own services in a row, and the calls to that server fail at once for breaker_open_s;
+    # then one call tries it. 0: every call is made.
+    breaker_failures: int = 0
+    breaker_open_s: float = 30.0  # seconds
+    record: str = ""  # file to which each call's result is appended; several processes write one each
+    replay: str = ""  # such a file, from which calls are answered instead of made; one that it lacks fails
+    # Where google_search looks: world (the embedded web), a service (serper, searxng, tavily, brave) or corpus.
+    # Empty: corpus where tools.corpus is given, serper where tools.search_url is, else world.
+    search: str = ""
+    search_url: str = ""  # of the service, or of one with the same API; empty: the public one
+    search_key_env: str = ""  # environment variable with its key; empty: {SERPER,TAVILY,BRAVE}_API_KEY
+    # A .jsonl file of {url or docid, title?, text}, or a folder of .txt, .md, .html and .jsonl files: then it is the
+    # whole web, and no tool leaves it.
+    corpus: str = ""
     search_results: int = 10  # hits of a search, at most
     snippet_chars: int = 200  # of each hit; 0: none
     # How a page becomes lines: rules (fast, keeps everything but navigation) or trafilatura (main text only, for
@@ -73,6 +93,7 @@ class ToolsConfig:
         for name in self.names:
             one_of("tools.names", name, ("google_search", "scrape_and_extract_info", "run_python_code"))
         one_of("tools.reader", self.reader, ("rules", "trafilatura"))
+        self._check_search()
         check(
             not self.search_url or _SERVICE_URL.fullmatch(self.search_url) is not None,
             f"tools.search_url is {self.search_url!r}, which is no address; write it as http://host:port/path",
@@ -80,6 +101,54 @@ class ToolsConfig:
         check(self.deadline_s > 0, f"tools.deadline_s is {self.deadline_s}; it must be > 0")
         check(self.output_tokens >= 8, f"tools.output_tokens is {self.output_tokens}; it must be ≥ 8")
         check(self.concurrency >= 1, f"tools.concurrency is {self.concurrency}; it must be ≥ 1")
+        check(self.retries >= 0, f"tools.retries is {self.retries}; it must be ≥ 0")
+        check(self.breaker_failures >= 0, f"tools.breaker_failures is {self.breaker_failures}; 0 is off")
+        check(self.breaker_open_s > 0, f"tools.breaker_open_s is {self.breaker_open_s}; it must be > 0")
+        for name, calls in self.by_tool("tool_concurrency").items():
+            check(
+                calls == int(calls),
+                f"tools.tool_concurrency is {calls:g} for {name}; give whole numbers",
+            )
+        self.by_tool("tool_rates")
+        check(
+            not (self.record and self.replay),
+            f"tools.record is {self.record!r} and tools.replay {self.replay!r}; a run makes its calls or replays them",
+        )
+
+    def by_tool(self, key: str) -> dict[str, float]:
+        """`tool_concurrency` or `tool_rates` as numbers by the tool's name. Raises ConfigError for another form."""
+        numbers: dict[str, float] = {}
+        for entry in getattr(self, key):
+            match = re.fullmatch(r"(.+):(\d+(?:\.\d+)?)", entry)
+            check(
+                match is not None and float(match[2]) > 0,
+                f"tools.{key} holds {entry!r}; write TOOL:NUMBER with a number above 0, such as google_search:5",
+            )
+            assert match is not None
+            check(match[1] not in numbers, f"tools.{key} names {match[1]} twice")
+            numbers[match[1]] = float(match[2])
+        return numbers
+
+    @property
+    def search_backend(self) -> str:
+        """What `search` says, or what its being empty means."""
+        return self.search or ("corpus" if self.corpus else "serper" if self.search_url else "world")
+
+    def _check_search(self) -> None:
+        where = self.search_backend
+        one_of("tools.search", where, ("world", *_SEARCH_SERVICES, "corpus"))
+        check(
+            where in _SEARCH_SERVICES or not self.search_url,
+            f"tools.search_url is {self.search_url!r} and tools.search {where!r}, which asks no service; leave one out",
+        )
+        check(
+            where != "searxng" or bool(self.search_url),
+            "tools.search_url is empty, and there is no SearXNG for everyone; give yours, such as http://localhost:8080",
+        )
+        check(
+            (where == "corpus") == bool(self.corpus),
+            f"tools.corpus is {self.corpus!r} and tools.search {where!r}; give the corpus alone, or neither",
+        )
 
 
 @dataclass(frozen=True)

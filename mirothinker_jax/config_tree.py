@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-PATH_ENDINGS = ("path", "_dir", "_file", "init_from")  # of keys whose values are paths
+# Of keys whose values are paths.
+PATH_ENDINGS = ("path", "_dir", "_file", "init_from", "tools.record", "tools.replay", "tools.corpus")
 
 
 class ConfigError(ValueError):

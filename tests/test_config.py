@@ -199,7 +199,30 @@ def test_adapters_need_a_model(capsys, tmp_path):
         ("--config.evaluation.budgets=()", "config.evaluation.budgets is empty; give calls"),
         ("--config.grpo.question_pool=0", "config.grpo.question_pool is 0; it must be ≥ 1"),
         ("--config.agent.max_calls=5", "config.sft.expert_calls (6) is more than the agent is allowed"),
-        ("--config.tools.search_url=https://s.test", "config.tools.search_url leads to the open web"),
+        (
+            "--config.tools.tool_rates=('google_search',)",
+            "tools.tool_rates holds 'google_search'; write TOOL:NUMBER",
+        ),
+        (
+            "--config.tools.tool_rates=('a:0',)",
+            "tools.tool_rates holds 'a:0'; write TOOL:NUMBER with a number above 0",
+        ),
+        ("--config.tools.tool_rates=('a:1','a:2')", "config.tools.tool_rates names a twice"),
+        (
+            "--config.tools.tool_concurrency=('a:1.5',)",
+            "tools.tool_concurrency is 1.5 for a; give whole numbers",
+        ),
+        ("--config.tools.retries=-1", "config.tools.retries is -1; it must be ≥ 0"),
+        ("--config.tools.breaker_failures=-1", "config.tools.breaker_failures is -1; 0 is off"),
+        ("--config.tools.breaker_open_s=0", "config.tools.breaker_open_s is 0.0; it must be > 0"),
+        (
+            "--config.tools.record=gs://b/x",
+            "config.tools.record is 'gs://b/x', and URLs are not read or written",
+        ),
+        (
+            "--config.tools.search_url=https://s.test",
+            "config.tools.search, tools.search_url or tools.corpus leads away",
+        ),
         ("--config.world.port=70000", "config.world.port is 70000; give 0 … 65535"),
     ],
 )

@@ -4,7 +4,7 @@
     mirothinker-train --config qwen/lora:runs/qwen3-4b --config.data.path=my.jsonl
     mirothinker-convert --to hf --path runs/qwen-lora --out merged
 
-Calls in Qwen's own format: --config.data.call_format=hermes. The model is frozen, in bfloat16 (2 bytes a parameter: 8B
+Calls are written in Qwen's own format. The model is frozen, in bfloat16 (2 bytes a parameter: 8B
 in 16 GB). Only the adapters have gradients and moments. The last command merges them and writes what transformers,
 vLLM and SGLang load. Steps of an 8B with random weights were run on an H100 (docs/notes/kernels.md); these commands
 were not run at this size by the authors.
@@ -19,6 +19,7 @@ def get_config(model: str):
     c.run_dir = "runs/qwen-lora"
     c.stages = ("sft",)
     c.data.path = "my.jsonl"  # give your own
+    c.data.call_format = "hermes"  # Qwen's own
     c.data.shards = 1  # so that a handful of conversations will do
     c.evaluation.questions = 0
     c.tokenizer.path = "tokenizer.json"  # of a preset: give your own; a converted run has one

@@ -6,8 +6,8 @@
 What follows the colon is a converted run or one that trained (its sizes, weights and tokenizer are used), or a
 preset's name for fresh parameters (then with --config.tokenizer.path). The optimizer's numbers are those that
 MiroThinker v0.1 published: 128 rows of 40,960 tokens a step, learning rate 4e-5, cosine, 10% warm-up, weight decay
-0.1. It took 3 to 4 epochs: --config.sft.training.steps=0 --config.sft.training.epochs=3. Calls in Qwen's own format:
---config.data.call_format=hermes.
+0.1. It took 3 to 4 epochs: --config.sft.training.steps=0 --config.sft.training.epochs=3. Calls are
+written in Qwen's own format.
 
 float32 master weights with Adam take 16 bytes a parameter over all devices: 8B fits 4 GPUs of 80 GB, less activations.
 For one GPU there is qwen/lora. Nothing is evaluated. Not run at this size by the authors.
@@ -22,6 +22,7 @@ def get_config(model: str):
     c.run_dir = "runs/qwen-sft"
     c.stages = ("sft",)
     c.data.path = "my.jsonl"  # give your own
+    c.data.call_format = "hermes"  # Qwen's own
     c.evaluation.questions = 0
     c.tokenizer.path = "tokenizer.json"  # of a preset: give your own; a converted run has one
     use(c, model)

@@ -15,6 +15,7 @@ def get_config():
     c.run_dir = "runs/sft"
     c.stages = ("sft",)
     c.data.path = "my.jsonl"  # give your own
+    c.data.call_format = "hermes"  # Qwen's own, which takes any tool
     c.data.shards = 1  # so that a handful of conversations will do
     c.evaluation.questions = 0
 

@@ -9,24 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from mirothinker_jax.agent.answer import boxed_answer, last_box
+from mirothinker_jax.agent.calls import Executor, batches, results
 from mirothinker_jax.agent.policy import Chat, Policy, Session
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
 from mirothinker_jax.agent.wire.formats import WIRES
 from mirothinker_jax.agent.wire.turn import Malformed
-from mirothinker_jax.tools.spec import Failure, ToolCall, ToolResult
+from mirothinker_jax.tools.spec import Failure, ToolResult
 from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
 
 # Failures in a row that are not the model's fault, after which the tools are taken to be down.
 INFRASTRUCTURE_LIMIT = 5
-
-
-class Executor(Protocol):
-    async def execute(self, call: ToolCall, request_id: str) -> ToolResult: ...
 
 
 @dataclass(frozen=True)
@@ -156,10 +153,13 @@ async def _converse(
         if not said.calls:
             return _ending(said.words, Stop.ANSWERED)
         texts = []
-        for number, call in enumerate(said.calls[: setting.max_calls - tally.calls - tally.malformed]):
-            texts.append(await _observe(call, executor, f"{episode_id}:{turn_number}.{number}", tally))
-            if tally.infrastructure_row >= INFRASTRUCTURE_LIMIT:
-                return None, Stop.INFRASTRUCTURE
+        allowed = said.calls[: setting.max_calls - tally.calls - tally.malformed]
+        numbered = [(f"{episode_id}:{turn_number}.{number}", call) for number, call in enumerate(allowed)]
+        for batch in batches(numbered, executor):
+            for result in await results(batch, executor):
+                texts.append(_observe(result, tally))
+                if tally.infrastructure_row >= INFRASTRUCTURE_LIMIT:
+                    return None, Stop.INFRASTRUCTURE
         end = turn.tokens[-1]
         feed, source = chat.observation(texts, end), Source.OBSERVATION
         room = setting.context_tokens - ledger.tokens - len(feed)
@@ -177,11 +177,10 @@ def _ending(words: str, answered: Stop) -> tuple[str | None, Stop]:
     return None, Stop.NO_ANSWER if last_box(words) is None else Stop.GAVE_UP
 
 
-async def _observe(call: ToolCall | Malformed, executor: Executor, request_id: str, tally: _Tally) -> str:
-    if isinstance(call, Malformed):
+def _observe(result: ToolResult | Malformed, tally: _Tally) -> str:
+    if isinstance(result, Malformed):
         tally.malformed += 1
-        return call.reason
-    result = await executor.execute(call, request_id)
+        return result.reason
     tally.calls += 1
     tally.failed += result.failure is not None
     # An unknown tool or an address that does not answer says nothing about our services.

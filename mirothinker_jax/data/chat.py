@@ -54,6 +54,7 @@ class Chat:
 
     Attributes:
       call_format: the same; the agent reads turns by it.
+      template: the one in use.
 
     Raises:
       ConfigError: another call format, or one that the template does not have.
@@ -68,19 +69,19 @@ class Chat:
     ):
         one_of("call_format", call_format, CALL_FORMATS)
         self._codec = codec
-        self._template = template or (codec.template if isinstance(codec, ByteCodec) else CHATML)
+        self.template = template or (codec.template if isinstance(codec, ByteCodec) else CHATML)
         self._servers = dict(servers or {})
         self.call_format = call_format
         self._hermes = call_format == "hermes"
         check(
-            self._template.calls or not self._hermes,
+            self.template.calls or not self._hermes,
             "data.call_format is 'hermes', but the model's chat template writes calls in another way; "
             "set data.call_format=mcp, or name the template to use in tokenizer.template",
         )
         self._newline = codec.encode("\n")
         self._header = codec.encode(_HEADER)
         self._thought_header = codec.encode(_HEADER + _THOUGHT)
-        opens = self._template.opens_thought
+        opens = self.template.opens_thought
         self._to_speak = [codec.im_start_id, *(self._thought_header if opens else self._header)]
 
     def prompt(self, system: str | None, user: str, functions: Sequence[Mapping[str, Any]] = ()) -> list[int]:
@@ -161,7 +162,7 @@ class Chat:
 
     def _system(self, system: str | None, functions: Sequence[Mapping[str, Any]]) -> str | None:
         assert self._hermes or not functions
-        return tools_section(self._template.system if system is None else system, functions)
+        return tools_section(self.template.system if system is None else system, functions)
 
     def _said(self, role: str, *texts: str) -> list[int]:
         """One whole message of untrusted text; "tool" is the role of a turn's results."""
@@ -174,7 +175,7 @@ class Chat:
     def _spoken(self, text: str) -> tuple[list[int], int]:
         """Ids of an assistant's header and `text`, and how many of them a policy does not sample."""
         ids = self._codec.encode(_HEADER + text)
-        opened = self._template.opens_thought and text.startswith(_THOUGHT)
+        opened = self.template.opens_thought and text.startswith(_THOUGHT)
         before = self._thought_header if opened else self._header
         if ids[: len(before)] == before:
             return ids, len(before)
@@ -182,7 +183,7 @@ class Chat:
         return ids, next(n for n in range(len(ids) + 1) if len(self._codec.decode(ids[:n])) >= characters)
 
     def _assistant_text(self, message: Message, field: str, last: bool) -> str:
-        text, apart = assistant_text(self._template, message, last)
+        text, apart = assistant_text(self.template, message, last)
         if self._hermes:
             return text + calls_text(message, field, apart)
         parts = [text]

@@ -64,8 +64,7 @@ class HFTokenizer(ByteCodec):
                 "use the tokenizer of a Qwen model"
             )
         ids = {name: token["id"] for name, token in added.items()}
-        self._plain = _without_added_tokens(content, file)
-        vocabulary: dict[str, int] = self._plain.get_vocab(with_added_tokens=True)
+        self._plain, vocabulary = _without_added_tokens(content, file)
         # Merges make only what is in this vocabulary: the library refuses other ones. A word that was added once more
         # stays a word.
         of_text = set(vocabulary.values())
@@ -82,7 +81,7 @@ class HFTokenizer(ByteCodec):
             raise ConfigError(
                 f"{file}: this tokenizer changes text beyond NFC; use the tokenizer of a Qwen model"
             )
-        self._trusted, self._renumber = _with_added_tokens(self._plain, added)
+        self._trusted, self._renumber = _with_added_tokens(self._plain, vocabulary, added)
         self.template = find_template(file.parent, self) if template == "auto" else TEMPLATES[template]
 
     def encode(self, text: str) -> list[int]:
@@ -150,23 +149,37 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def _without_added_tokens(content: dict[str, Any], file: Path) -> tokenizers.Tokenizer:
+def _without_added_tokens(content: dict[str, Any], file: Path) -> tuple[tokenizers.Tokenizer, dict[str, int]]:
+    """The tokenizer of text from outside, and its vocabulary."""
     model = content["model"] | {"dropout": None}  # chance, for training
-    vocabulary = model.get("vocab")
-    if isinstance(vocabulary, dict) and isinstance(model.get("merges"), list):
-        merges = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
-        of_text = {*_letters(), *("".join(merge) for merge in merges)}
-        listed = {token["content"] for token in content["added_tokens"]} - of_text
-        model["vocab"] = {name: i for name, i in vocabulary.items() if name not in listed}
-    plain = content | {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    vocabulary, fillers = model.get("vocab"), {}
     try:
-        return tokenizers.Tokenizer.from_str(json.dumps(plain | {"model": model}))
+        if model.get("continuing_subword_prefix"):  # with which the library may panic
+            raise ValueError("continuing_subword_prefix is set, which byte-level BPE has not")
+        if isinstance(vocabulary, dict) and isinstance(model.get("merges"), list):
+            of_text = {*_letters(), *map(_joined, model["merges"])}
+            listed = {token["content"] for token in content["added_tokens"]} - of_text
+            kept = {name: i for name, i in vocabulary.items() if name not in listed}
+            # The library numbers further tokens from the vocabulary's size on. Without gaps these numbers are free. No
+            # text makes what fills a gap: byte-level BPE has another letter for the space.
+            taken = set(kept.values())
+            if max(taken, default=0) >= _MOST_IDS:
+                raise ValueError(f"the vocabulary has an id of {max(taken)}")
+            fillers = {f" {i}": i for i in range(max(taken, default=0)) if i not in taken}
+            model["vocab"] = kept | fillers
+        plain = content | {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(plain | {"model": model}))
     except Exception as error:  # the library has no class of its own for this
         raise ConfigError(f"{file}: not a tokenizer.json ({error}); {_WAY_OUT}") from None
+    return tokenizer, {name: i for name, i in tokenizer.get_vocab().items() if name not in fillers}
+
+
+def _joined(merge: str | list[str]) -> str:
+    return "".join(merge.split(" ") if isinstance(merge, str) else merge)
 
 
 def _with_added_tokens(
-    plain: tokenizers.Tokenizer, added: dict[str, dict[str, Any]]
+    plain: tokenizers.Tokenizer, vocabulary: dict[str, int], added: dict[str, dict[str, Any]]
 ) -> tuple[tokenizers.Tokenizer, dict[int, int]]:
     """A tokenizer with the model of `plain` and the added tokens of trusted text, and {its id: the file's}."""
     trusted = tokenizers.Tokenizer(plain.model)
@@ -175,7 +188,9 @@ def _with_added_tokens(
         if name and name not in _STRUCTURE:
             flags = {flag: bool(token[flag]) for flag in _FLAGS if flag in token}
             trusted.add_tokens([tokenizers.AddedToken(name, **flags)])
-    return trusted, {i: added[token.content]["id"] for i, token in trusted.get_added_tokens_decoder().items()}
+    found = trusted.get_added_tokens_decoder().items()
+    # A word that was added once more keeps its number.
+    return trusted, {i: added[t.content]["id"] for i, t in found if t.content not in vocabulary}
 
 
 def _bytes_of_tokens(vocabulary: dict[str, int], added: dict[str, int], file: Path) -> list[bytes]:
@@ -194,7 +209,8 @@ def _bytes_of_tokens(vocabulary: dict[str, int], added: dict[str, int], file: Pa
             f"{file}: {len(lacking)} of 256 bytes have no token; use a byte-level BPE tokenizer"
         )
     for name, i in added.items():
-        table[i] = name.encode()
+        if vocabulary.get(name) != i:
+            table[i] = name.encode()
     return table
 
 

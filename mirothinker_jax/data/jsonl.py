@@ -65,7 +65,9 @@ def gzip_records(path: str) -> Iterator[tuple[int, Any]]:
         with gzip.open(path) as file:
             for line, _, content in _lines(file.readline, path):
                 yield line, _parsed(content, f"{path}:{line}")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except gzip.BadGzipFile as error:
+        raise DataError(f"{path}: is not gzip ({error}); name it *.jsonl, or fetch it anew") from None
+    except (EOFError, zlib.error) as error:
         raise DataError(f"{path}: file: damaged gzip ({error}); fetch or write it anew") from None
 
 

@@ -19,16 +19,8 @@ KNOWN = {
     "record": ("messages", "tools", "system", *METADATA),
     # `name` and `tool_call_id` are known and play no part: no template of Qwen's renders them.
     "messages": (
-        *(
-            "role",
-            "content",
-            "reasoning_content",
-            "reasoning",
-            "tool_calls",
-            "tool_call_id",
-            "name",
-            "weight",
-        ),
+        *("role", "content", "reasoning_content", "reasoning", "weight"),
+        *("tool_calls", "tool_call_id", "name"),
     ),
     "messages.content": ("type", "text"),
     "messages.tool_calls": ("id", "type", "index", "function"),

@@ -71,13 +71,14 @@ class SFTSource:
         self._rows_per_shard = rows // shards
         self._sequence_length = sequence_length
         # What a saved position belongs to: anything else here and it would point somewhere else.
-        self._data = {"path": conversations.name, "examples": examples, "sha256": conversations.fingerprint}
+        self._conversations = conversations
         self._identity = {
             "shard_count": shards,
             "sequence_length": sequence_length,
             "open_bins": settings.open_bins,
             "shuffle": settings.shuffle,
             "seed": seed,
+            "template": repr(chat.template),  # a file beside the tokenizer may have changed it
         }
         columns = _Render(conversations, chat, sequence_length)
         own = shards // process_count
@@ -108,7 +109,7 @@ class SFTSource:
     def get_state(self) -> dict[str, Any]:
         """The position of this process's streams; "shards" of several processes' states may be merged."""
         return {
-            "data": self._data,
+            "data": _identity(self._conversations),
             **self._identity,
             "shards": {str(shard): stream.get_state() for shard, stream in self._streams.items()},
         }
@@ -119,17 +120,12 @@ class SFTSource:
         Raises:
           ConfigError: the state belongs to other data or settings, or lacks one of this process's shards.
         """
-        saved = state.get("data", {})
-        if (saved.get("examples"), saved.get("sha256")) != (self._data["examples"], self._data["sha256"]):
-            raise ConfigError(
-                f"data.path: this run was made with other data: {_described(saved)}; now it is "
-                f"{_described(self._data)}; give the former data back, or start a new run_dir"
-            )
+        check_same_data(state, self._conversations)
         for key, value in self._identity.items():
             if state.get(key) != value:
                 raise ConfigError(
                     f"the saved data position has {key} {state.get(key)}, this run {value}; "
-                    "restore that setting, or start a new run_dir"
+                    "restore that setting, or give another config.run_dir"
                 )
         missing = [shard for shard in self._streams if str(shard) not in state["shards"]]
         if missing:
@@ -139,6 +135,24 @@ class SFTSource:
             )
         for shard, stream in self._streams.items():
             stream.set_state(state["shards"][str(shard)])
+
+
+def check_same_data(state: dict[str, Any], conversations: ConversationSource) -> None:
+    """Raises ConfigError where the state of an SFTSource was taken on other data than these."""
+    saved, data = state.get("data", {}), _identity(conversations)
+    if (saved.get("examples"), saved.get("sha256")) != (data["examples"], data["sha256"]):
+        raise ConfigError(
+            f"data.path: this run was made with other data: {_described(saved)}; now it is {_described(data)}; give "
+            "the former data back, or another config.run_dir"
+        )
+
+
+def _identity(conversations: ConversationSource) -> dict[str, Any]:
+    return {
+        "path": conversations.name,
+        "examples": len(conversations),
+        "sha256": conversations.fingerprint,
+    }
 
 
 def _described(data: dict[str, Any]) -> str:

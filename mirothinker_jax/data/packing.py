@@ -11,6 +11,7 @@ model to stop anywhere.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -153,6 +154,14 @@ def pack_pairs(
         for i, member in enumerate(members):
             start = _put_pair(batch, row, start, pairs[member], first_sequence=2 * i)
     return batch
+
+
+def digest_of_rows(batch: Batch) -> str:
+    """64 hexadecimal digits of what rows (numpy) hold and what of it is trained."""
+    digest = hashlib.sha256()
+    for part in (batch.tokens, batch.targets, batch.weights, batch.positions, batch.sequence):
+        digest.update(np.asarray(part).tobytes())
+    return digest.hexdigest()
 
 
 def first_fit(sizes: Iterable[int], capacity: int, most: int | None = None) -> list[list[int]]:

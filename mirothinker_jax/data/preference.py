@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from mirothinker_jax.config import ConfigError
-from mirothinker_jax.data.packing import Pair, pack_pairs
+from mirothinker_jax.data.packing import Pair, digest_of_rows, pack_pairs
 from mirothinker_jax.types import Batch
 
 
@@ -38,7 +38,9 @@ class PreferenceSource:
                 "no preference pairs: every question was answered always right or always wrong; "
                 "remove the run's dpo folder, and raise dpo.questions or dpo.samples"
             )
-        self._batch = reference(pack_pairs(pairs, sequence_length, pairs_per_row))
+        packed = pack_pairs(pairs, sequence_length, pairs_per_row)
+        self._sha256 = digest_of_rows(packed)
+        self._batch = reference(packed)
         self._batch_size, self._seed, self._shard, self._position = rows, seed, shard, 0
         self.pairs, self.rows = len(pairs), self._batch.shape[0]
 
@@ -55,7 +57,13 @@ class PreferenceSource:
         return np.random.default_rng((self._seed, epoch)).permutation(self.rows)
 
     def get_state(self) -> dict[str, Any]:
-        return {"position": self._position}
+        return {"position": self._position, "sha256": self._sha256}
 
     def set_state(self, state: dict[str, Any]) -> None:
+        was, now = str(state.get("sha256")), self._sha256
+        if was != now:
+            raise ConfigError(
+                f"the run's preference pairs have changed (SHA-256 {was[:12]}… → {now[:12]}…); put dpo/samples.jsonl "
+                "back, or remove the run's dpo folder to train it anew"
+            )
         self._position = state["position"]

@@ -86,7 +86,9 @@ def _require(values: Mapping[str, Any], key: str, group: str = "") -> Any:
 
 def _refuse(values: Mapping[str, Any], family: str) -> None:
     experts_everywhere = values.get("decoder_sparse_step", 1) == 1 and not values.get("mlp_only_layers")
-    other_layers = {str(kind) for kind in values.get("layer_types") or ()} - {"full_attention"}
+    layers = values.get("layer_types") or []
+    kinds = layers if isinstance(layers, list) else [layers]
+    other_layers = {str(kind) for kind in kinds} - {"full_attention"}
     for wrong, what in (
         (values.get("use_sliding_window"), "use_sliding_window is true; sliding windows are not supported"),
         (other_layers, f"layer_types has {', '.join(sorted(other_layers))}; supported is full_attention"),

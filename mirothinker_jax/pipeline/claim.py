@@ -6,16 +6,20 @@ a stage's number of steps, as long as no later stage has begun from its paramete
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mirothinker_jax.config import STAGES, Config
 from mirothinker_jax.config_tree import ConfigError, difference, flat, to_plain
 from mirothinker_jax.data.atomic import remove_scratch, replacing
+from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.parallel.processes import barrier
+from mirothinker_jax.pipeline.lock import NAME as LOCK
 from mirothinker_jax.trainer.steps import trained_steps
 
 # Settings of the machine, of how the same numbers are computed, and of what is written down.
@@ -23,6 +27,7 @@ FREE = (
     *("run_dir", "stages", "mesh.", "rollout.", "model.remat", "model.ffn_tokens", "model.context."),
     *("data.read_threads", "data.survey", "data.validation_path", "sft.validate_every", "world.port"),
     *("tools.deadline_s", "tools.concurrency", "tools.search_key_env", "tools.unsafe_sandbox"),
+    *("tools.tool_concurrency", "tools.tool_rates", "tools.retries", "tools.breaker_", "tools.record"),
 )
 FREE_OF_TRAINING = (
     "microbatch_size",
@@ -45,6 +50,7 @@ FREE_UNTIL = {
     "grpo.": MADE_BY["grpo"],
     "evaluation.": ("*/eval_trajectories.jsonl",),
 }
+WORK = ("data/expert.jsonl", *(pattern for patterns in FREE_UNTIL.values() for pattern in patterns))
 MADE = ("data/*", *(pattern for patterns in FREE_UNTIL.values() for pattern in patterns))
 
 logger = logging.getLogger(__name__)
@@ -61,9 +67,8 @@ def check_same(folder: Path, new: dict[str, Any]) -> dict[str, str]:
     old = json.loads(path.read_text())
     free = (*FREE, *(key for key, patterns in FREE_UNTIL.items() if not exists_any(folder, patterns)))
     if trained_steps(folder / "sft" / "checkpoints"):
-        free += (
-            "data.path",
-        )  # the data may have moved: their fingerprint is compared where they are read on
+        # The data may have moved: their fingerprint is compared where they are read on.
+        free += ("data.path",)
     changed = {line.partition(":")[0]: line for line in difference(old, new)}
     changed = {key: line for key, line in changed.items() if not key.startswith(free)}
     after = flat(new)
@@ -142,6 +147,21 @@ def _set_aside(folder: Path, change: str) -> None:
             place = rollout.parent / f"beyond_step_{trained}"
             place.mkdir(exist_ok=True)
             rollout.rename(place / rollout.name)
+
+
+@contextlib.contextmanager
+def nothing_left_of_a_refusal(folder: Path, enabled: bool) -> Iterator[None]:
+    """Where the block refuses a run that began in an empty folder, before it trained or sampled anything, the folder is
+    empty again: else settings that never worked would bind the next start."""
+    empty = enabled and not any(path.name != LOCK for path in folder.iterdir())
+    try:
+        yield
+    except (ConfigError, DataError):
+        if empty and not exists_any(folder, WORK):
+            for path in folder.iterdir():
+                if path.name != LOCK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
 
 
 def exists_any(folder: Path, patterns: Iterable[str]) -> bool:

@@ -19,6 +19,7 @@ from mirothinker_jax.data.tokenizer import TextCodec
 from mirothinker_jax.models.hf_files import Folder
 from mirothinker_jax.models.presets import read_hf_config
 from mirothinker_jax.pipeline.hf_folder import eos_ids, read_json
+from mirothinker_jax.tools.build import check_tools, key_env
 
 
 class Inputs(NamedTuple):
@@ -61,7 +62,18 @@ def _open(config: Config) -> Inputs:
     if config.model.init_from and not started:
         _check_init_from(config.model.init_from)
     _check_run_dir(config.run_dir)
+    if purposes(config):
+        check_tools(config.tools, os.environ.get(key_env(config.tools), ""))
     return Inputs(conversations, tokenizer, validation)
+
+
+def purposes(config: Config) -> list[str]:
+    """What the run draws questions for; none where it only fine-tunes on a file."""
+    c = config
+    expert = not c.data.path and ("sft" in c.stages or not c.tokenizer.path)
+    wanted = {"expert": expert, "evaluation": c.evaluation.questions > 0}
+    wanted |= {stage: stage in c.stages for stage in ("dpo", "grpo")}
+    return [purpose for purpose, needed in wanted.items() if needed]
 
 
 def padded_vocabulary(size: int, tokenizer: TextCodec) -> int:
@@ -89,7 +101,10 @@ def read_source(path: Path) -> Source:
         raise ConfigError(f"{path} is a run already, not a Hugging Face folder; give --to hf to export it")
     for name, what in (("config.json", "a Hugging Face model has one"), ("tokenizer.json", "a run needs it")):
         if not (path / name).is_file():
-            raise ConfigError(f"{path / name} is not there, and {what}; give a model's folder as --path")
+            raise ConfigError(
+                f"{path / name} is not there, and {what}; give a downloaded model's folder as --path "
+                "(hf download OWNER/NAME --local-dir models/NAME)"
+            )
     config = path / "config.json"
     fields = read_hf_config(config)
     try:

@@ -55,6 +55,7 @@ def sft_batches_per_epoch(shop: Workshop) -> float:
         **settings,
         "data": shop.conversations.fingerprint,
         "tokenizer": shop.identity["tokenizer_sha256"],
+        "template": repr(shop.chat.template),
         "call_format": c.data.call_format,
         "batch_size": training.batch_size,
         "sequence_length": training.sequence_length,

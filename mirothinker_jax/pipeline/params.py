@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mirothinker_jax.config import ConfigError
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.trainer.checkpoint import check_identity, restore_params
 from mirothinker_jax.trainer.steps import newest_step
+
+
+class StepLost(Exception):
+    """A stage that was done has lost its last step, which is set aside: it goes on from the one before."""
 
 
 class LazyParams:
@@ -40,13 +43,11 @@ class LazyParams:
 def load_step(checkpoints: Path, step: int, model: ModelSpec, identity: dict[str, Any]) -> Params:
     """The parameters of the newest step, and nothing else of it.
 
-    Raises ConfigError where that is damaged, or belongs to another model or tokenizer.
+    Raises StepLost where that is damaged, ConfigError where it belongs to another model or tokenizer.
     """
     found = newest_step(checkpoints, set_aside=True)
     if found != step:
-        raise ConfigError(
-            f"{checkpoints} has no whole step {step} any more; start again, and the run goes on from step {found}"
-        )
+        raise StepLost(f"{checkpoints} has step {found} instead of {step}")
     path = checkpoints / str(step)
     check_identity(path, identity, "use another config.run_dir, or the config that wrote it")
     return restore_params(path, model)

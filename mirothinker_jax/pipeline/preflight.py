@@ -9,24 +9,16 @@ import logging
 
 import jax
 
-from mirothinker_jax.config import Config, check
+from mirothinker_jax.config import check
 from mirothinker_jax.data.messages import DataError
 from mirothinker_jax.parallel.mesh import check_model, check_rows, make_mesh
 from mirothinker_jax.parallel.placement import data_shard
 from mirothinker_jax.parallel.processes import all_processes, max_over_processes
+from mirothinker_jax.pipeline.inputs import purposes
 from mirothinker_jax.pipeline.lengths import conversation_lengths
 from mirothinker_jax.pipeline.workshop import Workshop
 
 logger = logging.getLogger(__name__)
-
-
-def purposes(config: Config) -> list[str]:
-    """What the run draws questions for; none where it only fine-tunes on a file."""
-    c = config
-    expert = not c.data.path and ("sft" in c.stages or not c.tokenizer.path)
-    wanted = {"expert": expert, "evaluation": c.evaluation.questions > 0}
-    wanted |= {stage: stage in c.stages for stage in ("dpo", "grpo")}
-    return [purpose for purpose, needed in wanted.items() if needed]
 
 
 def check_run(shop: Workshop) -> None:

@@ -8,7 +8,6 @@ one that found the file while another did not would wait forever. Needs a file s
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import jax
 import numpy as np
 
 from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.data.packing import digest_of_rows
 from mirothinker_jax.parallel.processes import all_processes, barrier
 from mirothinker_jax.trajectory import store
 from mirothinker_jax.trajectory.types import Trajectory
@@ -42,16 +42,14 @@ def read_or_sample(path: Path, sample: Callable[[int, int], list[Trajectory]]) -
 def read_or_fill(path: Path, batch: Batch, fill: Callable[[Batch], Batch]) -> Batch:
     """The batch (numpy, the same on every process) with the `ref_logprobs` in `path`; where it has none for these very
     rows, or is damaged, with those of fill(batch), which are kept there."""
-    rows = hashlib.sha256()
-    for part in (batch.tokens, batch.targets, batch.positions, batch.sequence):
-        rows.update(np.asarray(part).tobytes())
-    logprobs = _read_logprobs(path, rows.hexdigest())
+    rows = digest_of_rows(batch)
+    logprobs = _read_logprobs(path, rows)
     if all_processes(logprobs is not None):
         return dataclasses.replace(batch, ref_logprobs=logprobs)
     filled = fill(batch)
     if jax.process_index() == 0:
         with replacing(path) as scratch, scratch.open("wb") as file:
-            np.savez(file, rows=rows.hexdigest(), ref_logprobs=filled.ref_logprobs)
+            np.savez(file, rows=rows, ref_logprobs=filled.ref_logprobs)
     barrier(f"filled {path}")
     return filled
 

@@ -17,14 +17,15 @@ import jax
 
 from mirothinker_jax.config import Config, TrainingConfig, check
 from mirothinker_jax.config_tree import to_plain
+from mirothinker_jax.data.loader import check_same_data
 from mirothinker_jax.evals.heldout import Evaluation, assess, evaluate
 from mirothinker_jax.evals.summary import write_summary
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import gather_texts, start_processes
-from mirothinker_jax.pipeline.claim import MADE_BY, check_same, claim, exists_any
+from mirothinker_jax.pipeline.claim import MADE_BY, check_same, claim, exists_any, nothing_left_of_a_refusal
 from mirothinker_jax.pipeline.inputs import Inputs
 from mirothinker_jax.pipeline.lock import RunLock
-from mirothinker_jax.pipeline.params import LazyParams, load_step
+from mirothinker_jax.pipeline.params import LazyParams, StepLost, load_step
 from mirothinker_jax.pipeline.phases import Phases
 from mirothinker_jax.pipeline.preflight import check_run, check_tokens
 from mirothinker_jax.pipeline.records import read_or_sample
@@ -47,24 +48,49 @@ def run(config: Config, inputs: Inputs) -> dict[str, Any]:
     """
     start_processes()
     first, folder = jax.process_index() == 0, Path(config.run_dir)
-    evaluations: dict[str, Evaluation] = {}
     with contextlib.ExitStack() as stack:
         if first:
             stack.enter_context(RunLock(folder))
+        stack.enter_context(nothing_left_of_a_refusal(folder, enabled=first))
         phases = Phases(folder / "phases.json", first)
         shop = stack.enter_context(Workshop(config, folder, phases, inputs))
         resized = check_same(folder, to_plain(config))
         check_run(shop)
+        _check_data(shop)
         claim(folder, config, resized, first)
         log = stack.enter_context(MetricsLog(folder, enabled=first))
         fresh = not exists_any(folder, MADE_BY["sft"])
         check_tokens(shop, survey_data=config.data.survey and "sft" in config.stages and fresh)
-        params = LazyParams(lambda: _initial(shop))
-        for stage in config.stages:
-            params = _train(shop, log, stage, params)
-            if config.evaluation.questions:
-                evaluations[stage] = _evaluate(shop, stage, params)
+        while (evaluations := _run_stages(shop, log)) is None:
+            pass
         return _conclude(config, folder, phases, evaluations) if first else {}
+
+
+def _check_data(shop: Workshop) -> None:
+    """Raises ConfigError where SFT, done or not, was trained on other data than the settings name now."""
+    checkpoints = shop.folder / "sft" / "checkpoints"
+    step = trained_steps(checkpoints)
+    if "sft" not in shop.config.stages or not step:
+        return
+    try:
+        saved = read_item(checkpoints / str(step), "source")
+    except (OSError, ValueError):  # damaged: the loop compares, with the step that it goes on from
+        return
+    check_same_data(saved, shop.conversations)
+
+
+def _run_stages(shop: Workshop, log: MetricsLog) -> dict[str, Evaluation] | None:
+    """What was measured after each stage; None where one that was done has to do its last steps again."""
+    evaluations = {}
+    params = LazyParams(lambda: _initial(shop))
+    try:
+        for stage in shop.config.stages:
+            params = _train(shop, log, stage, params)
+            if shop.config.evaluation.questions:
+                evaluations[stage] = _evaluate(shop, stage, params)
+    except StepLost:  # whoever set the step aside has said so; one step fewer is left each time
+        return None
+    return evaluations
 
 
 def _initial(shop: Workshop) -> Params:
@@ -90,8 +116,8 @@ def _train(shop: Workshop, log: MetricsLog, stage: str, before: LazyParams) -> L
     training, source, objective, validation = STAGES[stage](shop, before)
     check(
         training.steps >= trained,
-        f"config.{stage}.training.epochs asks for {training.steps} steps, and {shop.folder} has trained {trained}; "
-        "give more epochs",
+        f"config.{stage}.training asks for {training.steps} steps, and {checkpoints} has step {trained}; "
+        "give more steps or epochs",
     )
     if trained:
         before.drop()  # the stage goes on from its own checkpoint, for which there must be room

@@ -19,7 +19,7 @@ import numpy as np
 from mirothinker_jax.agent.episode import Setting, Task, min_context_tokens
 from mirothinker_jax.agent.prompt import system_prompt
 from mirothinker_jax.agent.wire.formats import WIRES
-from mirothinker_jax.config import Config, check
+from mirothinker_jax.config import Config, ToolsConfig, check
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource, open_conversations
 from mirothinker_jax.data.heldout import split
@@ -36,11 +36,12 @@ from mirothinker_jax.pipeline.lengths import conversation_lengths
 from mirothinker_jax.pipeline.phases import Phases
 from mirothinker_jax.rollout.collect import Collector
 from mirothinker_jax.rollout.engine import Engine
-from mirothinker_jax.tools.build import SERVERS, build_tools
+from mirothinker_jax.tools.build import SERVERS, build_tools, key_env
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.tools.spec import Tool
 from mirothinker_jax.trainer.checkpoint import model_identity
 from mirothinker_jax.trainer.metrics import progress
+from mirothinker_jax.trajectory.store import share
 from mirothinker_jax.world.facts import World, load_world
 from mirothinker_jax.world.questions import Question, make_questions
 from mirothinker_jax.world.server import WorldServer
@@ -79,11 +80,20 @@ class Workshop(contextlib.ExitStack):
         return make_questions(self.world, split, depths, count, seed, c.world.attributes)
 
     @functools.cached_property
-    def tools(self) -> list[Tool]:
-        """On the embedded web, or, with a search service of the user's own, on the open one."""
+    def tool_settings(self) -> ToolsConfig:
+        """Those of this process: each appends to a record of its own."""
         settings = self.config.tools
-        if settings.search_url:
-            return build_tools(settings, None, os.environ.get(settings.search_key_env, ""))
+        if not settings.record:
+            return settings
+        part = share(Path(settings.record), jax.process_index(), jax.process_count())
+        return dataclasses.replace(settings, record=str(part))
+
+    @functools.cached_property
+    def tools(self) -> list[Tool]:
+        """On the embedded web, on the open one with a search service of the user's own, or in a corpus."""
+        settings = self.tool_settings
+        if settings.search_backend != "world":
+            return build_tools(settings, None, os.environ.get(key_env(settings), ""))
         server = self.enter_context(WorldServer(self.config.world, self.config.seed))
         return build_tools(settings, server.proxy_url, "")
 
@@ -209,7 +219,7 @@ class Workshop(contextlib.ExitStack):
         whole = dataclasses.replace(c.model, ffn_tokens=0)
         here = ModelSpec.build(whole, self.vocab_size, local_mesh())
         engine = Engine(here, c.rollout, c.agent.context_tokens, self.end_ids)
-        executor = ToolExecutor(self.tools, c.tools, self.tokenizer.truncate)
+        executor = ToolExecutor(self.tools, self.tool_settings, self.tokenizer.truncate)
         collector = Collector(engine, executor, self.chat, self.tokenizer, self.setting)
         self.callback(collector.close)
         return collector

@@ -54,7 +54,7 @@ class Collector:
     async def _run(
         self, episodes: Sequence[EpisodeSpec], sampling: Sampling, bar: Any
     ) -> tuple[list[Trajectory], dict[str, float]]:
-        begun, before = time.monotonic(), self._executor.counters.figures()
+        begun, before = time.monotonic(), self._executor.counters.snapshot()
         async with Sampler(self._engine, sampling) as sampler:
 
             async def one(episode: EpisodeSpec) -> Trajectory:
@@ -80,7 +80,7 @@ class Collector:
                 "rollout/sampled_tokens_per_s": sampler.sampled_tokens / seconds,
                 "rollout/prefilled_tokens_per_s": sampler.prefilled_tokens / seconds,
             }
-        tools = {name: value - before[name] for name, value in self._executor.counters.figures().items()}
+        tools = (self._executor.counters - before).figures()
         return [t.result() for t in tasks], figures | tools
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mirothinker_jax.agent.episode import Task
-from mirothinker_jax.config import GRPOConfig
+from mirothinker_jax.config import ConfigError, GRPOConfig
 from mirothinker_jax.data.packing import Sample, pack_rows, shift
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import all_processes, barrier, max_over_processes, mean_figures
@@ -141,7 +141,7 @@ class GRPOSource:
 
     def set_state(self, state: dict[str, Any]) -> None:
         if state["seed"] != self._seed:
-            raise ValueError(f"this run began with seed {state['seed']}, not {self._seed}; give it back")
+            raise ConfigError(f"this run began with seed {state['seed']}, not {self._seed}; give it back")
 
 
 def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:

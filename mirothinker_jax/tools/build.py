@@ -3,59 +3,91 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 from urllib.request import getproxies_environment
 
 from mirothinker_jax.config import ToolsConfig, check
 from mirothinker_jax.tools import browse, sandbox, search
 from mirothinker_jax.tools.browse import PAGE_CHARS, ScrapePage
+from mirothinker_jax.tools.corpus_index import open_corpus
+from mirothinker_jax.tools.limits import check_tool_names
+from mirothinker_jax.tools.recording import Record
+from mirothinker_jax.tools.replay import Recorded, parts
 from mirothinker_jax.tools.sandbox import RunPython
-from mirothinker_jax.tools.search import GoogleSearch
+from mirothinker_jax.tools.search import GoogleSearch, SearchBackend
+from mirothinker_jax.tools.search_http import HttpSearch
+from mirothinker_jax.tools.search_services import SERVICES
 from mirothinker_jax.tools.spec import Tool
 
 logger = logging.getLogger(__name__)
 
+_SPECS = {module.SPEC.name: module.SPEC for module in (search, browse, sandbox)}
 # Tool name → the server that the model calls it by; known without making the tools.
-SERVERS = {module.SPEC.name: module.SPEC.server for module in (search, browse, sandbox)}
+SERVERS = {name: spec.server for name, spec in _SPECS.items()}
 
 _BYTES_PER_CHAR = 4  # at most, in UTF-8
 _EMBEDDED_KEY = "embedded"
+EMBEDDED_SEARCH_URL = "http://search.test/search"
 
 
 def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> list[Tool]:
     """Tools in the order of `settings.names`.
 
     Args:
-      proxy_url: of the embedded web (world.server.WorldServer.proxy_url); None: the open web.
-      api_key: for the search service at settings.search_url; the embedded one needs none.
+      proxy_url: of the embedded web (world.server.WorldServer.proxy_url); None: the open web, or a corpus.
 
     Raises:
-      ConfigError: a search service without a key, no search service at all, or no sandbox on this machine.
+      ConfigError: a search service without a key, none at all, a corpus that cannot be used, no sandbox on this
+        machine, limits of a tool that is not there, or a record that cannot be written or read.
     """
+    check_tool_names(settings, [_SPECS[name] for name in settings.names if name in _SPECS])
+    if settings.replay:  # nothing is called, so no key and no sandbox is needed
+        parts(settings.replay)
+        return [Recorded(_SPECS[name]) for name in settings.names]
+    if settings.record:  # whether it can be written, before hours of training
+        record = Record(settings.record)
+        record.open()
+        record.close()
     from mirothinker_jax.tools.client import WebClient  # only a run with tools pays for importing HTTP
+    from mirothinker_jax.tools.corpus import CorpusSearch, CorpusTransport
 
-    def client(proxy: str | None, service: str | None = None) -> WebClient:
+    where = settings.search_backend
+
+    def client(proxy: str | None = None, **options: Any) -> WebClient:
         limits = (settings.concurrency, settings.deadline_s, PAGE_CHARS * _BYTES_PER_CHAR)
-        return WebClient(proxy, *limits, service_url=service)
+        return WebClient(proxy, *limits, **options)
 
-    if proxy_url is None and (found := sorted({"http", "https", "all"} & getproxies_environment().keys())):
+    if (
+        proxy_url is None
+        and where != "corpus"
+        and (found := sorted({"http", "https", "all"} & getproxies_environment().keys()))
+    ):
         names = ", ".join(f"{name}_proxy" for name in found)
         logger.warning("%s is set and not used: the tools connect by themselves (see tools/guard.py)", names)
+    index = open_corpus(settings.corpus) if where == "corpus" else None
+    pages = client(proxy_url) if index is None else client(transport=CorpusTransport(index))
+
+    def backend() -> SearchBackend:
+        if index is not None:
+            return CorpusSearch(index, settings.snippet_chars)
+        if where == "world":
+            check(
+                bool(proxy_url),
+                "tools.search_url is empty and the embedded web is off; give the address of a search "
+                "service, or tools.corpus",
+            )
+            return HttpSearch(
+                pages, SERVICES["serper"], EMBEDDED_SEARCH_URL, _EMBEDDED_KEY, settings.deadline_s
+            )
+        _check_key(settings, api_key)
+        # A service of the user's own is not on the embedded web, so not behind its proxy.
+        shape, url = SERVICES[where], settings.search_url
+        return HttpSearch(client(service_url=shape.address(url)), shape, url, api_key, settings.deadline_s)
+
     tools: list[Tool] = []
-    pages = client(proxy_url)
     for name in settings.names:
         if name == "google_search":
-            check(
-                bool(settings.search_url or proxy_url),
-                "tools.search_url is empty and the embedded web is off; give the address of a search service",
-            )
-            check(
-                bool(api_key or not settings.search_url),
-                f"google_search needs an API key: set the environment variable {settings.search_key_env} "
-                "(tools.search_key_env names it)",
-            )
-            # A search service of the user's own is not on the embedded web, so not behind its proxy.
-            service = client(None, settings.search_url) if settings.search_url else pages
-            tools.append(GoogleSearch(service, settings, api_key or _EMBEDDED_KEY))
+            tools.append(GoogleSearch(backend(), settings))
         elif name == "scrape_and_extract_info":
             tools.append(ScrapePage(pages, settings))
         elif name == "run_python_code":
@@ -63,3 +95,29 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
         else:
             raise ValueError(f"tools.names holds {name!r}, which no tool here is called")
     return tools
+
+
+def key_env(settings: ToolsConfig) -> str:
+    """The environment variable that has the search service's key; "" where it needs none."""
+    service = SERVICES.get(settings.search_backend)
+    return settings.search_key_env or (service.key_env if service else "")
+
+
+def check_tools(settings: ToolsConfig, api_key: str) -> None:
+    """What can be wrong with the search settings, said without starting any tool. Indexes a corpus that is new.
+
+    Raises:
+      ConfigError: as `build_tools`.
+    """
+    if "google_search" in settings.names:
+        _check_key(settings, api_key)
+    if settings.search_backend == "corpus":
+        open_corpus(settings.corpus)
+
+
+def _check_key(settings: ToolsConfig, api_key: str) -> None:
+    name = key_env(settings)
+    check(
+        bool(api_key or not name) or settings.search_backend == "world",
+        f"google_search needs an API key: set the environment variable {name} (tools.search_key_env names it)",
+    )

@@ -202,6 +202,8 @@ class WebClient:
         except AddressRefused as error:
             raise ToolError(Failure.TOOL_ERROR, f"this address is off limits: {url} ({error})") from error
         except (httpx.InvalidURL, httpx.TransportError, ValueError) as error:
+            if service:  # the model reads this, and the rest may hold a password
+                url = str(URL(url).origin())
             if isinstance(error, httpx.TimeoutException):
                 text = f"no answer from {url} in {self._timeout_s:g} s"
             elif isinstance(error, httpx.TransportError):

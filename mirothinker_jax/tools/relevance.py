@@ -21,6 +21,7 @@ _LETTERS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khme
 _RUN = re.compile(
     f"(?P<syllables>[{_SYLLABLES}]+)|(?P<letters>[{_LETTERS}]+)|(?P<word>[^{_SYLLABLES}{_LETTERS}]+)"
 )
+_UNSPACED = re.compile(f"[{_SYLLABLES}{_LETTERS}\\uff66-\\uff9f]")  # half-width kana are folded to the others
 _HAN_CHAR = re.compile(f"[{_HAN}]")
 # Words of a question that say nothing about which line answers it.
 # fmt: off
@@ -43,8 +44,7 @@ def best_lines(lines: Sequence[str], wanted: str, count: int) -> list[str]:
     "name: North Bay". Lines with equally many whole words are ordered by related words (elevation,
     elevations; 高, 高度), then by their place on the page.
     """
-    asked = set(_asked(_folded(wanted[:_WANTED_CHARS])))
-    asked = (asked - _EMPTY_WORDS) or asked
+    asked = set(asked_terms(wanted))
     by_prefix: dict[str, list[str]] = defaultdict(list)
     for word in asked:
         if len(word) >= _PREFIX_CHARS:
@@ -66,6 +66,30 @@ def best_lines(lines: Sequence[str], wanted: str, count: int) -> list[str]:
         if whole or related:
             scored.append((-whole, -related, place))
     return [lines[place] for _, _, place in sorted(scored)[:count]]
+
+
+def asked_terms(wanted: str) -> list[str]:
+    """What to look for: the words of a question that say something, and stretches of text without spaces, folded; each
+    once, in order.
+
+    >>> asked_terms("Where is the Tower? 東京都"), asked_terms("the who")
+    (['tower', '東京', '京都'], ['the', 'who'])
+    """
+    terms = dict.fromkeys(_asked(_folded(wanted[:_WANTED_CHARS])))
+    return [term for term in terms if term not in _EMPTY_WORDS] or list(terms)
+
+
+def unspaced_terms(text: str) -> Iterator[str]:
+    """All stretches of a text's scripts without spaces that `asked_terms` could give, folded, in order.
+
+    >>> list(unspaced_terms("in 東京都."))
+    ['東', '京', '都', '東京', '京都']
+    """
+    if text.isascii() or not _UNSPACED.search(text):
+        return
+    for run, longest in _runs(_folded(text)):
+        for length in range(1, longest + 1):
+            yield from (run[i : i + length] for i in range(len(run) - length + 1))
 
 
 def _folded(text: str) -> str:

@@ -51,6 +51,7 @@ SPEC = ToolSpec(
         "additionalProperties": False,
     },
     repeatable=False,
+    concurrent=False,  # a later call may read the files of an earlier one
     aliases=("python", "python_code"),
     argument_aliases={"code": "code_block"},
 )

@@ -1,25 +1,19 @@
-"""google_search: a POST to a Serper-shaped endpoint, answered as a short numbered list.
+"""google_search: what a search backend finds, as a short numbered list.
 
-An answer box and a knowledge graph come before the list, where the service has them. The service's answers have
-holes (null titles, snippets, links, lists): what is there is shown. Nothing is retried here: the model sees what
-failed and decides. What the service itself gets wrong is infrastructure, "no results" is not.
+An answer box and a knowledge graph come before the list, where the backend has them. Benchmark data are hidden here
+(leak_guard.py), whatever the backend: a corpus that was crawled from the web holds the same hubs as the web. What a
+backend itself gets wrong is infrastructure, "no results" is not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.tools.leak_guard import is_leak
 from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
-
-if TYPE_CHECKING:  # only a run with tools pays for importing HTTP
-    from mirothinker_jax.tools.client import WebClient
-
-_REFUSED = (400, 413, 414, 422)  # the query's own fault
-_COMPLAINT_CHARS = 200
-EMBEDDED_SEARCH_URL = "http://search.test/search"
 
 SPEC = ToolSpec(
     server="search_and_scrape_webpage",
@@ -43,84 +37,97 @@ SPEC = ToolSpec(
 )
 
 
+@dataclass(frozen=True)
+class Hit:
+    """A page that was found. Each field is one line; "" where the backend has nothing."""
+
+    title: str
+    url: str
+    snippet: str
+
+
+@dataclass(frozen=True)
+class Box:
+    """An answer box or a knowledge graph: what it says, and the pages that it says it from."""
+
+    title: str
+    said: tuple[str, ...]
+    urls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a backend answers. `complaint` is what a service says is wrong: with nothing else, it is to blame."""
+
+    hits: tuple[Hit, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    complaint: str = ""
+
+    @property
+    def says_nothing(self) -> bool:
+        """Neither a hit nor a box, or only such as have no text."""
+        return not any(hit.title or hit.url or hit.snippet for hit in self.hits) and not any(
+            text for box in self.boxes for text in box.said
+        )
+
+
+class SearchBackend(Protocol):
+    """Where google_search looks."""
+
+    async def search(self, arguments: Mapping[str, Any], count: int, request_id: str) -> Answer:
+        """The answer to a call's arguments (SPEC; `num` is there), of which at most `count` hits are shown.
+
+        Raises:
+          ToolError: TOOL_ERROR where the query is at fault, NETWORK or DEADLINE where the backend is.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Frees connections. The backend may be used again."""
+        ...
+
+
 class GoogleSearch:
     """Shows at most settings.search_results hits; snippets are cut to settings.snippet_chars (0: none)."""
 
     spec = SPEC
 
-    def __init__(self, client: WebClient, settings: ToolsConfig, api_key: str):
-        self._client = client
-        self._url = settings.search_url or EMBEDDED_SEARCH_URL
+    def __init__(self, backend: SearchBackend, settings: ToolsConfig):
+        self._backend = backend
         self._results = settings.search_results
         self._snippet_chars = settings.snippet_chars
-        self._headers = {"X-API-KEY": api_key}
 
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
-        body = {"num": self._results, **arguments}
-        response = await self._client.send(
-            "POST", self._url, request_id, self._headers, json=body, service=True
-        )
-        status = response.status_code
-        if status in _REFUSED:
-            raise ToolError(Failure.TOOL_ERROR, f"the search service refuses this query (HTTP {status})")
-        if status != 200:  # also a bad key, a used-up quota: none of it is the model's fault
-            raise ToolError(Failure.NETWORK, f"the search service answered HTTP {status}")
-        try:
-            answer = response.json()
-        except (ValueError, RecursionError) as error:
-            raise ToolError(Failure.NETWORK, "the search service answered something unreadable") from error
-        if not isinstance(answer, dict):
-            raise ToolError(Failure.NETWORK, "the search service answered something unreadable")
-        facts = [line for name in ("answerBox", "knowledgeGraph") for line in self._facts(answer.get(name))]
-        hits = self._hits(answer.get("organic"))[: min(self._results, body["num"])]
+        asked = {"num": self._results, **{name: _whole(value) for name, value in arguments.items()}}
+        count = min(self._results, asked["num"])
+        answer = await self._backend.search(asked, count, request_id)
+        facts = [line for box in answer.boxes for line in self._facts(box)]
+        hits = [lines for hit in answer.hits if (lines := self._lines(hit))][:count]
         if not hits and not facts:
-            if complaint := _text(answer.get("error")) or _text(answer.get("message")):
-                raise ToolError(
-                    Failure.NETWORK, f"the search service answered: {complaint[:_COMPLAINT_CHARS]}"
-                )
             raise ToolError(Failure.TOOL_ERROR, f"no results for {arguments['q']}")
         listed = ["\n".join([f"{i}. {hit[0]}", *hit[1:]]) for i, hit in enumerate(hits, start=1)]
         return "\n".join([*facts, *listed])
 
-    def _hits(self, organic: object) -> list[list[str]]:
-        """The lines of each hit: title, address, snippet, as far as it has them."""
-        hits = []
-        for hit in organic if isinstance(organic, list) else []:
-            if not isinstance(hit, dict):
-                continue
-            title, url, snippet = (_text(hit.get(name)) for name in ("title", "link", "snippet"))
-            lines = [line for line in (title, url, snippet[: self._snippet_chars].strip()) if line]
-            if lines and not is_leak(url):
-                hits.append(lines)
-        return hits
+    def _lines(self, hit: Hit) -> list[str]:
+        """Title, address, snippet, as far as the hit has them."""
+        if is_leak(hit.url):
+            return []
+        return [line for line in (hit.title, hit.url, self._cut(hit.snippet)) if line]
 
-    def _facts(self, box: object) -> list[str]:
-        """An answer box or a knowledge graph in one or more lines, each as long as a snippet may be."""
-        if isinstance(box, str):
-            box = {"answer": box}
-        if not isinstance(box, dict):
+    def _facts(self, box: Box) -> list[str]:
+        """The box in one or more lines, each as long as a snippet may be."""
+        said = [cut for text in box.said if (cut := self._cut(text))]
+        if not said or any(is_leak(url) for url in box.urls):
             return []
-        urls = [_text(box.get(name)) for name in ("link", "website", "descriptionLink")]
-        if any(is_leak(url) for url in urls):
-            return []
-        title = ", ".join(filter(None, (_text(box.get(name)) for name in ("title", "type"))))
-        said = [_text(box.get(name)) for name in ("answer", "snippet", "description")]
-        attributes = box.get("attributes")
-        if isinstance(attributes, dict):
-            said += [f"{name}: {_text(value)}" for name, value in attributes.items() if _text(value)]
-        said = [cut for text in said if (cut := text[: self._snippet_chars].strip())]
-        if not said:
-            return []
-        return [*([title] if title else []), *said, *[url for url in urls if url][:1]]
+        return [*([box.title] if box.title else []), *said, *[url for url in box.urls if url][:1]]
+
+    def _cut(self, text: str) -> str:
+        return text[: self._snippet_chars].strip()
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self._backend.aclose()
 
 
-def _text(value: object) -> str:
-    """What a field says, in one line; "" for null and for what is no text."""
-    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return " ".join(str(value).split())
-    if isinstance(value, list):
-        return ", ".join(filter(None, (_text(item) for item in value if not isinstance(item, list))))
-    return ""
+def _whole(value: Any) -> Any:
+    """Text without halves of surrogate pairs, which no request can carry."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value

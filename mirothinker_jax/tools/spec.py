@@ -36,7 +36,9 @@ class ToolSpec:
     name: str
     description: str
     parameters: Mapping[str, Any]
-    repeatable: bool = True  # the same arguments give the same answer, so a result may be remembered
+    # The same arguments give the same answer and change nothing: a result may be remembered, a call made again.
+    repeatable: bool = True
+    concurrent: bool = True  # calls of one turn may run at the same time
     aliases: tuple[str, ...] = ()  # other names that models call the tool by
     argument_aliases: Mapping[str, str] = field(default_factory=dict)  # usual wrong name → right name
 

@@ -4,7 +4,8 @@ A step is there or it is not: Orbax writes to a temporary folder, which gets the
 is renamed, all off the training thread. Opening the checkpoints verifies the newest step and sets a damaged one aside
 (steps.py). Restoring onto another mesh or another number of processes reshards.
 
-Left out: older steps are verified only when they are needed. Not safe: two runs in one folder.
+Left out: older steps are verified only when they are needed. Not safe: two runs in one folder, of which
+pipeline/lock.py lets in one.
 """
 
 from __future__ import annotations
@@ -33,8 +34,6 @@ from mirothinker_jax.trainer.steps import newest, newest_step
 from mirothinker_jax.trainer.storage import storage_errors
 
 CHUNK_BYTES = 64 << 20  # of one stored piece, where it can be cut along the layers
-
-
 SAVE_TIMEOUT_S = 3600  # of one step: writing it, its digests, and waiting for the other processes
 
 

@@ -137,7 +137,11 @@ def main(argv: list[str] | None = None) -> int:
         what = "has digests already" if (step / NAME).exists() else "is not a checkpoint step's folder"
         sys.stderr.write(f"error: {step} {what}; give RUN/STAGE/checkpoints/STEP of a step without {NAME}\n")
         return 2
-    write_digests(step)
+    try:
+        write_digests(step)
+    except OSError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
     return 0
 
 

@@ -120,9 +120,9 @@ def add(pull: Any, cotangent: Array, trained: Params, sums: Any) -> None:
 def make_step(model: ModelSpec, objective: Objective, optimizer: Optimizer) -> Step:
     """The jitted step: (state, batch [M, B, T], count) → (state, figures). The state is donated.
 
-    Where the loss or the gradient is not finite, and where there is no
-    gradient at all (every group of a GRPO step earned equal rewards), the parameters and the optimizer stay as
-    they were, and `skipped` counts it: momentum and weight decay alone are no training.
+    Where the loss or the gradient is not finite, and where there is no gradient at all (every group of a GRPO step
+    earned equal rewards), the parameters and the optimizer stay as they were, and `skipped` counts it: momentum and
+    weight decay alone are no training.
     """
     gradient = make_gradient(model, objective)
 

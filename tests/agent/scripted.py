@@ -65,6 +65,9 @@ class Tools:
     def __init__(self, answer=lambda call: "result"):
         self.answer, self.calls = answer, []
 
+    def concurrent(self, call):
+        return True
+
     async def execute(self, call, request_id):
         self.calls.append((call, request_id))
         result = self.answer(call)

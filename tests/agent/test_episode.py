@@ -112,6 +112,8 @@ def test_made_up_hosts_through_the_real_tools(play):
     executor = ToolExecutor([ScrapePage(WebClient(), settings)], settings, CODEC.truncate)
 
     class Closing:
+        concurrent = executor.concurrent
+
         async def execute(self, call, request_id):
             async with executor:
                 return await executor.execute(call, request_id)

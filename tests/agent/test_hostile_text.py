@@ -13,6 +13,8 @@ from mirothinker_jax.tools.browse import ScrapePage
 from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.tools.search import GoogleSearch
+from mirothinker_jax.tools.search_http import HttpSearch
+from mirothinker_jax.tools.search_services import SERVICES
 from mirothinker_jax.tools.spec import ToolCall, render_call
 from mirothinker_jax.trajectory.types import Source, Stop
 
@@ -77,7 +79,8 @@ def read(play, qwen, way, text, call_format="mcp"):
 
     client = WebClient(transport=httpx.MockTransport(answer))
     searches = way in ("snippet", "hit")
-    tool = GoogleSearch(client, settings, "k") if searches else ScrapePage(client, settings)
+    service = HttpSearch(client, SERVICES["serper"], "http://search.test", "k", 30.0)
+    tool = GoogleSearch(service, settings) if searches else ScrapePage(client, settings)
     arguments = {"q": "x"} if searches else {"url": "http://a.test/", "info_to_extract": "north"}
     executor = ToolExecutor([tool], settings, qwen.truncate)
     call = ToolCall(tool.spec.server, tool.spec.name, arguments)

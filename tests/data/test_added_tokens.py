@@ -128,6 +128,19 @@ def test_added_tokens_that_are_in_the_vocabulary(tmp_path, more):
     assert 258 not in ours.encode("<|im_start|>")
 
 
+def test_added_tokens_before_the_words_of_the_vocabulary(tmp_path):
+    """The library numbers them anew from the vocabulary's size on, where words have their numbers."""
+    names = [*NAMES, "<repo>", "<file>", *LETTERS, "th", "the"]
+    vocabulary = {name: i for i, name in enumerate(names)} | {"on": len(names) + 3}
+    library = tokenizers.Tokenizer(models.BPE(vocabulary, [("t", "h"), ("th", "e"), ("o", "n")]))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.add_special_tokens([AddedToken(name, normalized=False) for name in names[:7]])
+    ours = saved(library, tmp_path)
+    for text in ("the thon <repo>ÿ", "<tool_call>on</tool_call> the<file>"):
+        assert ours.encode(text) == library.encode(text).ids
+        assert ours.decode(ours.encode(text)) == ours.decode(ours.encode_untrusted(text)) == text
+
+
 def test_a_tag_that_merges_make_is_refused_and_a_word_stays_a_word(tmp_path):
     library = from_gguf()
     library.add_tokens([AddedToken("th")])

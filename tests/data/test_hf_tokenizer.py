@@ -232,6 +232,13 @@ def changed(tiny, **changes):
         (lambda tiny: {"chat_template": ""}, "not a tokenizer.json .lacks model or added_tokens"),
         (lambda tiny: changed(tiny, model={"type": "Magic"}), "not a tokenizer.json"),
         (lambda tiny: changed(tiny, model__merges=["a nowhere"]), "not a tokenizer.json .*nowhere"),
+        (lambda tiny: changed(tiny, model__merges=[5]), "not a tokenizer.json"),
+        (
+            lambda tiny: changed(tiny, model__continuing_subword_prefix="##"),
+            "continuing_subword_prefix is set",
+        ),
+        (lambda tiny: changed(tiny, model__vocab__x=1 << 30), "the vocabulary has an id of 1073741824"),
+        (lambda tiny: changed(tiny, model__vocab__x="1"), "not a tokenizer.json"),
         (lambda tiny: changed(tiny, added_tokens__0__id=-1), "not an added token: {'id': -1"),
         (lambda tiny: changed(tiny, added_tokens=["<think>"]), "not an added token: '<think>'"),
         (

@@ -10,6 +10,7 @@ from mirothinker_jax.data.conversations import Conversations, open_conversations
 from mirothinker_jax.data.epochs import batches_per_epoch
 from mirothinker_jax.data.loader import SFTSource
 from mirothinker_jax.data.messages import DataError
+from mirothinker_jax.data.templates import QWEN2_5
 
 ROWS, T = 4, 96
 
@@ -162,6 +163,16 @@ def test_a_position_in_other_data_is_refused(source):
     source(Conversations(episodes(40), name="moved.jsonl")).set_state(state)
     with pytest.raises(ValueError, match="saved data position has sequence_length 96, this run 128"):
         source(sequence_length=128).set_state(state)
+
+
+def test_a_position_under_another_chat_template_is_refused(source, codec, monkeypatch):
+    """As when chat_template.jinja beside the tokenizer was edited: the same conversations are other tokens."""
+    state = source().get_state()
+    monkeypatch.setattr(codec, "template", QWEN2_5)
+    with pytest.raises(
+        ValueError, match=r"has template Template\(name='chatml'.* this run Template\(name='qwen2.5'"
+    ):
+        source().set_state(state)
 
 
 def test_a_conversation_longer_than_a_row_is_named(source, tmp_path):

@@ -17,9 +17,9 @@ def filled(batch):
     return dataclasses.replace(batch, ref_logprobs=batch.weights * -1.5)
 
 
-def source(**fields):
+def source(pairs=PAIRS, **fields):
     given = dict(sequence_length=LENGTH, pairs_per_row=4, rows=4, seed=0)
-    return PreferenceSource(PAIRS, filled, **(given | fields))
+    return PreferenceSource(pairs, filled, **(given | fields))
 
 
 def firsts(batch):
@@ -49,6 +49,13 @@ def test_it_goes_on_where_it_was():
     again = source()
     again.set_state(state)
     tiny.assert_equal(again.next(1, None)[0], expected)
+    chosen = PAIRS[0].chosen
+    untrained = dataclasses.replace(chosen, trained=np.zeros_like(chosen.trained))
+    for other in (PAIRS[::-1], [dataclasses.replace(PAIRS[0], chosen=untrained), *PAIRS[1:]]):
+        with pytest.raises(
+            ConfigError, match=r"preference pairs have changed .* put dpo/samples\.jsonl back"
+        ):
+            source(other).set_state(state)
 
 
 def test_processes_take_their_block_of_each_batch():

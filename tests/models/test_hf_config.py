@@ -128,6 +128,7 @@ REFUSED = {
         {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": "1"}
     ),
     "layer_types has sliding_attention": refusal(layer_types=["full_attention", "sliding_attention"]),
+    "layer_types has 5": refusal(layer_types=5),
     "truncate": refusal({"rope_type": "yarn", "factor": 4.0, "truncate": False}),
     "partial_rotary_factor": refusal(partial_rotary_factor=0.5),
     "hidden_size is '2048'": refusal(hidden_size="2048"),

@@ -71,6 +71,19 @@ def test_mistakes_are_said_without_jax(tmp_path):
         ),
         (train("model.init_from=hf"), "--from hf --path hf --out runs/NAME, then give runs/NAME"),
         (train("run_dir=c.py/run"), "config.run_dir: "),
+        (
+            train("data.path=good.jsonl", "tools.corpus=nowhere", "evaluation.questions=3"),
+            "tools.corpus: nowhere is not there",
+        ),
+        (
+            train(
+                "data.path=good.jsonl",
+                "tools.search=tavily",
+                "tools.search_key_env=NONE",
+                "evaluation.questions=3",
+            ),
+            "set the environment variable NONE ",
+        ),
         (convert("from", "nowhere"), "nowhere/config.json is not there"),
         (convert("from", "cut"), "model.safetensors: "),
         (convert("from", "hf", "good.jsonl"), "good.jsonl exists; give another --out"),

@@ -48,6 +48,14 @@ def test_the_web_is_started_only_where_it_is_needed(tmp_path):
     assert check_slice(tmp_path, WEB)
 
 
+def test_each_process_records_its_calls_in_a_file_of_its_own(tmp_path, monkeypatch):
+    config = Config(tools=ToolsConfig(record="calls.txt"))
+    phases = Phases(tmp_path / "phases.json", enabled=False)
+    assert Workshop(config, tmp_path, phases).tool_settings.record == "calls.txt"
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    assert Workshop(config, tmp_path, phases).tool_settings.record == "calls.0-of-2.txt"
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [

@@ -166,7 +166,9 @@ def test_a_resumed_run_holds_as_many_parameters_as_a_fresh_one(start, tmp_path):
     ((stage, step, _),) = set(undisturbed) - set(before)
     assert (stage, step, len(undisturbed)) == ("grpo", 2, 7)
     assert start(given) == {}, "what was done was done again"
-    for stage, last in (("sft", "2"), ("dpo", "2"), ("grpo", "3")):
-        shutil.rmtree(run / stage / "checkpoints" / last)
-    assert start(given) == {"sft": (1, held["sft"]), "dpo": (1, held["dpo"]), "grpo": (2, held["grpo"])}
+    # SFT is done and its last step damaged, which DPO, to be done anew, starts from.
+    (run / "sft" / "checkpoints" / "2" / "digests.json").write_text("")
+    shutil.rmtree(run / "dpo" / "checkpoints")
+    shutil.rmtree(run / "grpo" / "checkpoints" / "3")
+    assert start(given) == {"sft": (1, held["sft"]), "dpo": (0, held["dpo"]), "grpo": (2, held["grpo"])}
     assert losses(run) == undisturbed

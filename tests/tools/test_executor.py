@@ -257,7 +257,7 @@ def test_failures_are_not_remembered():
 
 
 def test_the_memory_is_bounded(monkeypatch):
-    monkeypatch.setattr("mirothinker_jax.tools.executor._REMEMBERED", 2)
+    monkeypatch.setattr("mirothinker_jax.tools.memory._REMEMBERED", 2)
     tool = Scripted(echo)
     results, _ = run(tool, *[call(q=q) for q in "abacab"])
     # "b" is forgotten when "c" comes, as "a" was used after it; then "b" is asked again.
@@ -333,11 +333,14 @@ def test_one_event_loop_after_another():
 def test_figures():
     _, counters = run(Scripted(echo), call(), call(), call(name="other"), call(q=3))
     figures = counters.figures()
-    assert figures.pop("tools/seconds") > 0
+    assert figures.pop("tools/seconds") > 0 and figures.pop("tools/waiting_seconds") >= 0
+    assert [figures.pop(f"tools/tool_p{share}_s") < 0.1 for share in (50, 90, 99)] == [True] * 3
     assert figures == {
         "tools/calls": 4.0,
         "tools/cache_hits": 1.0,
         "tools/truncated": 0.0,
+        "tools/retries": 0.0,
+        "tools/refused": 0.0,
         "tools/failures_unknown_tool": 1.0,
         "tools/failures_invalid_arguments": 1.0,
         "tools/failures_tool_error": 0.0,

@@ -11,6 +11,8 @@ from mirothinker_jax.tools.browse import ScrapePage
 from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.tools.search import GoogleSearch
+from mirothinker_jax.tools.search_http import HttpSearch
+from mirothinker_jax.tools.search_services import SERVICES
 from mirothinker_jax.tools.spec import ToolCall
 
 
@@ -76,7 +78,8 @@ SEARCHES = {
 def test_search_answers_of_any_size_and_depth(body):
     client = WebClient(transport=httpx.MockTransport(lambda request: httpx.Response(200, content=body)))
     settings = ToolsConfig()
-    executor = ToolExecutor([GoogleSearch(client, settings, "k")], settings, lambda t, n: (t, False))
+    service = HttpSearch(client, SERVICES["serper"], "http://search.test", "k", 30.0)
+    executor = ToolExecutor([GoogleSearch(service, settings)], settings, lambda t, n: (t, False))
     call = ToolCall("search_and_scrape_webpage", "google_search", {"q": "x"})
     result = asyncio.run(executor.execute(call, "e:0.0"))
     assert len(result.text) < 30_000
