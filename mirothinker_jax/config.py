@@ -101,7 +101,7 @@ class DataConfig:
     open_bins: int = 16  # rows that first-fit keeps open at once, per shard
     read_threads: int = 4  # 0: read in the training thread
     survey: bool = True  # render every conversation before the first step, so that what is wrong shows then
-    # How calls in the data are written: mcp, MiroThinker's, which the agent speaks; hermes, Qwen's own, for SFT alone.
+    # How calls are written, in the data and by the agent: mcp, MiroThinker's; hermes, Qwen's own.
     call_format: str = "mcp"
 
     def __post_init__(self):
@@ -319,12 +319,6 @@ class Config:
             self.model.lora.rank == 0 or bool(self.model.init_from),
             f"model.lora.rank is {self.model.lora.rank} without model.init_from, and adapters of a random model learn "
             "nothing; name a converted run, or set the rank to 0",
-        )
-        check(
-            self.data.call_format == "mcp"
-            or (self.stages == ("sft",) and bool(self.data.path) and self.evaluation.questions == 0),
-            f"data.call_format is {self.data.call_format!r}, which the agent does not speak: fine-tune on data.path "
-            "alone (stages=sft, evaluation.questions=0), or set it back to 'mcp'",
         )
         check(
             "sft" in self.stages or not (self.data.validation_path or self.data.validation_fraction),

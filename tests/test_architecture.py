@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "agent": {"config", "config_tree", "tasks", "tools", "trajectory.types"},
     "parallel": {"config", "config_tree", "types"},
     "models": {"config", "config_tree", "types", "parallel"},
-    "data": {"config", "config_tree", "types", "tools.spec"},
+    "data": {"config", "config_tree", "types", "tools.spec", "tools.hermes"},
     "objectives": {"config", "types"},
     "trajectory": {"config", "config_tree", "types", "data.packing", "data.atomic"},
     "rollout": {

@@ -6,7 +6,8 @@
 What follows the colon is a converted run or one that trained, such as runs/qwen-dpo; with a preset's name
 `mirothinker-plan --config qwen/grpo:qwen3-4b --topology h100:1` says what fits. A step samples 8 episodes for each of
 16 questions and trains on them once. A group with equal rewards teaches nothing, so start from a model that answers
-some questions right: after qwen/sft or qwen/lora on episodes in this format, if it answers none.
+some questions right: a Qwen that can call tools, in its own call format with --config.data.call_format=hermes; or after
+qwen/sft or qwen/lora on episodes in the format, if it answers none.
 
 Hardware: one GPU. By the rule of thumb of `plan` 63 GiB for 4B, 27 for 1.7B, 8 for 0.5B: parameters in bfloat16 with
 stochastic rounding, AdamW's averages in float32. Time and result: not run at these sizes by the authors.

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from mirothinker_jax.agent.wire.mcp import Malformed
+from mirothinker_jax.agent.wire.turn import Malformed
 from mirothinker_jax.tools.spec import ToolCall, ToolResult
 
 Numbered = tuple[str, ToolCall | Malformed]  # (request id, call)

@@ -7,8 +7,9 @@ keep-K contexts and restarts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from mirothinker_jax.agent.answer import boxed_answer, last_box
 from mirothinker_jax.agent.calls import Executor, batches, results
 from mirothinker_jax.agent.policy import Chat, Policy, Session
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
-from mirothinker_jax.agent.wire.mcp import Malformed, parse_turn
+from mirothinker_jax.agent.wire.formats import WIRES
+from mirothinker_jax.agent.wire.turn import Malformed
 from mirothinker_jax.tools.spec import Failure, ToolResult
 from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
 
@@ -41,6 +43,7 @@ class Setting:
     context_tokens: int
     turn_tokens: int
     output_tokens: int  # the executor's cap on one observation
+    functions: Sequence[Mapping[str, Any]] = ()  # schemas for the system message, where the chat writes them
 
 
 @dataclass
@@ -104,14 +107,17 @@ async def run_episode(
 def _reserve(setting: Setting, chat: Chat) -> tuple[int, int]:
     """Tokens of the request for the final answer, and what a free turn may cost before it: itself, an observation
     with the request, the last turn."""
-    request = len(chat.observation([FINAL_REQUEST]))
-    return request, 2 * setting.turn_tokens + setting.output_tokens + request
+    request = len(chat.observation([], request=FINAL_REQUEST))
+    # Of "mcp", all that a result adds to the message is a newline.
+    framed = len(chat.observation([""], request=FINAL_REQUEST)) - 1
+    return request, 2 * setting.turn_tokens + setting.output_tokens + max(request, framed)
 
 
 def min_context_tokens(setting: Setting, chat: Chat) -> int:
     """The context in which an agent can be sure of two turns with calls, but for what the question takes."""
     result = len(chat.observation([""])) + setting.output_tokens
-    return len(chat.prompt(setting.system, "")) + setting.turn_tokens + result + _reserve(setting, chat)[1]
+    prompt = len(chat.prompt(setting.system, "", setting.functions))
+    return prompt + setting.turn_tokens + result + _reserve(setting, chat)[1]
 
 
 async def _converse(
@@ -126,7 +132,8 @@ async def _converse(
 ) -> tuple[str | None, Stop]:
     forced = setting.max_calls == 0
     question = f"{task.question}\n{FINAL_REQUEST}" if forced else task.question
-    feed, source = chat.prompt(setting.system, question), Source.PROMPT
+    feed, source = chat.prompt(setting.system, question, setting.functions), Source.PROMPT
+    parse = WIRES[chat.call_format].parse
     request, reserve = _reserve(setting, chat)
     turn_number = 0
     while True:
@@ -138,7 +145,7 @@ async def _converse(
         if turn.routes is not None:
             ledger.routes.append(turn.routes)
         turn_number += 1
-        said = parse_turn(text)
+        said = parse(text)
         if forced:
             return _ending(said.words, Stop.FORCED)
         if not turn.complete:
@@ -160,7 +167,7 @@ async def _converse(
         if forced:
             if room < request + setting.turn_tokens:  # several long results in one turn
                 texts = ["results dropped: the context is full"]
-            feed = chat.observation([*texts, FINAL_REQUEST], end)
+            feed = chat.observation(texts, end, FINAL_REQUEST)
 
 
 def _ending(words: str, answered: Stop) -> tuple[str | None, Stop]:

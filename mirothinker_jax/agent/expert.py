@@ -13,24 +13,27 @@ from dataclasses import dataclass
 
 from mirothinker_jax.agent.policy import Turn
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
-from mirothinker_jax.tools.spec import ToolCall, render_call
+from mirothinker_jax.agent.wire.formats import WIRES, Wire
+from mirothinker_jax.tools.hermes import RESULT_TAGS
+from mirothinker_jax.tools.spec import ToolCall
 from mirothinker_jax.trajectory.types import Source, Trajectory
 
-_CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *RESULT_TAGS)
 _FIRST_CONTROL = 0x110000  # beyond Unicode
-_MESSAGE = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 _LINK = re.compile(r"\]\((\S+)\)")
 _TRIES = 3  # of one step, before the expert gives up
 
 SEARCH = ("search_and_scrape_webpage", "google_search")
 SCRAPE = ("jina_scrape_llm_summary", "scrape_and_extract_info")
 
+Said = str | tuple[str, ToolCall]  # a turn's text; or its thought and its call, however that is written
+
 
 class Characters:
     """A text codec whose tokens are code points; control tokens come after the last of them."""
 
     vocab_size = _FIRST_CONTROL + len(_CONTROL)
-    pad_id, im_start_id, im_end_id = range(_FIRST_CONTROL, _FIRST_CONTROL + len(_CONTROL))
+    pad_id, im_start_id, im_end_id, result_id, shown_id = range(_FIRST_CONTROL, vocab_size)
 
     def token_id(self, name: str) -> int | None:
         return _FIRST_CONTROL + _CONTROL.index(name) if name in _CONTROL else None
@@ -70,27 +73,30 @@ class Plan:
 
 
 class Expert:
-    """The policy of one question. `mistake_rate` is the chance per page read of a deliberate error."""
+    """The policy of one question. `mistake_rate` is the chance per page read of a deliberate error; `call_format` is
+    how it writes its calls."""
 
-    def __init__(self, plan: Plan, mistake_rate: float):
-        self._plan, self._rate = plan, mistake_rate
+    def __init__(self, plan: Plan, mistake_rate: float, call_format: str = "mcp"):
+        self._plan, self._rate, self._wire = plan, mistake_rate, WIRES[call_format]
 
     async def open(self, seed: int) -> ExpertSession:
         script = _script(self._plan, self._rate, random.Random(seed))
         next(script)
-        return ExpertSession(script)
+        return ExpertSession(script, self._wire)
 
 
 class ExpertSession:
-    def __init__(self, script: Generator[str, str, None]):
-        self._script, self._codec = script, Characters()
+    def __init__(self, script: Generator[Said, str, None], wire: Wire):
+        self._script, self._wire, self._codec = script, wire, Characters()
 
     async def sample(self, tokens: Sequence[int], max_tokens: int) -> Turn:
-        heard = _MESSAGE.findall(self._codec.decode(tokens))[-1][1]
+        heard = read_messages(tokens)[-1]["content"]
         if heard.endswith(FINAL_REQUEST):
             said = "<think>no calls left</think>\\boxed{unknown}"
         else:
             said = self._script.send(heard)
+            if not isinstance(said, str):
+                said = f"<think>{said[0]}</think>{self._wire.render([said[1]])}"
         ids = (*self._codec.encode(said), self._codec.im_end_id)
         return Turn(ids, (0.0,) * len(ids), True)
 
@@ -98,11 +104,11 @@ class ExpertSession:
         self._script.close()
 
 
-def _say(thought: str, tool: tuple[str, str], arguments: Mapping[str, str]) -> str:
-    return f"<think>{thought}</think>{render_call(ToolCall(*tool, arguments))}"
+def _say(thought: str, tool: tuple[str, str], arguments: Mapping[str, str]) -> Said:
+    return thought, ToolCall(*tool, arguments)
 
 
-def _script(plan: Plan, rate: float, rng: random.Random) -> Generator[str, str, None]:
+def _script(plan: Plan, rate: float, rng: random.Random) -> Generator[Said, str, None]:
     """Yields what the expert says; is sent what it hears. The first `yield` waits for the question."""
     yield ""
     title, value = plan.start, None
@@ -132,7 +138,7 @@ def _script(plan: Plan, rate: float, rng: random.Random) -> Generator[str, str, 
     yield f"<think>done</think>\\boxed{{{value}}}"
 
 
-def _find(title: str, dead: str, rate: float, rng: random.Random) -> Generator[str, str, str]:
+def _find(title: str, dead: str, rate: float, rng: random.Random) -> Generator[Said, str, str]:
     """Searches for a page and returns its address: not the dead one, and by mistake another one's."""
     for _ in range(_TRIES):
         found = yield _say("search", SEARCH, {"q": title})
@@ -147,7 +153,27 @@ def _find(title: str, dead: str, rate: float, rng: random.Random) -> Generator[s
 
 
 def messages(trajectory: Trajectory) -> list[dict[str, str]]:
-    """The episode as chat messages, read off its ChatML text."""
-    text = "".join(s.text for s in trajectory.segments)
+    """The episode as chat messages, read off its tokens."""
     assert trajectory.segments[-1].source is Source.POLICY
-    return [{"role": role, "content": content} for role, content in _MESSAGE.findall(text)]
+    return read_messages([i for segment in trajectory.segments for i in segment.tokens])
+
+
+def read_messages(ids: Sequence[int]) -> list[dict[str, str]]:
+    """The whole messages in tokens of `Characters`. A result in a frame of its own ("hermes") is a tool's message."""
+    codec = Characters()
+    ids = tuple(ids)
+    found: list[dict[str, str]] = []
+    end = 0
+    for _ in range(ids.count(codec.im_end_id)):
+        start, before = ids.index(codec.im_start_id, end), end
+        end = ids.index(codec.im_end_id, end) + 1
+        assert before <= start < end
+        role, _, content = codec.decode(ids[start + 1 : end - 1]).partition("\n")
+        if codec.result_id not in ids[start:end]:
+            found.append({"role": role, "content": content})
+            continue
+        frames = [i for i in range(start, end) if ids[i] in (codec.result_id, codec.shown_id)]
+        for first, last in zip(frames[::2], frames[1::2], strict=True):
+            text = codec.decode(ids[first + 1 : last])
+            found.append({"role": "tool", "content": text.removeprefix("\n").removesuffix("\n")})
+    return found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -46,10 +46,17 @@ class Policy(Protocol):
 class Chat(Protocol):
     """The only maker of chat tokens (data/chat.py), as the agent sees it."""
 
-    def prompt(self, system: str | None, user: str) -> Sequence[int]:
-        """Ids up to where the first turn begins."""
+    call_format: str  # one of WIRES (agent/wire/formats.py)
+
+    def prompt(
+        self, system: str | None, user: str, functions: Sequence[Mapping[str, Any]] = ()
+    ) -> Sequence[int]:
+        """Ids up to where the first turn begins. `functions` are JSON schemas that the system message lists."""
         ...
 
-    def observation(self, texts: Sequence[str], end: int | None = None) -> Sequence[int]:
-        """Ids of a turn's results, up to where the next turn begins. `end` is the last token of the turn."""
+    def observation(
+        self, texts: Sequence[str], end: int | None = None, request: str | None = None
+    ) -> Sequence[int]:
+        """Ids of a turn's results, and of what we ask for after them, up to where the next turn begins. `end` is the
+        last token of the turn."""
         ...

@@ -13,8 +13,8 @@ A message is encoded together with its header, as the official template's text i
 header's newline and one that a text begins with are one token. Where such a token has a part of an assistant's
 text, it is not trained: a policy starts after a prompt that ends with the header's own newline, and cannot sample it.
 
-Left out: tool schemas in the system prompt (agent/prompt.py or data/hermes.py writes them as text), images. Not
-safe: an assistant message of a file is trusted; its tags become tag tokens, as if the policy had sampled them.
+Left out: tool schemas in the system prompt of "mcp" (agent/prompt.py writes them as text), images. Not safe: an
+assistant message of a file is trusted; its tags become tag tokens, as if the policy had sampled them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mirothinker_jax.config import CALL_FORMATS, check, one_of
-from mirothinker_jax.data.hermes import calls_text, message_ids, system_prompt
+from mirothinker_jax.data.hermes import calls_text, message_ids
 from mirothinker_jax.data.messages import DataError, Message, tool_calls
 from mirothinker_jax.data.templates import CHATML, Template, assistant_text, has_question
 from mirothinker_jax.data.tokenizer import ByteCodec, TextCodec
+from mirothinker_jax.tools.hermes import tools_section
 from mirothinker_jax.tools.spec import ToolCall, render_call
 
 _HEADER = "assistant\n"
@@ -52,6 +53,7 @@ class Chat:
       template: None is the codec's own; "chatml" for a codec that has none.
 
     Attributes:
+      call_format: the same; the agent reads turns by it.
       template: the one in use.
 
     Raises:
@@ -69,6 +71,7 @@ class Chat:
         self._codec = codec
         self.template = template or (codec.template if isinstance(codec, ByteCodec) else CHATML)
         self._servers = dict(servers or {})
+        self.call_format = call_format
         self._hermes = call_format == "hermes"
         check(
             self.template.calls or not self._hermes,
@@ -81,20 +84,30 @@ class Chat:
         opens = self.template.opens_thought
         self._to_speak = [codec.im_start_id, *(self._thought_header if opens else self._header)]
 
-    def prompt(self, system: str | None, user: str) -> list[int]:
-        """Ids of an episode's start, up to where the assistant's first turn begins."""
-        system = self.template.system if system is None else system
+    def prompt(self, system: str | None, user: str, functions: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """Ids of an episode's start, up to where the assistant's first turn begins.
+
+        `functions` are JSON schemas, which "hermes" lists in the system message, and "mcp" has no place for.
+        """
+        system = self._system(system, functions)
         ids = [] if system is None else [*self._said("system", system), *self._newline]
         return [*ids, *self._said("user", user), *self._newline, *self._to_speak]
 
-    def observation(self, texts: Sequence[str], end: int | None = None) -> list[int]:
-        """Ids between a sampled assistant turn, which ended itself, and the next one: `texts`, in one user message.
+    def observation(
+        self, texts: Sequence[str], end: int | None = None, request: str | None = None
+    ) -> list[int]:
+        """Ids between a sampled assistant turn, which ended itself, and the next one: the turn's results, `texts`, in
+        one user message, and what we ask for after them: in the same message for "mcp", in its own for "hermes".
 
         `end` is the token that the turn ended by. After another one than `<|im_end|>` (a base model's `<|endoftext|>`,
         which stays, as it was sampled) the message is closed first.
         """
-        close = [] if end in (None, self._codec.im_end_id) else [self._codec.im_end_id]
-        return [*close, *self._newline, *self._said("tool", *texts), *self._newline, *self._to_speak]
+        ids = [] if end in (None, self._codec.im_end_id) else [self._codec.im_end_id]
+        asked = [] if request is None else [request]
+        said = [("tool", texts), ("user", asked)] if self._hermes else [("tool", [*texts, *asked])]
+        for role, parts in said:
+            ids += [*self._newline, *self._said(role, *parts)] if parts else []
+        return [*ids, *self._newline, *self._to_speak]
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
@@ -126,9 +139,7 @@ class Chat:
             trained.extend(itertools.repeat(train, len(new)))
 
         given = int(messages[0]["role"] == "system")
-        system = messages[0]["content"] if given else self.template.system
-        if tools:
-            system = system_prompt(system, tools)
+        system = self._system(messages[0]["content"] if given else None, tools or ())
         if system is not None:
             add(self._said("system", system))
         answers = len(messages) - 1 if has_question(messages, mcp=not self._hermes) else -1
@@ -148,6 +159,10 @@ class Chat:
             else:
                 add(self._said(message["role"], *(m["content"] for _, m in items)))
         return Rendered(np.asarray(ids, np.int32), np.asarray(trained, bool))
+
+    def _system(self, system: str | None, functions: Sequence[Mapping[str, Any]]) -> str | None:
+        assert self._hermes or not functions
+        return tools_section(self.template.system if system is None else system, functions)
 
     def _said(self, role: str, *texts: str) -> list[int]:
         """One whole message of untrusted text; "tool" is the role of a turn's results."""

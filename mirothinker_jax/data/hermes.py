@@ -16,40 +16,12 @@ page can spell it as well.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from mirothinker_jax.data.messages import Message, tool_calls
 from mirothinker_jax.data.tokenizer import TextCodec
-
-# The wire format: what the model was trained on.
-_TOOLS_BEGIN = (
-    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
-    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
-)
-_TOOLS_END = (  # alternating text and tag
-    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within ",
-    "<tool_call>",
-    "",
-    "</tool_call>",
-    " XML tags:\n",
-    "<tool_call>",
-    '\n{"name": <function-name>, "arguments": <args-json-object>}\n',
-    "</tool_call>",
-    "",
-)
-# The "<" of a tag that a parser of turns would take for its own.
-_TAG = re.compile(r"<(?=/?(?:think|tool_call|tool_response)>)")
-
-
-def system_prompt(system: str | None, functions: Sequence[Mapping[str, Any]]) -> str | None:
-    """`system` with the section that lists the functions' schemas; unchanged where there are none."""
-    if not functions:
-        return system
-    listed = "".join(f"\n{json.dumps(dict(function), ensure_ascii=False)}" for function in functions)
-    section = _TOOLS_BEGIN + listed + "".join(_TOOLS_END)
-    return section if system is None else f"{system}\n\n{section}"
+from mirothinker_jax.tools import hermes
+from mirothinker_jax.tools.hermes import RESULT_TAGS, SECTION_END
 
 
 def calls_text(message: Message, field: str, apart: bool) -> str:
@@ -59,38 +31,32 @@ def calls_text(message: Message, field: str, apart: bool) -> str:
     Raises:
       DataError: an entry that is not an OpenAI function call, or whose arguments are no JSON object.
     """
-    text = ""
+    written = []
     calls = list(tool_calls(message, field))
     for entry, (_, name, parsed) in zip(message.get("tool_calls") or [], calls, strict=True):
-        written = entry["function"].get("arguments")
-        arguments = (
-            written
-            if isinstance(written, str) and written.strip()
-            else json.dumps(parsed, ensure_ascii=False)
-        )
-        call = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {arguments}}}'
-        call = _TAG.sub(r"\\u003c", call)
-        text += "\n" if apart or text else ""
-        text += f"<tool_call>\n{call}\n</tool_call>"
-    return text
+        arguments = entry["function"].get("arguments")
+        if not (isinstance(arguments, str) and arguments.strip()):
+            arguments = json.dumps(parsed, ensure_ascii=False)
+        written.append((name, arguments))
+    return hermes.calls_text(written, apart)
 
 
 def message_ids(codec: TextCodec, role: str, texts: Sequence[str]) -> list[int]:
     """Ids of an untrusted message between `<|im_start|>` and `<|im_end|>`.
 
     `texts` are the results of a turn for role "tool", and one text for "system" and "user". A system text
-    that ends as `system_prompt` ends it gets the ids of the tags it ends with.
+    that ends as `tools_section` ends it gets the ids of the tags it ends with.
     """
     if role == "tool":
         parts = ["user"]
         for text in texts:
             parts[-1] += "\n"
-            parts += ["<tool_response>", f"\n{text}\n", "</tool_response>", ""]
+            parts += [RESULT_TAGS[0], f"\n{text}\n", RESULT_TAGS[1], ""]
         return _splice(codec, parts)
     (text,) = texts
-    end = "".join(_TOOLS_END)
+    end = "".join(SECTION_END)
     if role == "system" and text.endswith(end):
-        return _splice(codec, [f"system\n{text.removesuffix(end)}{_TOOLS_END[0]}", *_TOOLS_END[1:]])
+        return _splice(codec, [f"system\n{text.removesuffix(end)}{SECTION_END[0]}", *SECTION_END[1:]])
     return codec.encode_untrusted(f"{role}\n{text}")
 
 

@@ -27,17 +27,20 @@ import sentencepiece
 from mirothinker_jax.config import ConfigError, TokenizerConfig
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.data.templates import CHATML, Template
+from mirothinker_jax.tools import hermes
 from mirothinker_jax.tools.spec import CALL_TAGS
 
 PAD, IM_START, IM_END = CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-TAGS = ("<think>", "</think>", *CALL_TAGS)  # structure that only the policy may write
+_THOUGHT = ("<think>", "</think>")
+# Structure that only the policy may write, by call format.
+TAGS = {"mcp": (*_THOUGHT, *CALL_TAGS), "hermes": (*_THOUGHT, *hermes.CALL_TAGS)}
+_FRAMES = {"mcp": (), "hermes": hermes.RESULT_TAGS}  # and that nobody may: data/chat.py puts them in by id
 CUT_NOTICE = "\n[cut]"  # six bytes: never more than six tokens
 
 _SPACE = "\u2581"  # how sentencepiece writes a space
-_TAG = re.compile("|".join(re.escape(tag) for tag in TAGS))
 _NOT_TRAINED = re.compile("|".join(["\n", "\0", _SPACE, *(re.escape(control) for control in CONTROL)]))
 _LONGEST_LINE_BYTES = 1 << 20  # sentencepiece drops longer ones without a word
-_FIXED_PIECES = 1 + len(CONTROL) + 256 + len(TAGS) + 1  # unknown, control, bytes, tags, newline
+_FIXED_PIECES = 1 + len(CONTROL) + 256 + 1  # unknown, control, bytes, newline; and the format's own
 _logger = logging.getLogger(__name__)
 
 
@@ -163,7 +166,10 @@ class Tokenizer(ByteCodec):
             ) from None
         names: list[str] = [self._pieces.id_to_piece(i) for i in range(self._pieces.vocab_size())]
         ids = {name: i for i, name in enumerate(names)}
-        missing = [name for name in (*CONTROL, *TAGS) if name not in ids]
+        whole = [f for f in TAGS if ids.keys() >= {*TAGS[f], *_FRAMES[f]}]  # what it was trained for
+        tags = [tag for f in whole or ["mcp"] for tag in (*TAGS[f], *_FRAMES[f])]
+        structure = (*CONTROL, *dict.fromkeys(tags))
+        missing = [name for name in structure if name not in ids]
         missing += [f"<0x{b:02X}>" for b in range(256) if f"<0x{b:02X}>" not in ids]
         if missing:
             raise ConfigError(
@@ -174,14 +180,15 @@ class Tokenizer(ByteCodec):
             bytes([int(name[3:5], 16)]) if self._pieces.is_byte(i) else name.replace(_SPACE, " ").encode()
             for i, name in enumerate(names)
         ]
-        super().__init__(table, max(map(len, names)), {name: ids[name] for name in (*CONTROL, *TAGS)})
+        super().__init__(table, max(map(len, names)), {name: ids[name] for name in structure})
+        self._tag = re.compile("|".join(map(re.escape, tags)))
         self._space_bytes = [ids[f"<0x{b:02X}>"] for b in _SPACE.encode()]
         probe = " a  \ufb01\n "  # the ligature would change under the usual normalisation
         if self.decode(self.encode(probe)) != probe:
             raise ConfigError(f"{path}: this model changes text (normalisation, spaces); train one without")
 
     def encode(self, text: str) -> list[int]:
-        """Ids of trusted text: call tags, `<think>` and `</think>` become their own tokens."""
+        """Ids of trusted text: call tags, `<think>` and `</think>` become their own tokens; a result's do not."""
         if _SPACE not in text:
             return self._encode_plain(text)
         ids: list[int] = []
@@ -199,7 +206,7 @@ class Tokenizer(ByteCodec):
             return self.encode(text)
         ids: list[int] = []
         done = 0
-        for match in _TAG.finditer(text):  # cut after the "<": no token spans a cut
+        for match in self._tag.finditer(text):  # cut after the "<": no token spans a cut
             ids += self.encode(text[done : match.start() + 1])
             done = match.start() + 1
         return ids + self.encode(text[done:])
@@ -217,8 +224,15 @@ def well_formed(text: str) -> str:
     return text
 
 
-def train_tokenizer(texts: Iterable[str], path: str | os.PathLike[str], settings: TokenizerConfig) -> None:
+def train_tokenizer(
+    texts: Iterable[str],
+    path: str | os.PathLike[str],
+    settings: TokenizerConfig,
+    call_format: str = "mcp",
+) -> None:
     """Learns byte-pair merges from `texts` and writes a sentencepiece model to `path`, whole or not at all.
+
+    The tags of `call_format` are one token each.
 
     The same texts and settings give the same bytes. A corpus too small for `settings.vocab_size` gives a
     smaller vocabulary (logged; `Tokenizer.vocab_size` tells). At most half of the free vocabulary goes to
@@ -229,8 +243,9 @@ def train_tokenizer(texts: Iterable[str], path: str | os.PathLike[str], settings
     Raises:
       ConfigError: no text, a vocabulary too small for the fixed tokens, or a symbol that cannot be one.
     """
-    symbols = _symbols(settings.symbols)
-    free = settings.vocab_size - _FIXED_PIECES - len(symbols)
+    tags, frames = TAGS[call_format], _FRAMES[call_format]
+    symbols = [symbol for symbol in _symbols(settings.symbols) if symbol not in tags]
+    free = settings.vocab_size - _FIXED_PIECES - len(tags) - len(frames) - len(symbols)
     if free < 2:
         raise ConfigError(
             f"tokenizer.vocab_size is {settings.vocab_size}, of which bytes, control tokens, tags and "
@@ -256,8 +271,8 @@ def train_tokenizer(texts: Iterable[str], path: str | os.PathLike[str], settings
         byte_fallback=True,
         split_digits=True,
         max_sentence_length=_LONGEST_LINE_BYTES,
-        control_symbols=list(CONTROL),
-        user_defined_symbols=[*TAGS, "\n", *symbols],
+        control_symbols=[*CONTROL, *frames],
+        user_defined_symbols=[*tags, "\n", *symbols],
         unk_id=0,
         bos_id=-1,
         eos_id=-1,
@@ -279,14 +294,14 @@ def _symbols(symbols: Sequence[str]) -> list[str]:
             not symbol
             or _SPACE in symbol
             or "\0" in symbol
-            or any(name in symbol for name in (*CONTROL, "<0x"))
+            or any(name in symbol for name in (*CONTROL, *hermes.RESULT_TAGS, "<0x"))
         ):
             raise ConfigError(
                 f"tokenizer.symbols has {symbol!r}; a symbol must not be empty, nor hold a control token, "
                 "'<0x', U+2581 or NUL"
             )
     unique = dict.fromkeys(symbol.replace(" ", _SPACE) for symbol in symbols)
-    return [symbol for symbol in unique if symbol not in (*TAGS, "\n")]
+    return [symbol for symbol in unique if symbol != "\n"]
 
 
 def _lines(text: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +14,14 @@ from typing import Any
 from mirothinker_jax.agent.episode import Setting, Task, run_episode
 from mirothinker_jax.agent.expert import Characters, Expert, Plan, messages
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
+from mirothinker_jax.agent.wire.formats import WIRES
 from mirothinker_jax.config import Config
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource
 from mirothinker_jax.data.tokenizer import train_tokenizer
 from mirothinker_jax.tools.executor import ToolExecutor
+from mirothinker_jax.tools.hermes import tools_section
 from mirothinker_jax.tools.spec import Tool
 from mirothinker_jax.world.questions import Question
 
@@ -31,11 +34,16 @@ _CORPUS_CHARS = 4_000_000  # enough for a toy vocabulary
 def write_expert_episodes(
     path: Path, config: Config, questions: list[Question], tools: list[Tool], system: str | None, bar: Any
 ) -> None:
-    """Plays one scripted episode per question through the real tools; writes {"messages": […]} JSONL."""
+    """Plays one scripted episode per question through the real tools; writes {"messages": […]} JSONL, with `tools`
+    where the call format lists them."""
     settings = dataclasses.replace(config.tools, output_tokens=_UNBOUNDED)
     codec = Characters()
-    chat = Chat(codec)
-    setting = Setting(system, config.agent.max_calls, _UNBOUNDED * 64, _UNBOUNDED, _UNBOUNDED)
+    call_format = config.data.call_format
+    chat = Chat(codec, call_format=call_format)
+    functions = WIRES[call_format].functions([tool.spec for tool in tools])
+    setting = Setting(
+        system, config.agent.max_calls, _UNBOUNDED * 64, _UNBOUNDED, _UNBOUNDED, functions=functions
+    )
     budgets = call_budgets(questions, config.sft.expert_calls, config.seed)
 
     async def play() -> list[dict[str, Any]]:
@@ -47,7 +55,7 @@ def write_expert_episodes(
                 async with gate:
                     trajectory = await run_episode(
                         Task(question.id, question.text, question.answer, question.hops),
-                        policy=Expert(plan, config.sft.expert_mistake_rate),
+                        policy=Expert(plan, config.sft.expert_mistake_rate, call_format),
                         executor=executor,
                         chat=chat,
                         decode=codec.decode,
@@ -56,7 +64,7 @@ def write_expert_episodes(
                         seed=config.seed * 1_000_003 + number,
                     )
                 bar.update(1)
-                return {"messages": messages(trajectory)}
+                return _record(messages(trajectory), system, functions)
 
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -68,6 +76,16 @@ def write_expert_episodes(
     records = asyncio.run(play())
     with replacing(path) as scratch:
         scratch.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), "utf-8")
+
+
+def _record(
+    conversation: list[dict[str, str]], system: str | None, functions: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A training record. The list of tools, where the system message ends with it, is kept as `tools`."""
+    if not functions:
+        return {"messages": conversation}
+    given = [{"role": "system", "content": system}] if system is not None else []
+    return {"messages": [*given, *conversation[1:]], "tools": list(functions)}
 
 
 def call_budgets(questions: Sequence[Question], most: int, seed: int) -> list[int]:
@@ -92,14 +110,14 @@ def train_run_tokenizer(path: Path, conversations: ConversationSource, config: C
         yield FINAL_REQUEST
         chars = 0
         for record in (conversations[i] for i in range(len(conversations))):
-            for message in record["messages"]:
-                for text in _texts(message):
-                    chars += len(text)
-                    yield text
+            listed = [tools_section("", record["tools"]) or ""] if "tools" in record else []
+            for text in itertools.chain(listed, *map(_texts, record["messages"])):
+                chars += len(text)
+                yield text
             if chars > _CORPUS_CHARS:
                 return
 
-    train_tokenizer(texts(), path, config.tokenizer)
+    train_tokenizer(texts(), path, config.tokenizer, config.data.call_format)
 
 
 def _texts(message: Mapping[str, Any]) -> Iterator[str]:

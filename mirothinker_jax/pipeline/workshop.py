@@ -18,6 +18,7 @@ import numpy as np
 
 from mirothinker_jax.agent.episode import Setting, Task, min_context_tokens
 from mirothinker_jax.agent.prompt import system_prompt
+from mirothinker_jax.agent.wire.formats import WIRES
 from mirothinker_jax.config import Config, ToolsConfig, check
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource, open_conversations
@@ -98,7 +99,9 @@ class Workshop(contextlib.ExitStack):
 
     @functools.cached_property
     def system(self) -> str | None:
-        return system_prompt(self.config.agent.system_prompt_file, [tool.spec for tool in self.tools])
+        c = self.config
+        specs = [tool.spec for tool in self.tools]
+        return system_prompt(c.agent.system_prompt_file, specs, c.data.call_format)
 
     # Text and tokens
 
@@ -188,7 +191,10 @@ class Workshop(contextlib.ExitStack):
     def setting(self) -> Setting:
         """What an episode runs under; its context must have room for an agent that acts."""
         agent, output = self.config.agent, self.config.tools.output_tokens
-        setting = Setting(self.system, agent.max_calls, agent.context_tokens, agent.turn_tokens, output)
+        functions = WIRES[self.chat.call_format].functions([tool.spec for tool in self.tools])
+        setting = Setting(
+            self.system, agent.max_calls, agent.context_tokens, agent.turn_tokens, output, functions
+        )
         least = min_context_tokens(setting, self.chat)
         check(
             agent.context_tokens >= least,

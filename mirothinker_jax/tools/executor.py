@@ -93,8 +93,10 @@ class ToolExecutor:
     async def _answer(self, call: ToolCall, request_id: str) -> ToolResult:
         spec = find_spec(call, self._specs())
         if spec is None:
-            known = ", ".join(f"{server}/{name}" for server, name in self._tools)
-            text = f"unknown tool {call.server}/{call.tool}; known tools: {known}"
+            # A call format without servers is answered without them.
+            known = ", ".join(f"{server}/{name}" if call.server else name for server, name in self._tools)
+            asked = f"{call.server}/{call.tool}" if call.server else call.tool
+            text = f"unknown tool {asked}; known tools: {known}"
             return await self._failed(Failure.UNKNOWN_TOOL, text)
         if not isinstance(call.arguments, Mapping):
             return await self._failed(Failure.INVALID_ARGUMENTS, "the arguments must be a JSON object")

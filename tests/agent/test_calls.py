@@ -9,7 +9,7 @@ from scripted import CODEC, Script, Tools, call
 
 from mirothinker_jax.agent.calls import batches
 from mirothinker_jax.agent.episode import INFRASTRUCTURE_LIMIT
-from mirothinker_jax.agent.wire.mcp import Malformed
+from mirothinker_jax.agent.wire.turn import Malformed
 from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.tools.replay import Recorded

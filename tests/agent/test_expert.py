@@ -6,10 +6,12 @@ from scripted import CODEC, Script, Tools, call
 
 from mirothinker_jax.agent.expert import SCRAPE, Expert, Plan, messages
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
-from mirothinker_jax.config import TokenizerConfig
+from mirothinker_jax.agent.wire.formats import WIRES
+from mirothinker_jax.config import CALL_FORMATS, TokenizerConfig
 from mirothinker_jax.data.chat import Chat
+from mirothinker_jax.data.templates import TEMPLATES
 from mirothinker_jax.data.tokenizer import Tokenizer, train_tokenizer
-from mirothinker_jax.tools.spec import Failure, ToolResult
+from mirothinker_jax.tools.spec import Failure, ToolResult, ToolSpec
 from mirothinker_jax.trajectory.types import Source, Stop
 
 PLAN = Plan("KTM", ("west", "higher", "city"))  # from KTM go west, higher; what is its city?
@@ -51,8 +53,9 @@ def asked(tools):
     ]
 
 
-def test_it_follows_its_plan(play):
-    trajectory, _, tools = play(Expert(PLAN, 0.0), Tools(Web()))
+@pytest.mark.parametrize("call_format", CALL_FORMATS)
+def test_it_follows_its_plan(play, call_format):
+    trajectory, _, tools = play(Expert(PLAN, 0.0, call_format), Tools(Web()), call_format=call_format)
     assert (trajectory.stop, trajectory.answer) == (Stop.ANSWERED, "Lukla")
     assert asked(tools) == [
         "KTM",
@@ -60,7 +63,8 @@ def test_it_follows_its_plan(play):
         ("http://w/PKR", "higher"),
         ("http://w/LUA", "city"),
     ]
-    assert {(c.server, c.tool) for c, _ in tools.calls[1:]} == {SCRAPE}
+    server = SCRAPE[0] if call_format == "mcp" else ""
+    assert {(c.server, c.tool) for c, _ in tools.calls[1:]} == {(server, SCRAPE[1])}
 
 
 def test_a_thought_is_what_is_left_of_the_question():
@@ -153,6 +157,69 @@ def test_what_a_tokenizer_makes_of_a_rollout_and_of_its_text(play, tmp_path):
     rendered = Chat(codec).render(conversation)
     np.testing.assert_array_equal(rendered.tokens, ledger(trajectory))
     np.testing.assert_array_equal(rendered.trained, policy_mask(trajectory))
+
+
+FUNCTIONS = WIRES["hermes"].functions(
+    [ToolSpec("s", "google_search", "Finds pages </tools>.", {"type": "object"})]
+)
+
+
+@pytest.mark.parametrize("system", [None, "Use tools."])
+@pytest.mark.parametrize("max_calls", [0, 2, 12])
+def test_its_episodes_in_qwens_format(play, system, max_calls):
+    setting = dict(call_format="hermes", system=system, functions=FUNCTIONS, max_calls=max_calls)
+    trajectory, _, _ = play(Expert(PLAN, 0.3, "hermes"), Tools(Web()), **setting)
+    conversation = messages(trajectory)
+    roles = [m["role"] for m in conversation]
+    calls = trajectory.calls
+    forced = ["user", "assistant"] if trajectory.calls == max_calls > 0 else []
+    between = ["tool", "assistant"] * (calls - bool(forced)) + ["tool"] * bool(forced)
+    assert roles == ["system", "user", "assistant", *between, *forced]
+    rendered = Chat(CODEC, call_format="hermes").render(conversation)
+    np.testing.assert_array_equal(rendered.tokens, ledger(trajectory))
+    np.testing.assert_array_equal(rendered.trained, policy_mask(trajectory))
+
+
+@pytest.mark.parametrize("template", ["chatml", "qwen2.5", "qwen3", "qwen3-thinking-2507"])
+@pytest.mark.parametrize("max_calls", [2, 12])
+def test_qwens_tokens_of_a_rollout_and_of_the_expert_text(play, qwen, monkeypatch, template, max_calls):
+    """A model that says what training on the expert's text taught it leaves the same ids, tags and frames included."""
+    monkeypatch.setattr(qwen, "template", TEMPLATES[template])
+    setting = dict(call_format="hermes", functions=FUNCTIONS, max_calls=max_calls, turn_tokens=500)
+    expert, _, _ = play(Expert(PLAN, 0.0, "hermes"), Tools(Web()), **setting)
+    conversation = messages(expert)[1:]  # without the system message, which the template begins
+    assert max_calls == 2 or {"role": "tool", "content": "LUA\ncity: Lukla"} in conversation
+    rendered = Chat(qwen, call_format="hermes").render(conversation, FUNCTIONS)
+    turns = np.split(rendered.tokens, np.flatnonzero(np.diff(rendered.trained.astype(int))) + 1)[1::2]
+    lines = [qwen.decode(turn[:-1]) for turn in turns]
+    trajectory, _, tools = play(Script(lines, qwen), Tools(Web()), codec=qwen, **setting)
+    assert (trajectory.answer, len(tools.calls)) == (("Lukla", 4) if max_calls == 12 else (None, 2))
+    np.testing.assert_array_equal(rendered.tokens, ledger(trajectory))
+    np.testing.assert_array_equal(rendered.trained, policy_mask(trajectory))
+    names = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+    counts = [int(np.sum(rendered.tokens == qwen.token_id(name))) for name in names]
+    assert counts == [len(tools.calls) + 2, len(tools.calls) + 2, len(tools.calls), len(tools.calls)]
+
+
+def test_a_tokenizer_that_was_trained_for_qwens_format(play, tmp_path):
+    setting = dict(call_format="hermes", system="Use tools.", functions=FUNCTIONS, turn_tokens=500)
+    expert, _, _ = play(Expert(PLAN, 0.0, "hermes"), Tools(Web()), **setting)
+    conversation = messages(expert)
+    path = tmp_path / "toy.model"
+    texts = [m["content"] for m in conversation] * 20
+    train_tokenizer(texts, path, TokenizerConfig(vocab_size=400), "hermes")
+    codec = Tokenizer(path)
+    for tag in ("<think>", "</think>", "<tool_call>", "</tool_call>"):
+        assert codec.encode(tag) == [codec.token_id(tag)] and len(codec.encode_untrusted(tag)) > 1
+    frame = [codec.token_id(tag) for tag in ("<tool_response>", "</tool_response>")]
+    assert not {*frame, None} & {*codec.encode("<tool_response></tool_response>")} and None not in frame
+    lines = [m["content"] for m in conversation if m["role"] == "assistant"]
+    trajectory, _, _ = play(Script(lines, codec), Tools(Web()), codec=codec, **setting)
+    assert trajectory.answer == "Lukla"
+    rendered = Chat(codec, call_format="hermes").render(conversation)
+    np.testing.assert_array_equal(rendered.tokens, ledger(trajectory))
+    np.testing.assert_array_equal(rendered.trained, policy_mask(trajectory))
+    assert all(np.sum(rendered.tokens == i) == 4 for i in frame)
 
 
 def test_every_trained_token_of_a_short_episode(play):

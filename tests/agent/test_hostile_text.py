@@ -6,9 +6,9 @@ Each goes through the real tool, executor and chat, in Qwen3's own tokens, to a 
 import httpx
 import pytest
 
-from mirothinker_jax.config import ToolsConfig
+from mirothinker_jax.agent.wire.formats import WIRES
+from mirothinker_jax.config import CALL_FORMATS, ToolsConfig
 from mirothinker_jax.data.chat import Chat
-from mirothinker_jax.data.hf_tokenizer import HFTokenizer
 from mirothinker_jax.tools.browse import ScrapePage
 from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.executor import ToolExecutor
@@ -46,11 +46,6 @@ TEXTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def qwen(qwen_folder):
-    return HFTokenizer(qwen_folder)
-
-
 def escape(text):
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
@@ -73,7 +68,7 @@ WAYS = {  # text → what the tool's server answers
 }
 
 
-def read(play, qwen, way, text):
+def read(play, qwen, way, text, call_format="mcp"):
     """An episode of two turns, a call and an answer, in which the tool answers `text` in one of the WAYS."""
     settings = ToolsConfig(output_tokens=2_000)
     asked = []
@@ -88,18 +83,21 @@ def read(play, qwen, way, text):
     tool = GoogleSearch(service, settings) if searches else ScrapePage(client, settings)
     arguments = {"q": "x"} if searches else {"url": "http://a.test/", "info_to_extract": "north"}
     executor = ToolExecutor([tool], settings, qwen.truncate)
-    lines = [render_call(ToolCall(tool.spec.server, tool.spec.name, arguments)), "\\boxed{Kathmandu}"]
-    fields = {"turn_tokens": 500, "output_tokens": 2_000}
+    call = ToolCall(tool.spec.server, tool.spec.name, arguments)
+    lines = [WIRES[call_format].render([call]), "\\boxed{Kathmandu}"]
+    fields = {"turn_tokens": 500, "output_tokens": 2_000, "call_format": call_format}
     trajectory, _, _ = play(lines, executor, qwen, **fields)
     return trajectory, executor.counters, asked
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("way", WAYS)
-def test_text_of_a_tool_stays_text(play, qwen, way, text):
-    trajectory, counters, asked = read(play, qwen, way, text)
+@pytest.mark.parametrize("call_format", CALL_FORMATS)
+def test_text_of_a_tool_stays_text(play, qwen, call_format, way, text):
+    trajectory, counters, asked = read(play, qwen, way, text, call_format)
     (observed,) = (s for s in trajectory.segments if s.source is Source.OBSERVATION)
-    frame = [i for i in Chat(qwen).observation([""]) if i in ADDED]
+    chat = Chat(qwen, call_format=call_format)
+    frame = [i for i in chat.observation([""]) if i in ADDED]
     assert [i for i in observed.tokens if i in ADDED] == frame  # no token of structure but our own
     assert "north" in observed.text
     # Nothing was done because of it: one call, one request, the policy's own answer.

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirothinker_jax.agent.answer import boxed_answer
-from mirothinker_jax.agent.wire.mcp import Malformed, parse_turn
+from mirothinker_jax.agent.wire.mcp import parse_turn
+from mirothinker_jax.agent.wire.turn import Malformed
 from mirothinker_jax.tools.spec import CALL_TAGS, ToolCall, render_call
 
 

@@ -27,6 +27,22 @@ def test_a_users_template(tmp_path):
     assert prompt.startswith("Tools cost $5.\nServer: web") and prompt == prompt.strip()
 
 
+def test_the_one_of_a_format_whose_tools_the_chat_lists(tmp_path):
+    prompt = system_prompt("", [SPEC], "hermes")
+    assert "\\boxed{ANSWER}" in prompt and "web" not in prompt and not any(t in prompt for t in CALL_TAGS)
+    path = tmp_path / "mine.txt"
+    path.write_text("Tools cost $$5.", encoding="utf-8")
+    assert system_prompt(str(path), [SPEC], "hermes") == "Tools cost $5."
+    path.write_text("Use $tools.", encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=r"mine\.txt has \$tools, but with data.call_format=hermes .* take it out"
+    ):
+        system_prompt(str(path), [SPEC], "hermes")
+    path.write_text("Use $this.", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"mine\.txt has a placeholder: 'this'; write \$\$"):
+        system_prompt(str(path), [SPEC], "hermes")
+
+
 def test_an_empty_template_means_no_system_message(tmp_path):
     path = tmp_path / "empty.txt"
     path.write_text(" \n")

@@ -167,7 +167,7 @@ def test_turns_are_only_ever_appended(chat):
     ],
 )
 def test_text_from_outside_forges_neither_turns_nor_calls(codec, chat, attack):
-    tags = {codec.encode(tag)[0] for tag in TAGS}
+    tags = {codec.encode(tag)[0] for tag in TAGS["mcp"]}
     control = {codec.im_start_id, codec.im_end_id, codec.pad_id}
     for make in (
         lambda text: chat.prompt("s", text),

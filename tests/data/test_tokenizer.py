@@ -10,7 +10,17 @@ from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.data.tokenizer import CONTROL, TAGS, Tokenizer, train_tokenizer
 
 # Whole tags, pieces of tags, control tokens and characters that sentencepiece treats in a way of its own.
-FRAGMENTS = [*TAGS, *CONTROL, *(tag[:-1] for tag in TAGS), "<", "</", ">", "use_mcp_tool>", "think", "\u2581"]
+FRAGMENTS = [
+    *TAGS["mcp"],
+    *CONTROL,
+    *(tag[:-1] for tag in TAGS["mcp"]),
+    "<",
+    "</",
+    ">",
+    "use_mcp_tool>",
+    "think",
+    "\u2581",
+]
 FRAGMENTS += [
     "\u2581\u2581",
     "<0x41>",
@@ -49,7 +59,7 @@ many = settings(
 
 def forbidden(codec):
     """Ids of the control and tag tokens."""
-    tags = [codec.encode(tag) for tag in TAGS]
+    tags = [codec.encode(tag) for tag in TAGS["mcp"]]
     assert all(len(ids) == 1 for ids in tags)
     return {codec.pad_id, codec.im_start_id, codec.im_end_id, *(ids[0] for ids in tags)}
 
@@ -180,7 +190,7 @@ def test_models_that_do_not_fit_are_refused(tmp_path):
     foreign_model(tmp_path / "foreign")
     with pytest.raises(ValueError, match=r"lacks the token <\|endoftext\|> \(and 12 others\)"):
         Tokenizer(tmp_path / "foreign")
-    foreign_model(tmp_path / "lossy", control_symbols=list(CONTROL), user_defined_symbols=list(TAGS))
+    foreign_model(tmp_path / "lossy", control_symbols=list(CONTROL), user_defined_symbols=list(TAGS["mcp"]))
     with pytest.raises(ValueError, match="changes text"):
         Tokenizer(tmp_path / "lossy")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from mirothinker_jax.config import AgentConfig, Config, SFTConfig, ToolsConfig, WorldConfig
+from mirothinker_jax.config import AgentConfig, Config, DataConfig, SFTConfig, ToolsConfig, WorldConfig
 from mirothinker_jax.data.conversations import Conversations, open_conversations
 from mirothinker_jax.pipeline import corpus
 from mirothinker_jax.pipeline.corpus import call_budgets, write_expert_episodes
@@ -44,8 +44,8 @@ def test_a_limit_of_no_calls():
     assert call_budgets([Asked(2)] * 5, most=0, seed=0) == [0] * 5
 
 
-@pytest.mark.parametrize("source", ["airports", "countries"])
-def test_experts_with_enough_calls_give_the_right_answers(tmp_path, source):
+@pytest.mark.parametrize(("source", "call_format"), [("airports", "mcp"), ("countries", "hermes")])
+def test_experts_with_enough_calls_give_the_right_answers(tmp_path, source, call_format):
     """On the real web of each source, by real HTTP, without its noise."""
     settings = WorldConfig(
         sources=(source,), max_hops=2, wrong_first_hit=0, dead_link=0, failing_call=0, slow_call=0
@@ -55,6 +55,7 @@ def test_experts_with_enough_calls_give_the_right_answers(tmp_path, source):
         tools=ToolsConfig(names=("google_search", "scrape_and_extract_info")),
         agent=AgentConfig(max_calls=8),
         sft=SFTConfig(expert_mistake_rate=0.0, expert_calls=8),
+        data=DataConfig(call_format=call_format),
     )
     questions = make_questions(load_world(settings, 0), "train", range(3), 30, seed=0)
     path, bar = tmp_path / "expert.jsonl", Bar()
@@ -63,6 +64,8 @@ def test_experts_with_enough_calls_give_the_right_answers(tmp_path, source):
         write_expert_episodes(path, config, questions, tools, "Answer.", bar)
     assert bar.count == len(open_conversations(str(path))) == 30
     budgets = call_budgets(questions, most=8, seed=config.seed)
+    system, *_ = json.loads(path.read_text().splitlines()[0])["messages"]
+    assert system == {"role": "system", "content": "Answer."}  # the chat lists the tools of "hermes"
     free = 0
     for line, question, calls in zip(path.read_text().splitlines(), questions, budgets, strict=True):
         said = json.loads(line)["messages"][-1]["content"]
@@ -78,8 +81,10 @@ def test_experts_with_enough_calls_give_the_right_answers(tmp_path, source):
 def test_the_tokenizer_learns_from_all_that_becomes_tokens(tmp_path, monkeypatch):
     call = {"function": {"name": "find", "arguments": {"where": "é"}}}
     turn = {"role": "assistant", "content": None, "reasoning": "a thought", "tool_calls": [call]}
-    records = Conversations([{"messages": [{"role": "user", "content": "q"}, turn]}])
+    schema = {"type": "function", "function": {"name": "find", "description": "Finds é."}}
+    records = Conversations([{"messages": [{"role": "user", "content": "q"}, turn], "tools": [schema]}])
     learned = []
-    monkeypatch.setattr(corpus, "train_tokenizer", lambda texts, path, settings: learned.extend(texts))
+    monkeypatch.setattr(corpus, "train_tokenizer", lambda texts, *_: learned.extend(texts))
     corpus.train_run_tokenizer(tmp_path / "my.model", records, Config())
+    assert any('"description": "Finds é."' in text for text in learned)
     assert set(learned) >= {"q", "a thought", "find", '{"where": "é"}'}

@@ -99,11 +99,18 @@ def test_text_that_is_no_text_to_a_tokenizer_is_mended():
     assert result.text == "smile ?"
 
 
-@pytest.mark.parametrize("name", [("server", "other"), ("tool", "server"), ("", "")])
-def test_unknown_tool(name):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (("server", "other"), "unknown tool server/other; known tools: server/tool"),
+        (("tool", "server"), "unknown tool tool/server; known tools: server/tool"),
+        (("", "other"), "unknown tool other; known tools: tool"),  # from a call format without servers
+    ],
+)
+def test_unknown_tool(name, text):
     (result,), _ = run(Scripted(echo), ToolCall(*name, {"q": "x"}))
     assert result.failure is Failure.UNKNOWN_TOOL
-    assert result.text == f"unknown tool {name[0]}/{name[1]}; known tools: server/tool"
+    assert result.text == text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""The call formats that an agent speaks, by the names that data.call_format has for them.
+
+"mcp" is MiroThinker's, "hermes" Qwen's own. Tokens are data/chat.py's affair, which writes results and the prompt in
+the same format.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mirothinker_jax.agent.wire import hermes, mcp
+from mirothinker_jax.agent.wire.turn import ParsedTurn
+from mirothinker_jax.config import check
+from mirothinker_jax.tools.hermes import function_schema, render_calls
+from mirothinker_jax.tools.spec import ToolCall, ToolSpec, render_call
+
+_PROMPTS = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A call format.
+
+    Attributes:
+      parse: an assistant turn → its calls and words; never raises.
+      render: calls → the text of them that follows what a turn says; `parse` gives them back.
+      prompt_file: the built-in template of the system message.
+      function: a tool → its schema, where the chat lists the tools at the end of the system message; None where the
+        template's $tools does.
+    """
+
+    parse: Callable[[str], ParsedTurn]
+    render: Callable[[Sequence[ToolCall]], str]
+    prompt_file: Path
+    function: Callable[[ToolSpec], Mapping[str, Any]] | None = None
+
+    def functions(self, specs: Sequence[ToolSpec]) -> list[Mapping[str, Any]]:
+        """The schemas that the chat lists; none where the template lists the tools.
+
+        Raises ConfigError for two tools of one name, which this format could not tell apart.
+        """
+        if not self.function:
+            return []
+        twice = [name for name, count in Counter(spec.name for spec in specs).items() if count > 1]
+        check(
+            not twice,
+            f"two tools are called {', '.join(twice)}, and data.call_format=hermes knows no servers to tell them apart "
+            "by; leave one of them out, or set data.call_format=mcp",
+        )
+        return [self.function(spec) for spec in specs]
+
+
+WIRES = {
+    "mcp": Wire(
+        mcp.parse_turn, lambda calls: "".join(map(render_call, calls)), _PROMPTS / "system_prompt.txt"
+    ),
+    "hermes": Wire(hermes.parse_turn, render_calls, _PROMPTS / "system_prompt_hermes.txt", function_schema),
+}
