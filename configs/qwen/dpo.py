@@ -24,6 +24,7 @@ def get_config(model: str):
     use(c, model)
     c.model.param_dtype = c.model.compute_dtype = "bfloat16"
     c.model.remat = "full"
+    c.data.call_format = "hermes"  # Qwen's own
 
     c.world.max_hops = 3
     c.tools.names = ("google_search", "scrape_and_extract_info")  # run_python_code needs bubblewrap

@@ -6,8 +6,8 @@
 What follows the colon is a converted run or one that trained, such as runs/qwen-dpo; with a preset's name
 `mirothinker-plan --config qwen/grpo:qwen3-4b --topology h100:1` says what fits. A step samples 8 episodes for each of
 16 questions and trains on them once. A group with equal rewards teaches nothing, so start from a model that answers
-some questions right: a Qwen that can call tools, in its own call format with --config.data.call_format=hermes; or after
-qwen/sft or qwen/lora on episodes in the format, if it answers none.
+some questions right: a Qwen that can call tools (calls are written in its own format), or one after qwen/sft or
+qwen/lora on episodes, if it answers none.
 
 Hardware: one GPU. By the rule of thumb of `plan` 63 GiB for 4B, 27 for 1.7B, 8 for 0.5B: parameters in bfloat16 with
 stochastic rounding, AdamW's averages in float32. Time and result: not run at these sizes by the authors.
@@ -25,6 +25,7 @@ def get_config(model: str):
     use(c, model)
     c.model.param_dtype = c.model.compute_dtype = "bfloat16"
     c.model.remat = "full"
+    c.data.call_format = "hermes"  # Qwen's own
 
     c.world.max_hops = 3
     c.tools.names = ("google_search", "scrape_and_extract_info")  # run_python_code needs bubblewrap

@@ -13,7 +13,7 @@ SFT = ROOT / "configs" / "toy" / "sft.py"
 def start(config, *settings):
     """Popen of a run."""
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
-    environment |= {"JAX_PLATFORMS": "cpu"}
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # as in conftest.py
     return subprocess.Popen(
         [sys.executable, "-m", "mirothinker_jax.train", "--config", str(config), *settings],
         cwd=ROOT,

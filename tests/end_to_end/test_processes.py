@@ -55,6 +55,7 @@ def launch(folder, run, processes, devices, *settings, config="tiny.py"):
     """Starts a run of `processes` with `devices` fake ones each; `config` is a path from `folder`."""
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     environment |= {"PYTHON": sys.executable, "LOCAL_DEVICES": str(devices)}
+    environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # as in conftest.py
     command = [ROOT / "launch" / "local.sh", str(processes), folder / config]
     return subprocess.Popen(
         [*command, f"--config.run_dir={folder / run}", *settings],
