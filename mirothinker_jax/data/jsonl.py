@@ -65,9 +65,10 @@ def gzip_records(path: str) -> Iterator[tuple[int, Any]]:
         with gzip.open(path) as file:
             for line, _, content in _lines(file.readline, path):
                 yield line, _parsed(content, f"{path}:{line}")
-    except gzip.BadGzipFile as error:
-        raise DataError(f"{path}: is not gzip ({error}); name it *.jsonl, or fetch it anew") from None
-    except (EOFError, zlib.error) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        with Path(path).open("rb") as file:
+            if file.read(2) != b"\x1f\x8b":
+                raise DataError(f"{path}: file: is not gzip, as its name says; name it *.jsonl") from None
         raise DataError(f"{path}: file: damaged gzip ({error}); fetch or write it anew") from None
 
 

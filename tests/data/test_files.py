@@ -263,7 +263,7 @@ def make_odd_files(folder: Path):
         ("cut.jsonl", "cut.jsonl:3: line: unreadable JSON (Expecting"),
         ("cut.jsonl.gz", "cut.jsonl.gz: file: damaged gzip (Compressed file ended before"),
         ("flipped.jsonl.gz", "flipped.jsonl.gz: file: damaged gzip (CRC check failed"),
-        ("plain.jsonl.gz", "plain.jsonl.gz: file: damaged gzip (Not a gzipped file"),
+        ("plain.jsonl.gz", "plain.jsonl.gz: file: is not gzip, as its name says; name it *.jsonl"),
         ("packed.jsonl", "packed.jsonl: file: is gzip, not what its name says; name it *.jsonl.gz"),
         ("table.jsonl", "table.jsonl: file: is parquet, not what its name says; name it *.parquet"),
         ("text.parquet", "text.parquet: file: cannot be read after row 0 (Parquet magic bytes not found"),
