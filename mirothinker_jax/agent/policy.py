@@ -23,24 +23,50 @@ class Turn:
     routes: np.ndarray | None = field(default=None, compare=False)
 
 
-class Session(Protocol):
-    """One conversation, token in, token out; what was fed and sampled stays in its cache."""
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn."""
 
-    async def sample(self, tokens: Sequence[int], max_tokens: int) -> Turn:
-        """Feeds `tokens` after all that came before and samples a turn of at most max_tokens."""
+    temperature: float = 1.0  # 0: the most likely token
+    top_p: float = 1.0  # nucleus sampling; 1: off
+    repetition_penalty: float = 1.0  # divides the logits of what the context holds already; 1: off
+
+
+@dataclass(frozen=True)
+class Request:
+    """A turn to sample.
+
+    Attributes:
+      session: names the conversation, for whoever keeps what it computed of it.
+      ids: the whole context, up to where the turn begins.
+      max_tokens: the most that may be sampled.
+      seed: equal requests with equal seeds give equal turns.
+    """
+
+    session: str
+    ids: Sequence[int]
+    max_tokens: int
+    seed: int = 0
+    sampling: Sampling = Sampling()
+
+
+class Engine(Protocol):
+    """Whoever writes turns: a model's sampler, a server, or the scripted expert."""
+
+    async def generate(self, request: Request) -> Turn:
+        """A turn that follows the context. It may wait for room.
+
+        Raises EngineError where the service behind it does not answer.
+        """
         ...
 
-    def close(self) -> None:
-        """Ends the conversation and frees its room."""
+    def forget(self, session: str) -> None:
+        """The conversation is over: what was kept of it may go. Harmless for one that was never seen."""
         ...
 
 
-class Policy(Protocol):
-    """Whoever writes turns: a sampler or the scripted expert."""
-
-    async def open(self, seed: int) -> Session:
-        """Waits for room. Equal seeds and equal feeds give equal turns."""
-        ...
+class EngineError(Exception):
+    """The engine gave no turn, and it is not the policy's fault."""
 
 
 class Chat(Protocol):

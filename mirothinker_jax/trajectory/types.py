@@ -10,12 +10,21 @@ Nothing is ever rendered to text and tokenised again. Worked example, one call a
 
 A turn that ran into its length limit has no <|im_end|> of its own, and none is added to what is trained.
 A turn that ended by another of the model's end tokens keeps it; the <|im_end|> after it is the observation's.
+
+The ledger holds every stretch of tokens once, in the order in which they came to be. What a turn was sampled in is a
+list of them: all before it in a plain episode, and fewer where a turn was taken back, an observation was hidden (its
+short form is a segment of its own) or the agent began anew. With the last one result kept:
+
+    segments   0 PROMPT  1 POLICY  2 OBSERVATION  3 POLICY  4 OBSERVATION  5 PLACEHOLDER (of 2)  6 POLICY
+    turns      (1, sampled in 0)  (3, in 0 1 2)  (6, in 0 1 5 3 4)
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +35,7 @@ class Source(enum.StrEnum):
     PROMPT = "prompt"
     POLICY = "policy"
     OBSERVATION = "observation"
+    PLACEHOLDER = "placeholder"  # the short form of an observation that a context policy hides
 
 
 class Stop(enum.StrEnum):
@@ -40,18 +50,42 @@ class Stop(enum.StrEnum):
     INFRASTRUCTURE = "infrastructure"  # the sampler or the tools broke; not the policy's fault
 
 
+Said = tuple[str, str]  # (role, content)
+
+
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of tokens by one writer, with its text."""
+    """A stretch of tokens by one writer, and what it says as chat messages.
+
+    `messages` are without the frame that a chat template puts around them: of a PROMPT the system's and the user's, of
+    POLICY the assistant's (without its end token), of an OBSERVATION one of role "tool" for each result, and the user's
+    for what we ask after them.
+    """
 
     source: Source
     tokens: tuple[int, ...]
-    text: str
+    messages: tuple[Said, ...] = ()
     logprobs: tuple[float, ...] = ()  # POLICY only: under the distribution each token was sampled from
+    hides: int | None = None  # PLACEHOLDER only: the segment that it stands for
 
     def __post_init__(self):
         expected = len(self.tokens) if self.source is Source.POLICY else 0
         assert len(self.logprobs) == expected, (self.source, len(self.tokens), len(self.logprobs))
+        assert (self.hides is not None) == (self.source is Source.PLACEHOLDER), (self.source, self.hides)
+
+    @property
+    def text(self) -> str:
+        """What it says, message after message."""
+        return "\n".join(content for _, content in self.messages)
+
+
+@dataclass(frozen=True)
+class TurnContext:
+    """A turn: which segment it is, and the segments it was sampled in, in their order."""
+
+    segment: int
+    context: tuple[int, ...]
+    attempt: int = 0  # counts the fresh starts of an episode
 
 
 @dataclass(frozen=True)
@@ -68,9 +102,12 @@ class Trajectory:
     failed_calls: int
     malformed_calls: int
     segments: tuple[Segment, ...]
+    turns: tuple[TurnContext, ...] = ()
     reward: float = 0.0
-    correct: bool = False
-    hops: int = 0  # depth of the question
+    correct: bool | None = False  # None: not judged
+    reason: str = ""  # the grader's
+    terms: Mapping[str, float] = field(default_factory=dict)  # of the reward, by name, as the grader gave them
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # the task's
     policy_version: int = 0  # training step whose parameters sampled it
     metrics: dict[str, float] = field(default_factory=dict)
     routes: np.ndarray | None = field(default=None, compare=False, repr=False)
@@ -81,3 +118,19 @@ class Trajectory:
     def tokens(self) -> int:
         """Length of the ledger."""
         return sum(len(s.tokens) for s in self.segments)
+
+    @property
+    def linear(self) -> bool:
+        """Whether every turn was sampled in all that came before it, so that the ledger is one sequence."""
+        return all(turn.context == tuple(range(turn.segment)) for turn in self.turns)
+
+    def messages(self) -> list[dict[str, str]]:
+        """`role` and `content` of the last attempt, with every observation as it came; turns that were taken back are
+        not in it."""
+        if not self.turns:
+            shown = tuple(range(len(self.segments)))
+        else:
+            shown = (*self.turns[-1].context, self.turns[-1].segment)
+        full = (self.segments[i] for i in shown)
+        whole = (s if s.hides is None else self.segments[s.hides] for s in full)
+        return [{"role": role, "content": content} for s in whole for role, content in s.messages]
