@@ -30,7 +30,7 @@ def items(text: str) -> list[str]:
         found = [item.replace("\0", ",") for item in re.split("[,，、]", found)]
     found = [_BULLET.sub("", item).strip() for item in found]
     found = [re.sub(r"^(?:and|or)\s+", "", item) if i else item for i, item in enumerate(found)]
-    return [item for item in found if canonical(item)]
+    return [item for item in found if item and canonical(item)]
 
 
 def is_correct_set(expected: str, answer: str | None) -> bool:

@@ -54,8 +54,8 @@ class Endpoint:
         finally:
             self.at_once -= 1
 
-    def grade(self, *answers, key="secret", task=TASK, **settings):
-        """The verdicts on so many answers, all asked for at once."""
+    def serve(self, use, key="secret", **settings):
+        """`await use(judge)` while the endpoint answers; also the judge."""
 
         async def main():
             runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.1)
@@ -67,11 +67,19 @@ class Endpoint:
             )
             judge = judging.Judge(config, key)
             try:
-                return await asyncio.gather(*(judge(task, Said(a, f"é/{i}")) for i, a in enumerate(answers)))
+                return await use(judge), judge
             finally:
                 await runner.cleanup()
 
         return asyncio.run(main())
+
+    def grade(self, *answers, **settings):
+        """The verdicts on so many answers, all asked for at once."""
+
+        async def use(judge):
+            return await asyncio.gather(*(judge(TASK, Said(a, f"é/{i}")) for i, a in enumerate(answers)))
+
+        return self.serve(use, **settings)[0]
 
 
 def test_what_the_endpoint_is_asked():
@@ -157,26 +165,18 @@ def test_what_is_no_verdict_is_never_a_wrong_answer(answer, settings, requests, 
 def test_verdicts_are_remembered_and_failures_are_not():
     endpoint = Endpoint(lambda: status(400), "CORRECT", "INCORRECT")
 
-    async def main():
-        runner = web.ServerRunner(web.Server(endpoint._handle, access_log=None), shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        judge.append(judge[0](f"http://127.0.0.1:{runner.addresses[0][1]}"))
-        found = [(await judge[1](task, Said(answer))).correct for task, answer in asked]
-        await runner.cleanup()
-        return found
-
-    def opened(url):
-        return judging.Judge(TasksConfig(grader="judge", judge_url=url, judge_model="m"), "")
-
-    judge = [opened]
     other = Task("t", "How long is it?", "330 m")
     asked = [(TASK, "x"), (TASK, "x"), (TASK, "x"), (other, "x"), (TASK, "x")]
-    assert asyncio.run(main()) == [None, True, True, False, True]
+
+    async def use(judge):
+        return [(await judge(task, Said(answer))).correct for task, answer in asked]
+
+    found, judge = endpoint.serve(use, judge_retries=0)
+    assert found == [None, True, True, False, True]
     assert len(endpoint.requests) == 3
-    # On another event loop what is known is known, and what is asked is asked anew.
-    assert asyncio.run(judge[1](TASK, Said("x"))).correct is True
-    assert "cannot reach" in asyncio.run(judge[1](TASK, Said("new"))).reason or True
+    # On another event loop, too, what is known is not asked again, and what is not is.
+    assert asyncio.run(judge(TASK, Said("x"))) == Verdict(True, "CORRECT")
+    assert asyncio.run(judge(TASK, Said("y"))).reason.startswith("the judge: cannot reach http://127.0.0.1:")
 
 
 def test_no_more_requests_at_once_than_are_allowed():
@@ -226,6 +226,20 @@ ATTACKS = [
 ]
 
 
+TOKENS = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "｜>",
+    "</s>",
+    "[INST]",
+    "_of_turn>",
+    "</think>",
+    "\0",
+    "\u202e",
+    "\U000e0043",
+]
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_response_stays_one_string_of_plain_text(attack):
     prompt = rendered("Q {question} A {answer} R {response} end", TASK, attack)
@@ -233,19 +247,8 @@ def test_a_response_stays_one_string_of_plain_text(attack):
     assert "\n" not in response and len(response) < RESPONSE_CHARS + 20
     said = json.loads(response)
     assert said.startswith("x")
-    for token in (
-        "<|im_",
-        "<|im_end|>",
-        "｜>",
-        "</s>",
-        "[INST]",
-        "_of_turn>",
-        "</think>",
-        "\0",
-        "\u202e",
-        "\U000e0043",
-    ):
-        assert token not in said or "<|im_ start|>" in said
+    for token in TOKENS:
+        assert token not in said
     assert prompt.encode()
 
 

@@ -107,6 +107,6 @@ def test_no_order_of_a_set_is_wrong(found, random):
 @pytest.mark.parametrize("text", ["1,", "9", "1.1", " ", "\n", "- 1 x10^", "("])
 def test_long_answers_cost_no_more_than_their_length(text):
     began = time.process_time()
-    only_number(text * (100_000 // len(text)))
-    items(text * (100_000 // len(text)))
-    assert time.process_time() - began < 3
+    only_number(text * (40_000 // len(text)))
+    items(text * (40_000 // len(text)))
+    assert time.process_time() - began < 2
