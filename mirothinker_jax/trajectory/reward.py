@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-
 from mirothinker_jax.trajectory.types import Stop, Trajectory
-
-Grade = Callable[[str, str | None], bool]  # (expected, given) → correct?
 
 
 def violates_format(trajectory: Trajectory) -> bool:
@@ -15,10 +11,9 @@ def violates_format(trajectory: Trajectory) -> bool:
     return trajectory.malformed_calls > 0 or trajectory.stop in (Stop.NO_ANSWER, Stop.LENGTH, Stop.CONTEXT)
 
 
-def with_reward(
-    trajectory: Trajectory, grade: Grade, correct_coef: float = 1.0, format_coef: float = 0.0
-) -> Trajectory:
-    """The trajectory with `correct` and `reward` filled in."""
-    correct = grade(trajectory.expected, trajectory.answer)
-    reward = correct_coef * correct - format_coef * violates_format(trajectory)
-    return dataclasses.replace(trajectory, correct=correct, reward=reward)
+def with_reward(trajectory: Trajectory, correct_coef: float = 1.0, format_coef: float = 0.0) -> Trajectory:
+    """The trajectory with its reward; 0 for one that was not judged."""
+    if trajectory.correct is None:
+        return trajectory
+    reward = correct_coef * trajectory.correct - format_coef * violates_format(trajectory)
+    return dataclasses.replace(trajectory, reward=reward)

@@ -80,6 +80,20 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One sampled assistant turn. `complete`: it ended by one of the model's end tokens, which is its last.
+
+    `routes`, where they are recorded: int16 [n, L, k], the experts of the n tokens that were fed to the model for this
+    turn. The last token of a turn is fed with what follows it.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    complete: bool
+    routes: np.ndarray | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
 class TurnContext:
     """A turn: which segment it is, and the segments it was sampled in, in their order."""
 
