@@ -83,6 +83,9 @@ class Segment:
 class Turn:
     """One sampled assistant turn. `complete`: it ended by one of the model's end tokens, which is its last.
 
+    `logprobs` are under the distribution that the tokens were drawn from (for greedy turns: the model's own),
+    `raw_logprobs` under the model's own, at temperature 1 and whole; () where the engine does not tell them.
+
     `routes`, where they are recorded: int16 [n, L, k], the experts of the n tokens that were fed to the model for this
     turn. The last token of a turn is fed with what follows it.
     """
@@ -90,6 +93,7 @@ class Turn:
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     complete: bool
+    raw_logprobs: tuple[float, ...] = ()
     routes: np.ndarray | None = field(default=None, compare=False)
 
 
@@ -120,7 +124,9 @@ class Trajectory:
     reward: float = 0.0
     correct: bool | None = False  # None: not judged
     reason: str = ""  # the grader's
-    terms: Mapping[str, float] = field(default_factory=dict)  # of the reward, by name, as the grader gave them
+    terms: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of the reward, by name, as the grader gave them
     metadata: Mapping[str, Any] = field(default_factory=dict)  # the task's
     policy_version: int = 0  # training step whose parameters sampled it
     metrics: dict[str, float] = field(default_factory=dict)
