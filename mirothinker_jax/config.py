@@ -23,6 +23,7 @@ from mirothinker_jax.config_model import LoRAConfig as LoRAConfig
 from mirothinker_jax.config_model import ModelConfig as ModelConfig
 from mirothinker_jax.config_model import MoEConfig as MoEConfig
 from mirothinker_jax.config_model import YarnConfig as YarnConfig
+from mirothinker_jax.config_tasks import TasksConfig as TasksConfig
 from mirothinker_jax.config_tree import ConfigError as ConfigError
 from mirothinker_jax.config_tree import build as build
 from mirothinker_jax.config_tree import check as check
@@ -299,6 +300,7 @@ class Config:
     dpo: DPOConfig = field(default_factory=DPOConfig)
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     world: WorldConfig = field(default_factory=WorldConfig)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
     tools: ToolsConfig = field(default_factory=ToolsConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -334,6 +336,11 @@ class Config:
                 bool(self.data.path) or self.tools.search_backend == "world",
                 "tools.search, tools.search_url or tools.corpus leads away from the embedded web, and the scripted "
                 "expert knows no other; give data.path, or leave them empty",
+            )
+            check(
+                bool(self.data.path) or self.tasks.source == "world",
+                f"the stage sft has no data: the scripted expert answers the embedded world's questions alone, not "
+                f"those of tasks.environment {self.tasks.source!r}; give data.path",
             )
             check(
                 bool(self.data.path) or self.sft.expert_calls <= self.agent.max_calls,

@@ -27,6 +27,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 # Of keys whose values are paths.
 PATH_ENDINGS = ("path", "_dir", "_file", "init_from", "tools.record", "tools.replay", "tools.corpus")
+PATH_ENDINGS += ("tasks.train", "tasks.heldout")
+# user:password@ and a port may be there, a path and a query too.
+_SERVICE_URL = re.compile(
+    r"https?://(?:[^\s/?#@]*@)?(?:\[[0-9a-f:.]+\]|[^\s/?#:@\[\]]+)(?::\d{1,5})?(?:[/?]\S*)?", re.IGNORECASE
+)
 
 
 class ConfigError(ValueError):
@@ -46,6 +51,14 @@ def check(condition: bool, message: str) -> None:
 def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ConfigError unless `value` is one of `choices`."""
     check(value in choices, f"{key} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def check_address(key: str, url: str) -> None:
+    """Raises ConfigError for what is neither empty nor the address of a service."""
+    check(
+        not url or _SERVICE_URL.fullmatch(url) is not None,
+        f"{key} is {url!r}, which is no address; write it as http://host:port/path",
+    )
 
 
 def check_local(key: str, path: str) -> None:

@@ -21,11 +21,15 @@ MAY_IMPORT = {
     "config_tree": set(),
     "config_episodes": {"config_tree"},
     "config_model": {"config_tree"},
-    "config": {"config_tree", "config_episodes", "config_model"},
+    "config_tasks": {"config_tree"},
+    "config": {"config_tree", "config_episodes", "config_model", "config_tasks"},
     "config_file": {"config_tree"},
     "flags": {"config", "config_tree", "config_file"},
     "types": set(),
-    "tasks": set(),
+    "tasks": {
+        *("config", "config_tree", "tools.spec", "tools.client"),
+        *("data.jsonl", "data.parquet", "data.paths", "data.strict_json"),
+    },
     "tools": {"config", "config_tree"},
     "world": {"config", "config_tree", "tasks"},
     "agent": {"config", "config_tree", "tasks", "tools", "trajectory.types"},
@@ -47,7 +51,8 @@ MAY_IMPORT = {
     "pipeline": {"*"},  # puts the rooms together; only commands import it
 }
 # These run in processes of their own, or before a config is accepted: jax would cost them seconds and memory.
-NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "config_file"}
+NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "config_tasks"}
+NO_JAX |= {"config_file"}
 NO_JAX |= {"flags", "tasks", "tools", "world", "agent"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", KERNELS}
 KERNEL_IMPORTS = {"jax", "jaxlib", "numpy", KERNELS}
