@@ -10,8 +10,7 @@ import logging
 import jax
 import numpy as np
 
-from mirothinker_jax.agent.episode import Setting, make_setting, min_context_tokens
-from mirothinker_jax.agent.wire.formats import WIRES
+from mirothinker_jax.agent.setting import Setting, episode_setting, min_context_tokens
 from mirothinker_jax.config import Config, check
 from mirothinker_jax.data.loader import check_same_data
 from mirothinker_jax.data.messages import DataError
@@ -66,10 +65,11 @@ def check_data(place: Place, inputs: Inputs) -> None:
     check_same_data(saved, conversations)
 
 
-def episode_setting(c: Config, acting: Acting, text: Text) -> Setting:
-    """What an episode runs under. Raises ConfigError where its context is too small for an agent that acts."""
-    functions = WIRES[text.chat.call_format].functions([tool.spec for tool in acting.tools])
-    setting = make_setting(c.agent, c.tools.output_tokens, acting.system, functions)
+def sampled_setting(c: Config, acting: Acting, text: Text) -> Setting:
+    """What the policy's episodes run under. Raises ConfigError where their context is too small for an agent that
+    acts."""
+    specs = [tool.spec for tool in acting.tools]
+    setting = episode_setting(c.agent, specs, c.tools.output_tokens, c.data.call_format)
     least = min_context_tokens(setting, text.chat)
     check(
         setting.context_tokens >= least,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mirothinker_jax.agent.episode import Setting
-from mirothinker_jax.agent.prompt import system_prompt
+from mirothinker_jax.agent.setting import Setting
 from mirothinker_jax.config import Config, ToolsConfig
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource, open_conversations
@@ -33,20 +32,19 @@ from mirothinker_jax.parallel.placement import data_shard
 from mirothinker_jax.parallel.processes import barrier
 from mirothinker_jax.pipeline.corpus import train_run_tokenizer, write_expert_episodes
 from mirothinker_jax.pipeline.hf_folder import eos_ids
-from mirothinker_jax.pipeline.inputs import Inputs, padded_vocabulary, purposes
+from mirothinker_jax.pipeline.inputs import Inputs, draw_tasks, open_tasks, padded_vocabulary, purposes
 from mirothinker_jax.pipeline.phases import Phases
 from mirothinker_jax.rollout.collect import Runtime
 from mirothinker_jax.rollout.collector import Collector
 from mirothinker_jax.rollout.engine import Engine
-from mirothinker_jax.tasks.environments import open_environment
 from mirothinker_jax.tasks.types import Environment, Task
-from mirothinker_jax.tools.build import SERVERS
+from mirothinker_jax.tools.build import SERVERS, build_tools, key_env
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.tools.spec import Tool
 from mirothinker_jax.trainer.checkpoint import model_identity
 from mirothinker_jax.trainer.metrics import progress
 from mirothinker_jax.trajectory.journal import share
-from mirothinker_jax.world.environment import WorldEnvironment
+from mirothinker_jax.world.server import WorldServer
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,6 @@ class Acting:
     tasks: dict[str, Sequence[Task]]
     tools: Sequence[Tool]
     settings: ToolsConfig  # of this process
-    system: str | None
 
 
 @dataclass(frozen=True)
@@ -129,26 +126,18 @@ def open_acting(config: Config, stack: contextlib.ExitStack) -> Acting | None:
     if settings.record:  # each process appends to a record of its own
         part = share(Path(settings.record), jax.process_index(), jax.process_count())
         settings = dataclasses.replace(settings, record=str(part))
-    environment = open_environment(
-        config.tasks, lambda grader: WorldEnvironment(config.world, settings, config.seed, grader), config
-    )
+
+    def tools() -> list[Tool]:
+        """On the embedded web, on the open one with a search service of the user's own, or in a corpus."""
+        if settings.search_backend != "world":
+            return build_tools(settings, None, os.environ.get(key_env(settings), ""))
+        server = stack.enter_context(WorldServer(config.world, config.seed))
+        return build_tools(settings, server.proxy_url, "")
+
+    environment = open_tasks(config, tools)
     stack.callback(environment.close)
-    tasks = {purpose: _tasks(environment, config, purpose) for purpose in wanted}
-    tools = environment.tools()
-    prompt_file = config.agent.system_prompt_file or environment.prompt_file
-    system = system_prompt(prompt_file, [tool.spec for tool in tools], config.data.call_format)
-    return Acting(environment, tasks, tools, settings, system)
-
-
-def _tasks(environment: Environment, config: Config, purpose: str) -> Sequence[Task]:
-    split, count = {
-        "expert": ("train", config.sft.expert_episodes),
-        "dpo": ("train", config.dpo.questions),
-        "grpo": ("train", config.grpo.question_pool),
-        "evaluation": ("heldout", config.evaluation.questions),
-    }[purpose]
-    seed = int.from_bytes(hashlib.sha256(f"{config.seed}|{purpose}".encode()).digest()[:4])
-    return environment.tasks(split, count, seed)
+    tasks = {purpose: draw_tasks(environment, config, purpose) for purpose in wanted}
+    return Acting(environment, tasks, environment.tools(), settings)
 
 
 def find_conversations(config: Config, folder: Path, inputs: Inputs) -> ConversationSource | None:
@@ -171,7 +160,7 @@ def open_text(place: Place, acting: Acting | None, inputs: Inputs) -> Text:
         if not path.exists() and place.first:
             tasks = acting.tasks["expert"]
             with place.phases("expert"), place.bar(len(tasks), "expert episodes", "episode") as bar:
-                write_expert_episodes(path, c, tasks, acting.tools, acting.system, bar)
+                write_expert_episodes(path, c, tasks, acting.tools, bar)
         barrier("expert")
     conversations, heldout = find_conversations(c, place.folder, inputs), inputs.validation
     if c.data.validation_fraction and inputs.conversations is None:

@@ -27,7 +27,7 @@ from mirothinker_jax.pipeline.inputs import Inputs
 from mirothinker_jax.pipeline.lock import RunLock
 from mirothinker_jax.pipeline.params import LazyParams, StepLost, load_step
 from mirothinker_jax.pipeline.phases import Phases
-from mirothinker_jax.pipeline.preflight import check_data, check_settings, check_tokens, episode_setting
+from mirothinker_jax.pipeline.preflight import check_data, check_settings, check_tokens, sampled_setting
 from mirothinker_jax.pipeline.prepare import (
     Acting,
     Place,
@@ -78,7 +78,7 @@ def _prepare(
     c = place.config
     text = open_text(place, acting, inputs)
     samples = acting is not None and set(acting.tasks) != {"expert"}
-    setting = episode_setting(c, acting, text) if acting is not None and samples else None
+    setting = sampled_setting(c, acting, text) if acting is not None and samples else None
     survey = c.data.survey and "sft" in c.stages and fresh
     lengths = check_tokens(place, text, setting, survey)
     learner = open_learner(c, place.folder, text.tokenizer)

@@ -66,8 +66,6 @@ class Environment(Protocol):
     """Where tasks come from, and what belongs to them."""
 
     grader: Grader
-    prompt_file: str  # of the system prompt's template, where agent.system_prompt_file names none; "": the built-in one
-
     def tasks(self, split: str, count: int, seed: int) -> Sequence[Task]:
         """At most `count` tasks of "train" or "heldout", in an order that `seed` decides. The same for the same
         arguments, on every process. Raises ConfigError where there are none."""

@@ -7,27 +7,25 @@ shown.
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from mirothinker_jax.config import ToolsConfig, WorldConfig
+from mirothinker_jax.config import WorldConfig
 from mirothinker_jax.tasks.types import Grader, Task
-from mirothinker_jax.tools.build import build_tools, key_env
 from mirothinker_jax.tools.spec import Tool
 from mirothinker_jax.world.facts import World, load_world
 from mirothinker_jax.world.questions import Question, make_questions
-from mirothinker_jax.world.server import WorldServer
 
 
 class WorldEnvironment:
-    """Questions of depth 0 … world.max_hops. The web is served from when the tools are asked for until `close`."""
+    """Questions of depth 0 … world.max_hops, and the tools that `tools` gives."""
 
     prompt_file = ""
 
-    def __init__(self, settings: WorldConfig, tools: ToolsConfig, seed: int, grader: Grader):
+    def __init__(
+        self, settings: WorldConfig, seed: int, grader: Grader, tools: Callable[[], Sequence[Tool]]
+    ):
         self.grader = grader
-        self._settings, self._tools, self._seed = settings, tools, seed
-        self._server: WorldServer | None = None
+        self._settings, self._seed, self._tools = settings, seed, tools
 
     @functools.cached_property
     def _world(self) -> World:
@@ -40,19 +38,11 @@ class WorldEnvironment:
         return [task(question) for question in questions]
 
     def tools(self) -> Sequence[Tool]:
-        """On the embedded web, or on the open one where a search service of the user's own is named. Raises
-        ConfigError."""
-        if self._tools.search_backend != "world":
-            return build_tools(self._tools, None, os.environ.get(key_env(self._tools), ""))
-        if self._server is None:
-            self._server = WorldServer(self._settings, self._seed)
-            self._server.start()
-        return build_tools(self._tools, self._server.proxy_url, "")
+        """Those of the config."""
+        return self._tools()
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
+        """Nothing was started."""
 
 
 def task(question: Question) -> Task:
