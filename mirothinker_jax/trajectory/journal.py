@@ -160,7 +160,7 @@ class History:
                 known.calls[event["request"]] = fields
             elif (columns := _unpack(part, event)) is not None:
                 tokens, logprobs, routes = columns
-                turn = Turn(tuple(tokens.tolist()), tuple(logprobs.tolist()), event["complete"], routes)
+                turn = Turn(tuple(tokens.tolist()), tuple(logprobs.tolist()), event["complete"], routes=routes)
                 known.turns[event["number"]] = (event["context"], turn)
 
     def finished(self, episode: str) -> bool:

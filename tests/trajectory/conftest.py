@@ -4,7 +4,7 @@ import pytest
 
 from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
 
-PROMPT = Segment(Source.PROMPT, (1, 2, 3), "where is KTM?")
+PROMPT = Segment(Source.PROMPT, (1, 2, 3), (("user", "where is KTM?"),))
 
 
 @pytest.fixture
@@ -14,9 +14,9 @@ def make():
     def trajectory(id="t0", question_id="q0", **fields):
         segments = (
             PROMPT,
-            Segment(Source.POLICY, (10, 11), "call", (-0.5, -0.1)),
-            Segment(Source.OBSERVATION, (4, 5), "result"),
-            Segment(Source.POLICY, (12,), "answer", (-1.25,)),
+            Segment(Source.POLICY, (10, 11), (("assistant", "call"),), (-0.5, -0.25)),
+            Segment(Source.OBSERVATION, (4, 5), (("tool", "result"),)),
+            Segment(Source.POLICY, (12,), (("assistant", "answer"),), (-1.25,)),
         )
         given = dict(
             question="where is KTM?",
