@@ -21,7 +21,9 @@ MAY_IMPORT = {
     "config_tree": set(),
     "config_episodes": {"config_tree"},
     "config_model": {"config_tree"},
-    "config": {"config_tree", "config_episodes", "config_model"},
+    "config_training": {"config_tree"},
+    "config_objectives": {"config_tree", "config_training"},
+    "config": {"config_tree", "config_episodes", "config_model", "config_objectives", "config_training"},
     "config_file": {"config_tree"},
     "flags": {"config", "config_tree", "config_file"},
     "types": set(),
@@ -48,6 +50,7 @@ MAY_IMPORT = {
 }
 # These run in processes of their own, or before a config is accepted: jax would cost them seconds and memory.
 NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "config_file"}
+NO_JAX |= {"config_objectives", "config_training"}
 NO_JAX |= {"flags", "tasks", "tools", "world", "agent"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", KERNELS}
 KERNEL_IMPORTS = {"jax", "jaxlib", "numpy", KERNELS}
