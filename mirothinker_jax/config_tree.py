@@ -61,6 +61,22 @@ def check_address(key: str, url: str) -> None:
     )
 
 
+def numbers_by_name(key: str, entries: Iterable[str]) -> dict[str, float]:
+    """`entries` of the form NAME:NUMBER, of either sign, as a dict. Raises ConfigError for another form.
+
+    >>> numbers_by_name("grpo.reward_terms", ("brevity:0.2", "cost:-1"))
+    {'brevity': 0.2, 'cost': -1.0}
+    """
+    numbers: dict[str, float] = {}
+    for entry in entries:
+        match = re.fullmatch(r"([^:\s]+):([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)", entry)
+        check(match is not None, f"{key} holds {entry!r}; write NAME:NUMBER, such as brevity:0.2")
+        assert match is not None
+        check(match[1] not in numbers, f"{key} names {match[1]} twice; give it once")
+        numbers[match[1]] = float(match[2])
+    return numbers
+
+
 def check_local(key: str, path: str) -> None:
     """Raises ConfigError for a URL, alone or among paths separated by commas: run folders grow by appended lines and
     renames, which no object store has."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mirothinker_jax.config import ConfigError, GRPOConfig
+from mirothinker_jax.config_tree import numbers_by_name
 from mirothinker_jax.data.packing import Sample, pack_rows, shift
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import max_over_processes, mean_figures
@@ -64,7 +65,8 @@ class GRPOSource:
             mine=self._sampled,
             wanted=self._trained,
         )
-        trajectories = [with_reward(t, c.correct_coef, c.format_coef) for t in found]
+        terms = numbers_by_name("grpo.reward_terms", c.reward_terms)
+        trajectories = [with_reward(t, c.correct_coef, c.format_coef, terms) for t in found]
         samples, left_out, equal = self._samples(trajectories)
         batch = pack_rows(
             samples, c.training.sequence_length, self._microbatch_size, self._routes, c.aggregate
