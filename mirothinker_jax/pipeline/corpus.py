@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mirothinker_jax.agent.expert import Characters, Experts, messages
+from mirothinker_jax.agent.expert import Characters, Expert, Plan, messages
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
 from mirothinker_jax.agent.setting import Setting, episode_setting
 from mirothinker_jax.config import Config
@@ -49,7 +49,8 @@ def write_expert_episodes(
         EpisodeSpec(f"expert-{number}", task, config.seed * 1_000_003 + number, budget)
         for number, (task, budget) in enumerate(zip(tasks, budgets, strict=True))
     ]
-    engine = Experts({spec.id: spec for spec in specs}, config.sft.expert_mistake_rate, call_format)
+    plans = {task.question: Plan(task.metadata["start"], tuple(task.metadata["reads"])) for task in tasks}
+    engine = Expert(plans.__getitem__, config.sft.expert_mistake_rate, call_format, config.seed)
 
     async def play() -> list[Trajectory]:
         async with ToolExecutor(tools, settings, codec.truncate) as executor:
