@@ -24,9 +24,10 @@ MAY_IMPORT = {
     "config_training": {"config_tree"},
     "config_objectives": {"config_tree", "config_training"},
     "config_tasks": {"config_tree"},
+    "config_agent": {"config_tree"},
     "config": {
         *("config_tree", "config_episodes", "config_model", "config_objectives", "config_tasks"),
-        "config_training",
+        *("config_agent", "config_training"),
     },
     "config_file": {"config_tree"},
     "flags": {"config", "config_tree", "config_file"},
@@ -59,7 +60,7 @@ MAY_IMPORT = {
 }
 # These run in processes of their own, or before a config is accepted: jax would cost them seconds and memory.
 NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "config_file"}
-NO_JAX |= {"config_objectives", "config_tasks", "config_training"}
+NO_JAX |= {"config_agent", "config_objectives", "config_tasks", "config_training"}
 NO_JAX |= {"flags", "tasks", "tools", "world", "agent"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", KERNELS}
 KERNEL_IMPORTS = {"jax", "jaxlib", "numpy", KERNELS}
