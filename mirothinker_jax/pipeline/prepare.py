@@ -111,7 +111,9 @@ class Prepared:
     text: Text
     learner: Learner
     collector: Collector | None
-    lengths: np.ndarray | None = None  # tokens of each conversation, int32 [examples], where they were counted
+    lengths: np.ndarray | None = (
+        None  # tokens of each conversation, int32 [examples], where they were counted
+    )
 
 
 def open_acting(config: Config, stack: contextlib.ExitStack) -> Acting | None:

@@ -117,7 +117,9 @@ class _Worker:
 
     async def trajectory(self, spec: EpisodeSpec) -> Trajectory:
         found = self._history.trajectory(spec.id)
-        if found is None or found.correct is None and (self._retry_broken or spec.id not in self._history.left_out):
+        if found is None or (
+            found.correct is None and (self._retry_broken or spec.id not in self._history.left_out)
+        ):
             if found is None or found.stop is Stop.INFRASTRUCTURE:
                 found = await self._run(spec)
             if found.stop is not Stop.INFRASTRUCTURE:
@@ -141,6 +143,7 @@ class _Worker:
         assert trajectory is not None
         self._journal.end(trajectory)
         if trajectory.stop is Stop.INFRASTRUCTURE:
+            self._journal.verdict(spec.id, Verdict(None, trajectory.reason))
             self._leave_out("broke", trajectory.reason)
         return trajectory
 
@@ -160,8 +163,9 @@ class _Worker:
             seed=spec.seed,
             sampling=self._sampling,
         )
+        metrics = {**trajectory.metrics, "max_calls": setting.max_calls}
         return dataclasses.replace(
-            trajectory, id=spec.id, policy_version=spec.version, metrics={"max_calls": setting.max_calls}
+            trajectory, id=spec.id, policy_version=spec.version, metrics=metrics, correct=None
         )
 
     async def _graded(self, spec: EpisodeSpec, trajectory: Trajectory) -> Trajectory:

@@ -53,7 +53,9 @@ def parts(path: Path) -> list[Path]:
 class Unfinished:
     """An episode that began and did not end: what is known of it."""
 
-    turns: dict[int, tuple[str, Turn]] = field(default_factory=dict)  # by number: (digest of the context, turn)
+    turns: dict[int, tuple[str, Turn]] = field(
+        default_factory=dict
+    )  # by number: (digest of the context, turn)
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)  # fields of results by request id
 
 
@@ -78,7 +80,9 @@ class Journal:
     def end(self, trajectory: Trajectory) -> None:
         """A whole episode."""
         t = trajectory
-        tokens = np.concatenate([np.asarray(s.tokens, np.int32) for s in t.segments] or [np.zeros(0, np.int32)])
+        tokens = np.concatenate(
+            [np.asarray(s.tokens, np.int32) for s in t.segments] or [np.zeros(0, np.int32)]
+        )
         logprobs = np.asarray([x for s in t.segments for x in s.logprobs], np.float32)
         own = {f.name: getattr(t, f.name) for f in dataclasses.fields(t)}
         for name in ("segments", "turns", "routes", *_VERDICT):
@@ -160,7 +164,9 @@ class History:
                 known.calls[event["request"]] = fields
             elif (columns := _unpack(part, event)) is not None:
                 tokens, logprobs, routes = columns
-                turn = Turn(tuple(tokens.tolist()), tuple(logprobs.tolist()), event["complete"], routes=routes)
+                turn = Turn(
+                    tuple(tokens.tolist()), tuple(logprobs.tolist()), event["complete"], routes=routes
+                )
                 known.turns[event["number"]] = (event["context"], turn)
 
     def finished(self, episode: str) -> bool:

@@ -21,9 +21,7 @@ class WorldEnvironment:
 
     prompt_file = ""
 
-    def __init__(
-        self, settings: WorldConfig, seed: int, grader: Grader, tools: Callable[[], Sequence[Tool]]
-    ):
+    def __init__(self, settings: WorldConfig, seed: int, grader: Grader, tools: Callable[[], Sequence[Tool]]):
         self.grader = grader
         self._settings, self._seed, self._tools = settings, seed, tools
 
