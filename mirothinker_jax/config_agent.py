@@ -1,8 +1,9 @@
 """The settings of the agent loop, and its presets.
 
-A preset gives every setting that nobody gave. So fields it has a say in are not set by default (UNSET), and are resolved
-once, when the dataclass is made: whoever reads `config.agent.max_calls` has a number. A setting that was given wins. Not
-so in Python: `dataclasses.replace` hands on what was resolved, so a preset is chosen when an AgentConfig is made.
+A preset gives every setting that nobody gave. So fields it has a say in are not set by default (UNSET), and are
+resolved once, when the dataclass is made: whoever reads `config.agent.max_calls` has a number. A setting that was
+given wins. Not so in Python: `dataclasses.replace` hands on what was resolved, so a preset is chosen when an
+AgentConfig is made.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Episodes by their specs: what the journal has is read, what it lacks is run, graded and written down.
 
-What the infrastructure broke is no episode: it is tried again, and left out after `tries` times. Where more than a set
-share is left out, collecting stops with one line, and starting again goes on from the journal. A grader that cannot judge
-is asked again in the same way; an episode that stays unjudged has no reward, and is never taken for a wrong one.
+What the infrastructure broke is no episode: it is tried again, and left out after `tries` times. Where more than a
+set share is left out, collecting stops with one line, and starting again goes on from the journal. A grader that
+cannot judge is asked again in the same way; an episode that stays unjudged has no reward, and is never taken for a
+wrong one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The embedded web as an environment: chain questions, tools on its pages, answers graded by rule.
 
-A task's metadata has its depth (`hops`) and its way (`start`, `reads`), which the scripted expert follows and no model is
-shown.
+A task's metadata has its depth (`hops`) and its way (`start`, `reads`), which the scripted expert follows and no
+model is shown.
 """
 
 from __future__ import annotations

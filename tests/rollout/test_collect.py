@@ -1,4 +1,5 @@
-"""What is collected is kept: across kills, outages and judges that are away, nothing is run twice and nothing is lost."""
+"""What is collected is kept: across kills, outages and judges that are away, nothing is run twice and nothing is
+lost."""
 
 import asyncio
 import dataclasses
