@@ -1,8 +1,8 @@
 """The usual faults of JSON that models write, taken out in one pass, so that a strict decoder reads the rest exactly.
 
-Strings in single quotes, Python's None, True and False, keys without quotes, a comma too many, a last string that is
-not closed, backslashes that escape nothing. Everything else stays, and the decoder refuses it: no string is ever cut
-or joined by a guess. json_repair, which guesses, is for short texts (agent/wire/lenient_json.py).
+Strings in single quotes, Python's None, True and False, keys without quotes, a comma too many, backslashes that escape
+nothing. Everything else stays, and the decoder refuses it: where a string ends is never guessed. json_repair, which
+guesses, is for short texts (agent/wire/lenient_json.py).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 
 _ESCAPE = re.compile(r'(\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))')
 _TOKEN = re.compile(
-    r'(?P<double>"(?:[^"\\]|\\.)*+)"?'
-    r"|'(?P<single>(?:[^'\\]|\\.)*+)'?"
+    r'(?P<double>"(?:[^"\\]|\\.)*+(?:"|\\?\Z))'
+    r"|'(?P<single>(?:[^'\\]|\\.)*+)(?:(?P<closed>')|\\?\Z)"
     r"|(?P<word>[^\W\d]\w*+)(?:\s*+(?P<colon>:))?"
     r"|,(?=\s*+[}\]])",
     re.DOTALL,
@@ -40,9 +40,8 @@ def without_faults(text: str) -> str:
 def _strict(token: re.Match[str]) -> str:
     kind = token.lastgroup
     if kind == "double":
-        text = keep_backslashes(token["double"]) if "\\" in token["double"] else token["double"]
-        return f'{text}"'
-    if kind == "single":
+        return keep_backslashes(token[0]) if "\\" in token[0] else token[0]
+    if kind == "closed":
         text = token["single"]
         if "\\" in text or '"' in text:
             parts = _ESCAPE.split(keep_backslashes(text))
@@ -51,4 +50,4 @@ def _strict(token: re.Match[str]) -> str:
         return f'"{text}"'
     if kind == "colon":
         return f'"{token["word"]}":'
-    return _CONSTANTS.get(token[0], token[0]) if kind else ""  # no group: a comma too many
+    return _CONSTANTS.get(token[0], token[0]) if kind else ""  # a comma has no group
