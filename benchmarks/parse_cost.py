@@ -1,4 +1,4 @@
-"""What the worst text costs to read: an assistant turn of 64 KB, parsed in both call formats and searched for its answer.
+"""What the worst text costs to read: a turn of 64 KB, parsed in both call formats and searched for its answer.
 
     python benchmarks/parse_cost.py
 
@@ -16,7 +16,6 @@ Time is the process's own. Unusual: the search keeps what was slow, so more --tr
 
 from __future__ import annotations
 
-import gc
 import json
 import random
 import sys
@@ -45,6 +44,7 @@ FRAMES = {  # what stands around the units: nothing, a call of either format, a 
     "thought": ("<think>", "</think>"),
     "box": ("\\boxed{", "}"),
 }
+# fmt: off
 UNITS = [
     *CALL_TAGS,
     *hermes.CALL_TAGS,
@@ -59,6 +59,7 @@ UNITS = [
     *('":', '","', '":"', "a:b,", "1,", ",", ", ", ":", "1", "1e9", "null ", "None,", "True:", "//", "/*", "#", "'a' "),
     *(" ", "\n", "x", "word ", "é", "<", "</", ">"),
 ]
+# fmt: on
 
 
 def repeated(unit: str, size: int) -> str:
@@ -70,7 +71,11 @@ def framed(frame: str, body: str, times: int, size: int) -> str:
     """A text of `size` characters: `times` frames, each around its share of the body, repeated."""
     head, tail = FRAMES[frame]
     share = max(size // times - len(head) - len(tail), 1)
-    return repeated(head + repeated(body, share) + tail, size) if times > 1 else head + repeated(body, share) + tail
+    return (
+        repeated(head + repeated(body, share) + tail, size)
+        if times > 1
+        else head + repeated(body, share) + tail
+    )
 
 
 def attacks() -> Iterator[tuple[str, str, int]]:
@@ -132,7 +137,6 @@ def main() -> None:
     parser.add("tries", 2000, "texts drawn after the attacks")
     parser.add("keep", 12, "rows of the table")
     options = parser.parse_args()
-    gc.disable()  # a collection is no part of a text's cost
     rows = []
     for took, parse, (frame, body, times) in slowest(options.tries, options.keep):
         half = milliseconds(parse, framed(frame, body, max(times // 2, 1), SIZE // 2), 5)

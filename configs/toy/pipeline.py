@@ -11,9 +11,7 @@ from pathlib import Path
 from mirothinker_jax.config import default
 
 # How every call of the two tools begins: one token, where spelling it out would be most of what the toy computes.
-CALL = (
-    "</think>\n\n<use_mcp_tool>\n<server_name>{}</server_name>\n<tool_name>{}</tool_name>\n<arguments>\n{}"
-)
+CALL = "</think>\n\n<use_mcp_tool>\n<server_name>{}</server_name>\n<tool_name>{}</tool_name>\n<arguments>\n{}"
 SEARCH = CALL.format("search_and_scrape_webpage", "google_search", '{"q": "')
 SCRAPE = CALL.format("jina_scrape_llm_summary", "scrape_and_extract_info", '{"url": "')
 

@@ -13,6 +13,7 @@ from mirothinker_jax.tasks.rules import says_nothing
 # Of \\boxed, as JSON writes it, the second backslash begins the box.
 _BOX = re.compile(r"\\boxed\s*+\{")
 _BRACE = re.compile(r"\\[{}\\]|[{}]")  # an escaped brace is text
+_LONGEST_NOTHING = 1000  # characters; what is longer says something
 
 
 def boxed_answer(text: str) -> str | None:
@@ -22,7 +23,8 @@ def boxed_answer(text: str) -> str | None:
     'f{1}'
     """
     inside = last_box(text)
-    return None if inside is None or says_nothing(inside) else inside
+    nothing = inside is None or (len(inside) <= _LONGEST_NOTHING and says_nothing(inside))
+    return None if nothing else inside
 
 
 def last_box(text: str) -> str | None:

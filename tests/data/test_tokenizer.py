@@ -123,7 +123,9 @@ def test_a_symbol_of_several_lines_is_one_token_and_teaches_no_words(tmp_path):
     said, plain = "<arguments>\n{} and outside", "outside"
     for name, symbols in (("a", ("<arguments>\n{}",)), ("b", ("q",))):
         settings = TokenizerConfig(vocab_size=330, symbols=symbols)
-        train_tokenizer([said, plain] * 9 if name == "a" else [" and outside", plain] * 9, tmp_path / name, settings)
+        train_tokenizer(
+            [said, plain] * 9 if name == "a" else [" and outside", plain] * 9, tmp_path / name, settings
+        )
     across, without = Tokenizer(tmp_path / "a"), Tokenizer(tmp_path / "b")
     assert len(across.encode("<arguments>\n{}")) == 1
     assert across.vocab_size == without.vocab_size

@@ -44,8 +44,8 @@ class _Part:
 
 
 Marks = list[re.Match[str]]
-# (text, all marks, the number of a head, the turn's reader of JSON) → the call that begins there, and where it ends; None
-# where it is cut short.
+# (text, all marks, the number of a head, the turn's reader of JSON) → the call that begins there, and where it ends;
+# None where it is cut short.
 WholeCall = Callable[[str, Marks, int, JsonReader], tuple[ToolCall | Malformed, int] | None]
 
 
