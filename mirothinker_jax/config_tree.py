@@ -116,8 +116,8 @@ def keys(cls: type, prefix: str = "") -> list[Key]:
 def build(cls: type[T], values: Any, prefix: str = "") -> T:
     """Turns a mapping (dict or ConfigDict) into the frozen dataclass `cls`, checking keys and types.
 
-    Keys that are left out keep their defaults, and so do those that are None as their default is. A whole number serves as a float, and a list or a lone item
-    as a tuple. A path may begin with ~, and must not be a URL.
+    Keys that are left out keep their defaults, and so do those that are None as their default is. A whole number
+    serves as a float, and a list or a lone item as a tuple. A path may begin with ~, and must not be a URL.
 
     Raises:
       ConfigError: one line that names the key, for an unknown key, a wrong type or an invalid value.

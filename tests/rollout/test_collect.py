@@ -142,7 +142,9 @@ def test_an_outage_stops_with_one_line_and_leaves_nothing_wrong_behind(tmp_path)
     path, whole = tmp_path / "e.jsonl", run(tmp_path / "whole.jsonl")
     tools = Tools()
     tools.down = lambda request: len(tools.calls) > 5
-    with pytest.raises(OutageError, match=r"1 of 4 episodes broke, more than tasks\.broken_share=0\.1 allows \(the s"):
+    with pytest.raises(
+        OutageError, match=r"1 of 4 episodes broke, more than tasks\.broken_share=0\.1 allows \(the s"
+    ):
         run(path, tools=tools)
     assert run(path) == whole
 
