@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "flags": {"config", "config_tree", "config_file"},
     "types": set(),
     "tasks": {
-        *("config", "config_tree", "tools.spec", "tools.client"),
+        *("config", "config_tree", "checked_lines", "tools.spec", "tools.client"),
         *("data.jsonl", "data.parquet", "data.paths", "data.strict_json"),
     },
     "tools": {"config", "config_tree", "checked_lines"},

@@ -9,7 +9,8 @@ from attempts import TASK, Said
 
 from mirothinker_jax.config import ConfigError, TasksConfig
 from mirothinker_jax.tasks import judge as judging
-from mirothinker_jax.tasks.judge_prompt import RESPONSE_CHARS, is_bait, read_prompt, read_word, rendered
+from mirothinker_jax.tasks.judge_prompt import RESPONSE_CHARS, is_bait, read_prompt, rendered
+from mirothinker_jax.tasks.judge_readings import READINGS, read_word
 from mirothinker_jax.tasks.types import Task, Verdict
 
 
@@ -267,5 +268,5 @@ def test_a_prompt_file_that_cannot_be_used(tmp_path, text, message):
     if text is not None:
         path.write_bytes(text)
     with pytest.raises(ConfigError) as raised:
-        read_prompt(str(path), ("CORRECT", "INCORRECT"))
+        read_prompt(str(path), READINGS["word"])
     assert str(raised.value).startswith(f"tasks.judge_prompt_file: {path} {message}")
