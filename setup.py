@@ -50,6 +50,8 @@ EXTRAS = {
         "openpyxl>=3.1",  # Excel sheets
         "python-pptx>=1.0",  # PowerPoint slides
     ],
+    # `inspect view` shows our episodes; nothing here imports it (36 packages, 325 MB)
+    "view": ["inspect-ai>=0.3.100"],
     # Bring torch first, in the build that fits the machine: pip would take the one for CUDA.
     "parity": ["torch>=2.5", "transformers>=4.55"],  # tests/parity compares with them
     "test": [

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mirothinker_jax.config import TasksConfig
-from mirothinker_jax.config_tree import one_of
+from mirothinker_jax.config_tree import check, one_of
 from mirothinker_jax.data.strict_json import DataError, kind
 from mirothinker_jax.evals.catalogue import BENCHMARKS, OWN, Benchmark
 from mirothinker_jax.evals.ciphers import decode
@@ -97,9 +97,19 @@ def open_reference(task: Task) -> Task:
     return dataclasses.replace(task, answer=answer)
 
 
-def canaries(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Those of the encoded questions among these tasks' or episodes' metadata, each once."""
-    return sorted({m[_CANARY] for m in metadata if "cipher" in m})
+def exportable(metadata: Sequence[Mapping[str, Any]], allow_encoded: bool) -> list[str]:
+    """The canaries of the encoded questions among these tasks' or episodes' metadata, each once: what an export must
+    say, so that it can be found in training data.
+
+    Raises ConfigError where there are some, and the user did not say that they may be written in clear.
+    """
+    marks = sorted({m[_CANARY] for m in metadata if "cipher" in m})
+    check(
+        allow_encoded or not marks,
+        "these questions were published encoded, and an export would write them in clear; give --allow-encoded, keep "
+        f"the file to yourself, and leave its canary in it ({marks[0] if marks else ''})",
+    )
+    return marks
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from benchmark_files import CANARY, encode, write
 from mirothinker_jax.config import ConfigError
 from mirothinker_jax.config_tasks import READINGS as READING_NAMES
 from mirothinker_jax.data.strict_json import DataError
-from mirothinker_jax.evals.benchmarks import canaries, open_reference, read_benchmark
+from mirothinker_jax.evals.benchmarks import exportable, open_reference, read_benchmark
 from mirothinker_jax.evals.catalogue import BENCHMARKS
 from mirothinker_jax.evals.ciphers import decode
 from mirothinker_jax.tasks.graders import RULES
@@ -100,7 +100,7 @@ def test_a_file_as_it_was_published(tmp_path, name, file):
     assert first.id and first.id != second.id and "\n" not in first.id
     sizes = BENCHMARKS[name].sizes
     assert len(found.remarks) == bool(sizes) and all("2 questions, and" in r for r in found.remarks)
-    assert len(found.digest) == 64 and canaries([first.metadata]) == []
+    assert len(found.digest) == 64 and exportable([first.metadata], False) == []
 
 
 ENCODED = {
@@ -132,7 +132,9 @@ def test_an_encoded_file(tmp_path, name, file):
     assert task.answer in (row.get("answer"), row.get("Answer")) and answer not in json.dumps(
         dataclasses.asdict(task), ensure_ascii=False
     )
-    assert canaries([task.metadata, task.metadata, {}]) == [CANARY]
+    assert exportable([task.metadata, task.metadata, {}], True) == [CANARY]
+    with pytest.raises(ConfigError, match=f"give --allow-encoded, keep .*{CANARY}"):
+        exportable([{}, task.metadata], False)
     assert [path.name for path in tmp_path.iterdir()] == [file]
 
 
