@@ -7,14 +7,15 @@ further figures there are, depends on the benchmark: a string scorer beside the 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from mirothinker_jax.evals.benchmarks import open_reference
 from mirothinker_jax.evals.calibration import calibration_error, stated_confidence
 from mirothinker_jax.evals.catalogue import BENCHMARKS
 from mirothinker_jax.evals.repeated import (
+    Scores,
     clustered_error,
     majority,
     mean_majority_at,
@@ -53,13 +54,23 @@ def figures(
         found |= _costs(episodes, input_price, output_price)
     if not benchmark.scored or not judged:
         return found
-    found |= _accuracy(judged, [_share(run) for run in runs])
+    found |= _accuracy(judged, scores(runs), [_share(run) for run in runs])
     found["accuracy_without_restarts"] = _mean([bool(t.correct) and _attempts(t) == 1 for t in judged])
     if benchmark.string_rule:
         rule = RULES[benchmark.string_rule]
         found["string_accuracy"] = _mean([rule(_reference(t), t.answer) for t in judged])
     terms = _OF_READING.get(benchmark.reading)
     return found | (terms(judged) if terms else {})
+
+
+def scores(runs: Sequence[Sequence[Trajectory]]) -> dict[Hashable, list[bool]]:
+    """The verdicts on each question's answers, in the order of the runs: what policies are compared by (paired.py)."""
+    found: dict[Hashable, list[bool]] = {}
+    for run in runs:
+        for t in run:
+            if t.correct is not None and t.stop is not Stop.INFRASTRUCTURE:
+                found.setdefault(t.question_id, []).append(t.correct)
+    return found
 
 
 def predictions(runs: Sequence[Sequence[Trajectory]]) -> dict[str, str | None]:
@@ -72,25 +83,26 @@ def predictions(runs: Sequence[Sequence[Trajectory]]) -> dict[str, str | None]:
     return {q: None if place is None else answers[q][place] for q, place in places.items()}
 
 
-def _accuracy(judged: Sequence[Trajectory], by_run: Sequence[float | None]) -> dict[str, Any]:
-    answers: dict[Any, list[tuple[str | None, bool]]] = defaultdict(list)
+def _accuracy(
+    judged: Sequence[Trajectory], verdicts: Scores, by_run: Sequence[float | None]
+) -> dict[str, Any]:
+    answers: dict[Hashable, list[tuple[str | None, bool]]] = {}
     for t in judged:
-        answers[t.question_id].append((t.answer, bool(t.correct)))
-    scores = {question: [correct for _, correct in given] for question, given in answers.items()}
-    mean, error = mean_score(scores), clustered_error(scores)
-    most = max(map(len, scores.values()))
+        answers.setdefault(t.question_id, []).append((t.answer, bool(t.correct)))
+    mean, error = mean_score(verdicts), clustered_error(verdicts)
+    most = max(map(len, verdicts.values()))
     ks = sorted({k for k in (1, 2, 4, 8, 16, 32) if k < most} | {most})
     return {
-        "questions": len(scores),
+        "questions": len(verdicts),
         "accuracy": mean,
         "standard_error": error,
-        "naive_standard_error": naive_error(scores),
+        "naive_standard_error": naive_error(verdicts),
         "low": None if error is None else max(0.0, mean - _Z * error),
         "high": None if error is None else min(1.0, mean + _Z * error),
         "by_run": list(by_run),
         "std_over_runs": spread_over_runs([share for share in by_run if share is not None]),
         "avg_at": {str(most): mean},
-        "pass_at": {str(k): mean_pass_at(k, scores) for k in ks},
+        "pass_at": {str(k): mean_pass_at(k, verdicts) for k in ks},
         "majority_at": {str(k): mean_majority_at(k, answers) for k in ks if k > 1},
     }
 

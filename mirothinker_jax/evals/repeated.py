@@ -2,7 +2,7 @@
 
 Answers to one question are alike, so they are clusters: standard errors follow arXiv 2411.00640. Taken as independent,
 8 runs of 103 questions would look twice as certain as they are. `Scores` have the verdicts of each question's answers
-in the order of the runs; answers that could not be judged are not in them.
+in the order of the runs; answers that could not be judged are not in them, and every question counts once.
 """
 
 from __future__ import annotations
@@ -17,21 +17,15 @@ Scores = Mapping[Hashable, Sequence[bool]]
 
 
 def mean_score(scores: Scores) -> float:
-    """Share of right answers among all, 0…1. Raises ValueError where there are none."""
-    return _mean([s for verdicts in scores.values() for s in verdicts])
+    """The mean over questions of the share of right ones among a question's answers, 0…1; with all answers judged, that
+    is the mean over runs. Raises ValueError where there are none."""
+    return _mean([_mean(verdicts) for verdicts in scores.values() if verdicts])
 
 
 def clustered_error(scores: Scores) -> float | None:
-    """Standard error of `mean_score`, clustered by question; None for a single question.
-
-    With one answer each, it is the usual s / √n.
-    """
-    clusters = [verdicts for verdicts in scores.values() if verdicts]
-    if len(clusters) < 2:
-        return None
-    mean, n = mean_score(scores), sum(map(len, clusters))
-    squares = math.fsum(math.fsum(s - mean for s in verdicts) ** 2 for verdicts in clusters)
-    return math.sqrt(squares * len(clusters) / (len(clusters) - 1)) / n
+    """Standard error of `mean_score`, clustered by question: s / √n of the questions' means. None for one question."""
+    means = [_mean(verdicts) for verdicts in scores.values() if verdicts]
+    return statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None
 
 
 def naive_error(scores: Scores) -> float:

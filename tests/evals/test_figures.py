@@ -11,7 +11,7 @@ from mirothinker_jax.config import AgentConfig, TasksConfig, ToolsConfig
 from mirothinker_jax.evals.calibration import calibration_error, stated_confidence
 from mirothinker_jax.evals.catalogue import BENCHMARKS
 from mirothinker_jax.evals.comparable import differences, line
-from mirothinker_jax.evals.figures import figures, predictions
+from mirothinker_jax.evals.figures import figures, predictions, scores
 from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory, TurnContext
 
 
@@ -34,18 +34,19 @@ def test_two_runs_of_a_benchmark():
     ]
     found = figures("gaia", runs, input_price=2.0, output_price=10.0)
     assert (found["episodes"], found["unjudged"], found["broken"], found["questions"]) == (6, 1, 1, 3)
-    assert found["accuracy"] == 3 / 5 and found["by_run"] == [1 / 3, 1.0]
+    assert found["accuracy"] == (1 + 1 / 2 + 0) / 3 and found["by_run"] == [1 / 3, 1.0]
     assert found["std_over_runs"] == pytest.approx(math.sqrt(2) / 3)
     assert found["accuracy_without_restarts"] == 2 / 5
     # By GAIA's own scorer, case does not count.
     assert found["string_accuracy"] == 3 / 5
     assert found["pass_at"] == {"1": pytest.approx((1 + 0.5 + 0) / 3), "2": 1.0}
-    assert found["majority_at"] == {"2": 0.5} and found["avg_at"] == {"2": 3 / 5}
+    assert found["majority_at"] == {"2": 0.5} and found["avg_at"] == {"2": 0.5}
     assert found["stops"] == {"answered": 5, "infrastructure": 1, "no_answer": 1}
     assert (found["calls"], found["failed_calls"], found["attempts"]) == (4, 1, pytest.approx(7 / 6))
     assert found["tokens_written"] == pytest.approx(28 / 6) and found["tokens_read"] == pytest.approx(74 / 6)
     assert found["cost"] == pytest.approx((74 / 6 * 2 + 28 / 6 * 10) / 1e6)
-    assert found["low"] < 0.6 < found["high"] and found["standard_error"] > 0
+    assert found["low"] < 0.5 < found["high"] and found["standard_error"] > 0
+    assert scores(runs) == {"a": [True, True], "b": [False, True], "c": [False]}
     assert figures("gaia", [[episode("a", correct=None)]])["unjudged"] == 1
     assert "accuracy" not in figures("gaia", [[episode("a", correct=None)]])
     assert figures("gaia", [[episode("d", **broken)]])["broken"] == 1

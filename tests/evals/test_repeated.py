@@ -20,9 +20,11 @@ def clustered_as_written(scores):
 
 
 def test_clustered_errors():
-    scores = {"a": [True, True, False], "b": [False], "c": [True, False, False], "d": [True] * 3}
+    scores = {"a": [True, True, False], "b": [False] * 3, "c": [True, False, False], "d": [True] * 3}
     assert repeated.clustered_error(scores) == pytest.approx(clustered_as_written(scores), rel=1e-12)
-    assert repeated.mean_score(scores) == 0.6
+    assert repeated.mean_score(scores) == 0.5
+    # A question of which less was judged still counts once.
+    assert repeated.mean_score({"a": [True], "b": [False] * 3, "c": []}) == 0.5
     single = {i: [i % 3 == 0] for i in range(30)}
     usual = np.std([s for (s,) in single.values()], ddof=1) / math.sqrt(30)
     assert repeated.clustered_error(single) == pytest.approx(usual, rel=1e-12)
@@ -30,7 +32,7 @@ def test_clustered_errors():
     copied = {q: verdicts * 8 for q, verdicts in single.items()}
     assert repeated.clustered_error(copied) == pytest.approx(usual, rel=1e-12)
     assert repeated.naive_error(copied) == pytest.approx(math.sqrt(1 / 3 * 2 / 3 / 240), rel=1e-12)
-    assert repeated.clustered_error({"a": [True, False]}) is None
+    assert repeated.clustered_error({"a": [True, False], "b": []}) is None
     with pytest.raises(ValueError, match="no answers"):
         repeated.mean_score({"a": []})
 
