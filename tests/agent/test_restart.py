@@ -92,7 +92,7 @@ class Erratic(Script):
         return line if isinstance(line, Cut) else "<think>" + "." * draw.randrange(80) + "</think>" + line
 
 
-@pytest.mark.parametrize("number", range(30))
+@pytest.mark.parametrize("number", range(60))
 def test_every_turn_fits_and_sees_a_conversation(play, number):
     """Whatever is said and found, under any setting: no turn could overflow, each saw what its context says, and the
     same turns and results give the same episode."""
@@ -101,7 +101,7 @@ def test_every_turn_fits_and_sees_a_conversation(play, number):
     setting = dict(
         max_calls=draw.choice([0, 3, 20]),
         context_tokens=draw.choice([1500, 3000]),
-        context=ContextPolicy(keep, draw.choice([0, keep + 2]) if keep > 0 else 0),
+        context=ContextPolicy(keep, *draw.choice([(0, 0), (keep + 2, 0), (0, 400)]) if keep > 0 else ()),
         overflow=draw.choice(["reserve", "drop"]),
         final_answer=draw.choice(["forced", "always"]),
         rollbacks=draw.choice([0, 4]),
