@@ -110,7 +110,7 @@ def test_the_answer_may_always_be_asked_for(play, said):
     assert heard(engine, 2) == ("uauau", FINAL_REQUEST)
 
 
-@pytest.mark.parametrize("mark", range(300, 400, 20))
+@pytest.mark.parametrize("mark", [340, 430])
 def test_a_request_that_lifts_the_pile_above_its_mark_is_not_counted_on(play, mark):
     """With the request results would be cut and a turn would fit; without it they stay, and it must fit as well."""
 
@@ -118,8 +118,8 @@ def test_a_request_that_lifts_the_pile_above_its_mark_is_not_counted_on(play, ma
         def next_line(self, request):
             return ANSWER if FINAL_REQUEST in self.codec.decode(request.ids) else search("a")
 
-    setting = dict(
-        context=ContextPolicy(1, high_tokens=mark), context_tokens=970, turn_tokens=150, overflow="drop"
-    )
-    trajectory, engine, _ = play(Obedient([]), Tools(lambda c: "r" * 60), question="?", **setting)
-    assert trajectory.answer == "x" and all(len(r.ids) + 150 <= 970 for r in engine.requests)
+    setting = dict(context=ContextPolicy(1, high_tokens=mark), turn_tokens=150, overflow="drop")
+    for context in range(900, 1300, 20):
+        tools = Tools(lambda c: "r" * 60)
+        trajectory, engine, _ = play(Obedient([]), tools, question="?", context_tokens=context, **setting)
+        assert trajectory.answer == "x" and all(len(r.ids) + 150 <= context for r in engine.requests)

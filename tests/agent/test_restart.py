@@ -5,7 +5,7 @@ import random
 import pytest
 from scripted import ANSWER, Cut, Script, Tools, call, found, heard, search
 
-from mirothinker_jax.agent.context import ContextPolicy
+from mirothinker_jax.agent.context import PLACEHOLDER, ContextPolicy
 from mirothinker_jax.agent.episode import turn_seed
 from mirothinker_jax.agent.expert import read_messages
 from mirothinker_jax.agent.prompt import FAILURE_REQUEST, FINAL_REQUEST
@@ -65,6 +65,15 @@ def test_a_query_may_be_repeated_in_a_fresh_attempt(play):
     lines = [search("a"), "no", search("a"), ANSWER]
     trajectory, _, tools = play(lines, restarts=1, restart_with="nothing", rollbacks=4)
     assert len(tools.calls) == 2 and trajectory.metrics == {"restarts": 1.0}
+
+
+def test_a_fresh_attempt_has_a_pile_of_its_own(play):
+    """What the one before it hid says nothing of its results."""
+    lines = [*[search(q) for q in "abcd"], "no", search("e"), search("f"), ANSWER]
+    context = ContextPolicy(1, high_results=3)
+    _, engine, _ = play(lines, Tools(found), restarts=1, restart_with="nothing", context=context)
+    assert PLACEHOLDER in engine.context(4)
+    assert [q for q in "abcdef" if f"found {q}" in engine.context(7)] == ["e", "f"]
 
 
 def test_an_outage_is_no_failure_to_start_again_from(play):
