@@ -18,7 +18,7 @@ _BETWEEN_PARAGRAPHS = re.compile(r"(\n\s*\n)")
 
 
 def mentions_leak(text: str) -> bool:
-    """Whether an address of benchmark data is in the text; one of more than URL_CHARS / 2 characters may not be seen."""
+    """Whether an address of benchmark data is in the text. One longer than URL_CHARS / 2 may not be seen."""
     return any(is_leak(text[at : at + URL_CHARS]) for at in range(0, max(1, len(text)), URL_CHARS // 2))
 
 

@@ -98,7 +98,7 @@ class McpServer:
     def _connected(self) -> Connection:
         current = self._current
         if current is None or not current.usable or current.loop is not asyncio.get_running_loop():
-            self._connections = {one for one in self._connections if one.usable or one.calls}
+            self._connections = {one for one in self._connections if not one.ended}
             self._current = current = Connection(self._entry)
             self._connections.add(current)
         return current

@@ -16,7 +16,13 @@ import anyio
 from mcp import Client, MCPError
 from mcp.client._transport import TransportStreams
 from mcp.client.stdio import get_default_environment
-from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT, CallToolRequest, CallToolRequestParams, Implementation
+from mcp_types import (
+    CONNECTION_CLOSED,
+    REQUEST_TIMEOUT,
+    CallToolRequest,
+    CallToolRequestParams,
+    Implementation,
+)
 from pydantic import TypeAdapter, ValidationError
 
 from mirothinker_jax import __version__
@@ -26,11 +32,11 @@ from mirothinker_jax.tools.mcp_stdio import LastWords, run_server
 
 START_S = 60.0  # npx and uvx fetch a server when it is started for the first time
 _STOP_S = 5.0
-_RESULT = TypeAdapter(dict[str, Any])
+_RESULT: TypeAdapter[Any] = TypeAdapter(dict[str, Any])
 
 
 class ServerBroken(Exception):
-    """The server does not start, has ended, or sends what is no answer. Says what it did: "ended", "answers HTTP 503"."""
+    """The server does not start, has ended, or sends what is no answer: says what it did ("answers HTTP 503")."""
 
 
 class Connection:
@@ -82,6 +88,11 @@ class Connection:
         self.usable = False
         self._stop.set()
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is disconnected, and its process gone."""
+        return self._task.done()
+
     async def aclose(self) -> None:
         """Disconnects."""
         self.end()
@@ -126,4 +137,8 @@ def _reason(error: BaseException) -> str:
         error = error.exceptions[0]
     if isinstance(error, FileNotFoundError):
         return f"cannot be started: there is no {error.filename}"
-    return str(error)[:300] if isinstance(error, MCPError) else f"{type(error).__name__}: {error}"[:300]
+    if isinstance(error, MCPError):
+        return (
+            error.message if error.code == CONNECTION_CLOSED else f"refuses to connect: {error.message}"[:300]
+        )
+    return f"cannot be connected to ({type(error).__name__}: {error})"[:300]

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from mirothinker_jax.config_tree import ConfigError, check
 
+_LABEL_CHARS = 60
 _NAME = re.compile(r"[\w.-]{1,64}:", re.ASCII)
 _URL = re.compile(r"https?://[^\s/]+", re.IGNORECASE)
 _ASSIGNMENT = re.compile(r"([A-Za-z_][\w-]*)=(.*)", re.ASCII | re.DOTALL)
@@ -38,15 +39,17 @@ class McpEntry:
 
     @property
     def label(self) -> str:
-        """What messages call the server before it has said its name. Without arguments: they may be long."""
-        return self.name or self.url or self.command[0]
+        """What messages call the server before it has said its name."""
+        return self.name or self.url or shlex.join(self.command)[:_LABEL_CHARS]
 
     def expand(self) -> dict[str, str]:
         """The variables or headers, with the environment's values. Raises ConfigError for one that is not set."""
 
         def value(found: re.Match[str]) -> str:
             name = found[1] or found[2]
-            check(name in os.environ, f"tools.mcp: {self.label} needs ${name}, which is not set; export {name}")
+            check(
+                name in os.environ, f"tools.mcp: {self.label} needs ${name}, which is not set; export {name}"
+            )
             return os.environ[name]
 
         return {name: _VARIABLE.sub(value, text) for name, text in self.values.items()}
@@ -75,7 +78,8 @@ def parse_entry(written: str) -> McpEntry:
         values[found[1]] = found[2]
         words.pop(0)
     check(
-        bool(words), f"tools.mcp holds {written!r}, which is no command and no address; write COMMAND or https://…"
+        bool(words),
+        f"tools.mcp holds {written!r}, which is no command and no address; write COMMAND or https://…",
     )
     return McpEntry(written, name, command=tuple(words), values=values, tools=tools)
 

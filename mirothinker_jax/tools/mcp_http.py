@@ -1,8 +1,8 @@
-"""HTTP to a server of MCP, within limits: `mcp`'s transport reads answers of any length, and one refused connection ends
-all calls that are under way on it.
+"""HTTP to a server of MCP, within limits: `mcp`'s transport reads answers of any length, and one refused connection
+ends all calls that are under way on it.
 
-Whatever goes wrong with one request is an error answered to that request alone. Redirects that leave the server, proxies
-of the environment and compressed answers are refused: a short one may unpack to gigabytes.
+Whatever goes wrong with one request is an error answered to that request alone. Not followed are redirects that leave
+the server; proxies of the environment are not used, and compressed answers not taken: they may unpack to gigabytes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class _Bounded(httpx2.AsyncBaseTransport):
             response = await self._inner.handle_async_request(request)
             return await self._within_limits(request, response, identifier)
         except (httpx2.TransportError, httpx2.StreamError) as error:
-            return _error(identifier, CONNECTION_CLOSED, f"cannot be reached ({type(error).__name__}: {error})")
+            return _error(
+                identifier, CONNECTION_CLOSED, f"cannot be reached ({type(error).__name__}: {error})"
+            )
 
     async def _within_limits(
         self, request: httpx2.Request, response: httpx2.Response, identifier: Any
@@ -82,7 +84,9 @@ class _Bounded(httpx2.AsyncBaseTransport):
         finally:
             await response.aclose()
         headers = [
-            (name, value) for name, value in response.headers.multi_items() if name.lower() not in _OF_THE_BODY
+            (name, value)
+            for name, value in response.headers.multi_items()
+            if name.lower() not in _OF_THE_BODY
         ]
         return httpx2.Response(status, headers=headers, content=bytes(body))
 

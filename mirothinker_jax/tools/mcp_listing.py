@@ -1,8 +1,8 @@
 """What a server of MCP lists, as specs of tools; `mcp` itself is not needed for that.
 
-A list is JSON, {"name": the server's, "tools": [{"name", "description", "parameters", "read_only"}]}, as McpServer.listing
-writes it and a record keeps it. It is foreign: names that no call can be written with, schemas that are none and lists
-without end are refused by name.
+A list is JSON, {"name": the server's, "tools": [{"name", "description", "parameters", "read_only"}]}, as
+McpServer.listing writes it and a record keeps it. It is foreign: names that no call can be written with, schemas that
+are none and lists without end are refused by name.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ def tool_specs(entry: McpEntry, listing: str) -> list[ToolSpec]:
       ConfigError: one of them is not there or cannot be used; there are none, or too many.
     """
     found = json.loads(listing)
+    check(
+        len(found["tools"]) <= MOST_TOOLS or bool(entry.tools),
+        f"tools.mcp: {entry.label} lists more than {MOST_TOOLS} tools; choose some: {entry.label} #TOOL,TOOL",
+    )
     server, tools = found["name"] or "mcp", {tool["name"]: tool for tool in found["tools"]}
     missing = [name for name in entry.tools if name not in tools]
     check(
@@ -37,10 +41,6 @@ def tool_specs(entry: McpEntry, listing: str) -> list[ToolSpec]:
     )
     chosen = [tools[name] for name in entry.tools] if entry.tools else list(tools.values())
     check(bool(chosen), f"tools.mcp: {entry.label} lists no tools; leave it out")
-    check(
-        len(chosen) <= MOST_TOOLS,
-        f"tools.mcp: {entry.label} lists more than {MOST_TOOLS} tools; choose some: {entry.label} #TOOL,TOOL",
-    )
     return [_spec(entry, server, tool) for tool in chosen]
 
 

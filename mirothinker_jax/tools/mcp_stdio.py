@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import re
 import signal
@@ -77,7 +78,8 @@ async def run_server(
     )
     try:
         into, read_stream = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-        write_stream, out_of = anyio.create_memory_object_stream[SessionMessage](0)
+        # Without bound: a server that does not read must not keep a call from being cancelled.
+        write_stream, out_of = anyio.create_memory_object_stream[SessionMessage](math.inf)
 
         async def read() -> None:
             assert process.stdout
@@ -113,12 +115,19 @@ async def run_server(
             finally:
                 assert process.stdin
                 process.stdin.close()
-                with anyio.move_on_after(_GRACE_S, shield=True):
-                    await process.wait()
+                await _wait(process)
                 _kill(process)
+                await _wait(process)
                 tasks.cancel_scope.cancel()
     finally:
         _kill(process)  # at once, also where the event loop is about to end
+        # Nothing public closes the pipes where their ends were not read.
+        process._transport.close()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def _wait(process: asyncio.subprocess.Process) -> None:
+    with anyio.move_on_after(_GRACE_S, shield=True):
+        await process.wait()
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

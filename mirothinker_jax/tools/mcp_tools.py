@@ -73,7 +73,10 @@ def recorded_tools(settings: ToolsConfig) -> list[Tool]:
     tools: list[Tool] = []
     for entry in map(parse_entry, settings.mcp):
         listing = replay.result(_listing_call(entry), "")
-        check(listing is not None, f"tools.mcp: {entry.label} is not in the record {settings.replay}; leave it out")
+        check(
+            listing is not None,
+            f"tools.mcp: {entry.label} is not in the record {settings.replay}; leave it out",
+        )
         assert listing is not None
         tools += map(Recorded, tool_specs(entry, listing.text))
     replay.close()

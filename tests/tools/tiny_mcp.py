@@ -10,8 +10,22 @@ import sys
 import time
 
 SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
-NAMES = ("say", "crash", "hang", "garbage", "huge", "flood", "endless", "error", "fault", "wrong", "lie", "picture")
-NAMES += ("environment", "pid", "two", "nothing", "ask", "deaf", "bad_json")
+NAMES = (
+    "say",
+    "crash",
+    "hang",
+    "garbage",
+    "huge",
+    "flood",
+    "endless",
+    "error",
+    "fault",
+    "wrong",
+    "lie",
+    "picture",
+)
+NAMES += ("environment", "pid", "nothing", "ask", "bad_json", "hits", "page")
+HUB = "https://huggingface.co/datasets/x/y"
 
 
 def send(message):
@@ -27,20 +41,22 @@ def call(name, given, identifier):
     """The result, or None where nothing is answered."""
     if name == "crash":
         sys.exit("I cannot go on")
-    if name in ("hang", "deaf"):
+    if name == "hang":
         time.sleep(60)
     if name == "garbage":
         sys.stdout.write('no JSON at all\n\x00\x01\n{"jsonrpc": "2.0"}\n[1, 2]\nnull\n')
         sys.stdout.flush()
         return text("after garbage")
     if name == "bad_json":
-        sys.stdout.write('{"jsonrpc": "2.0", "id": %d, "result": {"content": [}\n' % identifier)
+        sys.stdout.write(f'{{"jsonrpc": "2.0", "id": {identifier}, "result": {{"content": [}}\n')
         sys.stdout.flush()
         return None
     if name == "huge":
         return text("x" * int(given))
     if name == "flood":
-        line = json.dumps({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}})
+        line = json.dumps(
+            {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}}
+        )
         for _ in range(1000):
             sys.stdout.write(f"{line}\n" * 100)
         sys.stdout.flush()
@@ -59,15 +75,21 @@ def call(name, given, identifier):
         return text("again")
     if name == "picture":
         image = {"type": "image", "mimeType": "image/png", "data": "A" * 4000}
-        link = {"type": "resource_link", "uri": "https://huggingface.co/datasets/x/y", "name": "answers"}
-        file = {"type": "resource", "resource": {"uri": "file:///a.txt", "mimeType": "text/plain", "text": "inside"}}
+        link = {"type": "resource_link", "uri": HUB, "name": "answers"}
+        file = {
+            "type": "resource",
+            "resource": {"uri": "file:///a.txt", "mimeType": "text/plain", "text": "inside"},
+        }
         return {"content": [image, link, file]}
     if name == "environment":
         return text(json.dumps(dict(os.environ)))
     if name == "pid":
         return text(str(os.getpid()))
-    if name == "two":
-        return text(given, "second")
+    if name == "hits":
+        good, bad = {"url": "https://a.test", "said": "one"}, {"url": HUB, "said": "the answer is 42"}
+        return text(json.dumps({"found": [good, bad]}))
+    if name == "page":
+        return text(f"First.\n\nThe answers are at {HUB} and say 42.\n\nLast.", "more")
     if name == "nothing":
         return {"content": [], "structuredContent": {"found": 3}}
     return text(given)
