@@ -41,25 +41,29 @@ class McpServer:
         self._current: Connection | None = None
 
     async def call(self, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """What the server answers. Raises MCPError and ServerBroken as Connection.call, and ConfigError."""
-        connection = self._connected()
-        connection.calls += 1
-        try:
-            return await connection.call(tool, arguments)
-        except MCPError:
-            if not connection.session_lost:
+        """What the server answers.
+
+        Raises:
+          MCPError, ServerBroken: as Connection.call.
+          ConfigError: a variable of the entry is not set any more.
+        """
+        while True:
+            connection = self._connected()
+            connection.calls += 1
+            try:
+                return await connection.call(tool, arguments)
+            except asyncio.CancelledError:  # out of time: what hangs in a process ends with it
+                connection.usable = connection.usable and bool(self._entry.url)
                 raise
-        except asyncio.CancelledError:  # out of time: what hangs in a process ends with it
-            connection.usable = connection.usable and bool(self._entry.url)
-            raise
-        except ServerBroken:
-            connection.usable = False
-            raise
-        finally:
-            connection.calls -= 1
-            if not connection.usable and not connection.calls:
-                connection.end()
-        return await self._connected().call(tool, arguments)  # it knew no session of ours, so it did nothing
+            except (MCPError, ServerBroken):
+                # A server that knows our session no more has done nothing: it is asked again, in a session that lasts
+                # longer than a call.
+                if not connection.session_lost or connection.answers == 0:
+                    raise
+            finally:
+                connection.calls -= 1
+                if not connection.usable and not connection.calls:
+                    connection.end()
 
     async def listing(self) -> str:
         """The server's name and its tools as JSON: {"name": …, "tools": […]}.

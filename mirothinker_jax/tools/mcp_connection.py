@@ -27,11 +27,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from mirothinker_jax import __version__
 from mirothinker_jax.tools.mcp_entry import McpEntry
-from mirothinker_jax.tools.mcp_http import open_http
+from mirothinker_jax.tools.mcp_http import UNREACHABLE, open_http
 from mirothinker_jax.tools.mcp_stdio import LastWords, run_server
 
 START_S = 60.0  # npx and uvx fetch a server when it is started for the first time
 _STOP_S = 5.0
+_NO_MESSAGE = "answers what is no message of MCP"
 _RESULT: TypeAdapter[Any] = TypeAdapter(dict[str, Any])
 
 
@@ -40,7 +41,7 @@ class ServerBroken(Exception):
 
 
 class Connection:
-    """`usable` until it breaks or is retired. `calls` under way are counted by its user."""
+    """`usable` until it breaks or is retired; `answers` that came. `calls` under way are counted by its user."""
 
     def __init__(self, entry: McpEntry):
         """Begins to connect.
@@ -50,7 +51,7 @@ class Connection:
         """
         self.usable = True
         self.session_lost = False
-        self.calls = 0
+        self.answers = self.calls = 0
         self.loop = asyncio.get_running_loop()
         self._words = LastWords()
         self._stop = asyncio.Event()
@@ -73,15 +74,22 @@ class Connection:
         # Not session.call_tool: that runs the schema of the result, which the server wrote, over the result.
         request = CallToolRequest(params=CallToolRequestParams(name=tool, arguments=dict(arguments)))
         try:
-            return await session.send_request(request, _RESULT)
+            answer = await session.send_request(request, _RESULT)
         except MCPError as error:
-            if error.code not in (CONNECTION_CLOSED, REQUEST_TIMEOUT):
-                raise
-            raise ServerBroken(self._told(error.message)) from error
+            if error.code in (UNREACHABLE, INVALID_REQUEST, PARSE_ERROR):  # one side cannot read the other
+                told = _NO_MESSAGE if error.code == PARSE_ERROR else error.message
+                raise ServerBroken(told[:300]) from error
+            if error.code in (CONNECTION_CLOSED, REQUEST_TIMEOUT):
+                self.usable = False
+                raise ServerBroken(self._told(error.message)) from error
+            raise
         except ValidationError as error:
-            raise ServerBroken("answers what is no result of MCP") from error
+            raise ServerBroken(_NO_MESSAGE) from error
         except Exception as error:  # of the library, by what a server may send
+            self.usable = False
             raise ServerBroken(f"cannot be asked ({type(error).__name__}: {error})"[:300]) from error
+        self.answers += 1
+        return answer
 
     def end(self) -> None:
         """Begins to disconnect; a process is killed a moment later."""
@@ -106,7 +114,7 @@ class Connection:
 
     def _lose_session(self) -> None:
         self.session_lost = True
-        self.end()
+        self.usable = False
 
     async def _run(self, transport: contextlib.AbstractAsyncContextManager[TransportStreams]) -> None:
         problem = "ended before it was ready"

@@ -15,12 +15,13 @@ from typing import Any
 import httpx2
 from mcp.client._transport import TransportStreams
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR
+from mcp_types import INTERNAL_ERROR
 
 from mirothinker_jax.tools.mcp_stdio import MESSAGE_BYTES
 
 _CONNECT_S = 10.0
 _READ_S = 600.0  # between two pieces; a call's own deadline comes first
+UNREACHABLE = -32090  # our code for an error that stands in for an answer of HTTP
 _SESSION = "Mcp-Session-Id"
 
 
@@ -54,9 +55,7 @@ class _Bounded(httpx2.AsyncBaseTransport):
             response = await self._inner.handle_async_request(request)
             return await self._within_limits(request, response, identifier)
         except (httpx2.TransportError, httpx2.StreamError) as error:
-            return _error(
-                identifier, CONNECTION_CLOSED, f"cannot be reached ({type(error).__name__}: {error})"
-            )
+            return _error(identifier, UNREACHABLE, f"cannot be reached ({type(error).__name__}: {error})")
 
     async def _within_limits(
         self, request: httpx2.Request, response: httpx2.Response, identifier: Any
@@ -66,10 +65,10 @@ class _Bounded(httpx2.AsyncBaseTransport):
             self._session_lost()
         if status >= 500 or status in (401, 403, 429):
             await response.aclose()
-            return _error(identifier, CONNECTION_CLOSED, f"answers HTTP {status}")
+            return _error(identifier, UNREACHABLE, f"answers HTTP {status}")
         if encoding.strip().lower() not in ("", "identity"):
             await response.aclose()
-            return _error(identifier, INTERNAL_ERROR, f"its answer is compressed ({encoding[:20]})")
+            return _error(identifier, UNREACHABLE, f"compresses its answer ({encoding[:20]})")
         pieces = response.stream
         assert isinstance(pieces, httpx2.AsyncByteStream)
         if response.headers.get("Content-Type", "").lower().startswith("text/event-stream"):

@@ -20,10 +20,11 @@ import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mirothinker_jax import __version__
-from mirothinker_jax.config import Config, ConfigError, check
+from mirothinker_jax.config import ConfigError, ToolsConfig, WorldConfig, check
 from mirothinker_jax.flags import read, version
 from mirothinker_jax.tools.build import build_tools, check_tools, key_env
 from mirothinker_jax.tools.executor import ToolExecutor
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from mcp.server import Server
 
 _PROGRAM = "python -m mirothinker_jax.tools.mcp_server"
-_CONFIG = "toy/pipeline"
 _CHARS_PER_TOKEN = 4
 _SESSION = "mcp-session-id"
 _DESCRIPTION = (
@@ -43,7 +43,7 @@ _DESCRIPTION = (
 _EPILOG = f"""
 examples:
   {_PROGRAM}
-      the toy's tools, over standard input and output: search and pages of the embedded web
+      over standard input and output: search and pages of the embedded web, and the Python sandbox
   {_PROGRAM} --config.tools.search=searxng --config.tools.search_url=http://localhost:8080 \\
       --config.tools.output_tokens=4000
   {_PROGRAM} --http 8000 --config.tools.corpus=documents/
@@ -58,6 +58,15 @@ Needs pip install 'mirothinker-jax[mcp]'.
 """
 
 
+@dataclass(frozen=True)
+class Serving:
+    """The part of a config that is read."""
+
+    seed: int = 0
+    world: WorldConfig = field(default_factory=WorldConfig)
+    tools: ToolsConfig = field(default_factory=ToolsConfig)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until the client closes, or Ctrl-C. A mistake is one line on standard error, and 2."""
     parser = _Parser(
@@ -69,9 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--config",
-        default=_CONFIG,
         metavar="CONFIG[:ARGUMENT]",
-        help=f"as for mirothinker_jax.train; default: {_CONFIG}",
+        help="as for mirothinker_jax.train; its tools, world and seed are read; default: the defaults of these",
     )
     parser.add_argument(
         "--http", type=int, metavar="PORT", help="over HTTP on this port of 127.0.0.1; 0: any free one"
@@ -81,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{version()}\n")
         return 0
     try:
-        config = read(["--config", options.config, *rest], Config, _PROGRAM, _CONFIG)
+        file = ["--config", options.config] if options.config else []
+        config = read([*file, *rest], Serving, _PROGRAM, "toy/pipeline", partly=True)
         with _tools(config) as tools:
             executor = ToolExecutor(tools, config.tools, cut)
             http = options.http is not None
@@ -161,7 +170,7 @@ def cut(text: str, tokens: int) -> tuple[str, bool]:
 
 
 @contextlib.contextmanager
-def _tools(config: Config) -> Iterator[list[Tool]]:
+def _tools(config: Serving) -> Iterator[list[Tool]]:
     """On the embedded web, or wherever the config says."""
     settings = config.tools
     key = os.environ.get(key_env(settings), "")

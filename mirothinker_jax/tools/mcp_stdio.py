@@ -24,7 +24,7 @@ import anyio
 import mcp_types
 from mcp.client._transport import TransportStreams
 from mcp.shared.message import SessionMessage
-from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCResponse
+from mcp_types import INTERNAL_ERROR, PARSE_ERROR, ErrorData, JSONRPCError, JSONRPCResponse
 
 logger = logging.getLogger(__name__)
 
@@ -156,12 +156,13 @@ async def _read_message(stdout: asyncio.StreamReader) -> tuple[mcp_types.JSONRPC
         return None, False
     except asyncio.LimitOverrunError as error:
         head, tail = await _skip_line(stdout, error.consumed)
-        reason = f"its answer is longer than {MESSAGE_BYTES:,} bytes"
-        return _error_instead(head, tail, reason)
+        return _error_instead(
+            head, tail, INTERNAL_ERROR, f"its answer is longer than {MESSAGE_BYTES:,} bytes"
+        )
     try:
         message = mcp_types.jsonrpc_message_adapter.validate_json(line, by_name=False)
     except ValueError:
-        return _error_instead(line[:_ENDS_BYTES], line[-_ENDS_BYTES:], "its answer is no message of MCP")
+        return _error_instead(line[:_ENDS_BYTES], line[-_ENDS_BYTES:], PARSE_ERROR, "")
     return message, isinstance(message, JSONRPCResponse | JSONRPCError)
 
 
@@ -182,10 +183,10 @@ async def _skip_line(stdout: asyncio.StreamReader, available: int) -> tuple[byte
     raise _Babble(f"a line of more than {_LINE_BYTES:,} bytes")
 
 
-def _error_instead(head: bytes, tail: bytes, reason: str) -> tuple[JSONRPCError | None, bool]:
+def _error_instead(head: bytes, tail: bytes, code: int, reason: str) -> tuple[JSONRPCError | None, bool]:
     """The error for the call whose id stands at either end of a line: there it is where the result is in between."""
     found = _ID.search(head) or _ID.search(tail)
     if found is None:
         return None, False
-    error = ErrorData(code=INTERNAL_ERROR, message=reason)
+    error = ErrorData(code=code, message=reason)
     return JSONRPCError(jsonrpc="2.0", id=int(found[1]), error=error), True
