@@ -70,7 +70,7 @@ def test_a_client_sees_the_tools_and_reads_why_a_call_failed():
     assert [(tool.name, tool.description, tool.input_schema) for tool in listed] == [
         ("ask", "Asks.", PARAMETERS)
     ]
-    assert [(result.is_error, result.content[0].text) for result in found] == [
+    assert [(result.is_error, result.content[0].model_dump()["text"]) for result in found] == [
         (False, "é" * 80 + "\n(cut)"),
         (True, "HTTP 404 for http://a.test"),
         (True, "KeyError: 'lost'"),
