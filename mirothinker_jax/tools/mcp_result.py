@@ -13,7 +13,7 @@ from typing import Any
 from mirothinker_jax.tools.leak_guard import is_leak
 from mirothinker_jax.tools.leak_text import hide_leaks
 
-TEXT_CHARS = 400_000
+TEXT_CHARS = 200_000
 
 
 def result_text(result: Mapping[str, Any]) -> str:

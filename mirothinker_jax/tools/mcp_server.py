@@ -14,11 +14,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import itertools
 import os
 import socket
 import sys
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,6 +26,7 @@ from mirothinker_jax.config import ConfigError, ToolsConfig, WorldConfig, check
 from mirothinker_jax.flags import read, version
 from mirothinker_jax.tools.build import build_tools, check_tools, key_env
 from mirothinker_jax.tools.executor import ToolExecutor
+from mirothinker_jax.tools.mcp_sessions import IDLE_S, Sessions
 from mirothinker_jax.tools.spec import Tool, ToolCall
 from mirothinker_jax.world.server import WorldServer
 
@@ -36,7 +35,8 @@ if TYPE_CHECKING:
 
 _PROGRAM = "python -m mirothinker_jax.tools.mcp_server"
 _CHARS_PER_TOKEN = 4
-_SESSION = "mcp-session-id"
+_SESSION = "mcp-session-id"  # a header
+_ALONE = "alone"  # the session over standard input and output
 _DESCRIPTION = (
     "Serves the tools of a config by MCP, for a client such as an editor or an agent of another make."
 )
@@ -110,8 +110,8 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def make_server(tools: Sequence[Tool], executor: ToolExecutor) -> Server[Any]:
-    """An MCP server of the tools, whose calls the executor makes.
+def make_server(tools: Sequence[Tool], sessions: Sessions) -> Server[Any]:
+    """An MCP server of the tools, which are called in sessions.
 
     Raises:
       ConfigError: there are no tools, two share a name, or the package mcp is not installed.
@@ -128,8 +128,6 @@ def make_server(tools: Sequence[Tool], executor: ToolExecutor) -> Server[Any]:
         not twice,
         f"two tools are called {', '.join(twice)}, and a server of MCP can have only one; leave one out",
     )
-    alone = f"mcp-{uuid.uuid4().hex}"  # the episode of the one connection over standard input and output
-    numbers = itertools.count(1)
 
     async def list_tools(context: ServerRequestContext[Any, Any], given: Any) -> types.ListToolsResult:
         listed = [
@@ -147,10 +145,9 @@ def make_server(tools: Sequence[Tool], executor: ToolExecutor) -> Server[Any]:
         context: ServerRequestContext[Any, Any], given: types.CallToolRequestParams
     ) -> types.CallToolResult:
         headers = getattr(context.request, "headers", None)
-        episode = alone if headers is None else f"mcp-{headers.get(_SESSION) or uuid.uuid4().hex}"
-        call = ToolCall("", given.name, given.arguments or {})
+        session = _ALONE if headers is None else headers.get(_SESSION)
         try:
-            result = await executor.execute(call, f"{episode}:{next(numbers)}.0")
+            result = await sessions.execute(session, ToolCall("", given.name, given.arguments or {}))
         except OSError as error:  # the record cannot be written
             return types.CallToolResult(content=[types.TextContent(text=f"{error}")], is_error=True)
         said: list[types.ContentBlock] = [types.TextContent(text=result.text)]
@@ -182,24 +179,37 @@ def _tools(config: Serving) -> Iterator[list[Tool]]:
         yield build_tools(settings, server.proxy_url, "")
 
 
+@contextlib.asynccontextmanager
+async def _sessions(executor: ToolExecutor) -> AsyncIterator[Sessions]:
+    async with executor:
+        sessions = Sessions(executor)
+        try:
+            yield sessions
+        finally:
+            await sessions.aclose()
+
+
 async def _serve(tools: Sequence[Tool], executor: ToolExecutor) -> None:
     from mcp.server.stdio import stdio_server
 
-    server = make_server(tools, executor)
-    async with executor, stdio_server() as (incoming, outgoing):
-        await server.run(incoming, outgoing, server.create_initialization_options())
+    async with _sessions(executor) as sessions:
+        server = make_server(tools, sessions)
+        async with stdio_server() as (incoming, outgoing):
+            await server.run(incoming, outgoing, server.create_initialization_options())
 
 
 async def _serve_http(tools: Sequence[Tool], executor: ToolExecutor, port: int) -> None:
-    async with executor, listen(make_server(tools, executor), port) as (url, serve):
+    async with _sessions(executor) as sessions, listen(tools, sessions, port) as (url, serve):
         sys.stderr.write(f"serving {', '.join(tool.spec.name for tool in tools)} at {url}\n")
         sys.stderr.flush()
         await serve()
 
 
 @contextlib.asynccontextmanager
-async def listen(server: Server[Any], port: int) -> AsyncIterator[tuple[str, Callable[[], Any]]]:
-    """The server's address on loopback, and what serves there until it is cancelled, or Ctrl-C.
+async def listen(
+    tools: Sequence[Tool], sessions: Sessions, port: int
+) -> AsyncIterator[tuple[str, Callable[[], Any]]]:
+    """An address on loopback, and what serves the tools there until it is cancelled, or Ctrl-C.
 
     Raises:
       ConfigError: the port cannot be had.
@@ -211,6 +221,7 @@ async def listen(server: Server[Any], port: int) -> AsyncIterator[tuple[str, Cal
     async def discover(context: Any, given: types.RequestParams) -> types.DiscoverResult:
         raise MCPError(types.METHOD_NOT_FOUND, "this server keeps sessions; send initialize")
 
+    server = make_server(tools, sessions)
     server.add_request_handler("server/discover", types.RequestParams, discover)
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -222,7 +233,14 @@ async def listen(server: Server[Any], port: int) -> AsyncIterator[tuple[str, Cal
             f"--http {port}: {getattr(error, 'strerror', None) or error}; give another port"
         ) from None
     # With a loopback host the library refuses what a page in a browser sends (DNS rebinding).
-    app = server.streamable_http_app(host="127.0.0.1")
+    inner = server.streamable_http_app(host="127.0.0.1", session_idle_timeout=IDLE_S)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await inner(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "DELETE":
+            headers = {name.lower(): value for name, value in scope["headers"]}
+            await sessions.end(headers.get(_SESSION.encode(), b"").decode("latin-1"))
+
     serving = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=2))
     with listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp", lambda: serving.serve(sockets=[listener])

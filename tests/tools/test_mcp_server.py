@@ -18,6 +18,7 @@ from mirothinker_jax.tools.mcp_client import McpServer, McpTool
 from mirothinker_jax.tools.mcp_entry import parse_entry
 from mirothinker_jax.tools.mcp_listing import tool_specs
 from mirothinker_jax.tools.mcp_server import cut, listen, main, make_server
+from mirothinker_jax.tools.mcp_sessions import Sessions
 from mirothinker_jax.tools.spec import Failure, ToolCall, ToolError, ToolSpec
 
 PARAMETERS = {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]}
@@ -29,6 +30,15 @@ class Asked:
 
     spec = ToolSpec("ours", "ask", "Asks.", PARAMETERS)
 
+    def __init__(self):
+        self.begun, self.ended = [], []
+
+    async def begin(self, episode, files):
+        self.begun.append(episode)
+
+    async def end(self, episode):
+        self.ended.append(episode)
+
     async def run(self, arguments, request_id):
         if arguments["q"] == "fail":
             raise ToolError(Failure.TOOL_ERROR, "HTTP 404 for http://a.test")
@@ -38,19 +48,20 @@ class Asked:
 
 
 @contextlib.asynccontextmanager
-async def served():
-    """(the server, the executor behind it)"""
-    tools, settings = [Asked()], ToolsConfig(output_tokens=20)
-    async with ToolExecutor(tools, settings, cut) as executor:
-        yield make_server(tools, executor), executor
+async def sessions(tool):
+    async with ToolExecutor([tool], ToolsConfig(output_tokens=20), cut) as executor:
+        found = Sessions(executor)
+        yield found
+        await found.aclose()
 
 
 @contextlib.asynccontextmanager
-async def over_http():
-    async with served() as (server, _), listen(server, 0) as (url, serve):
+async def over_http(tool):
+    """(the address, the sessions there)"""
+    async with sessions(tool) as found, listen([tool], found, 0) as (url, serve):
         task = asyncio.create_task(serve())
         try:
-            yield url
+            yield url, found
         finally:
             task.cancel()
             await asyncio.wait({task})
@@ -58,7 +69,8 @@ async def over_http():
 
 def test_a_client_sees_the_tools_and_reads_why_a_call_failed():
     async def run():
-        async with served() as (server, _), Client(server) as client:
+        tool = Asked()
+        async with sessions(tool) as found, Client(make_server([tool], found)) as client:
             listed = (await client.list_tools()).tools
             asked = [("ask", {"q": q}) for q in ("long", "fail", "crash")] + [
                 ("ask", {}),
@@ -80,26 +92,30 @@ def test_a_client_sees_the_tools_and_reads_why_a_call_failed():
 
 
 def test_over_http_each_connection_is_an_episode_and_a_lost_one_is_opened_again():
+    asked = Asked()
+
     async def run():
-        async with over_http() as url:
+        async with over_http(asked) as (url, found):
             servers = [McpServer(parse_entry(url)) for _ in range(2)]
             specs = tool_specs(parse_entry(url), await servers[0].listing())
             one, other = (McpTool(specs[0], server) for server in servers)
             who = [await tool.run({"q": "who"}, "e:1.1") for tool in (one, one, other)]
-            session = who[0].removeprefix("mcp-").partition(":")[0]
             async with httpx.AsyncClient() as client:
-                ended = await client.delete(url, headers={"Mcp-Session-Id": session})
+                ended = await client.delete(url, headers={"Mcp-Session-Id": next(iter(found._sessions))})
+                before = list(asked.ended)
                 page = await client.post(url, headers={"Origin": "https://evil.test"}, json={})
             who.append(await one.run({"q": "who"}, "e:1.2"))
             failed = await asyncio.gather(one.run({"q": "fail"}, "e:1.3"), return_exceptions=True)
             for server in servers:
                 await server.aclose()
-            return specs, who, ended.status_code, page.status_code, failed[0]
+            return specs, who, before, ended.status_code, page.status_code, failed[0]
 
-    specs, who, ended, page, failed = asyncio.run(run())
+    specs, who, before, ended, page, failed = asyncio.run(run())
     assert (specs[0].server, specs[0].name, specs[0].repeatable) == ("mirothinker", "ask", True)
     first, again, other, reopened = (text.partition(":")[0] for text in who)
     assert first == again and len({first, other, reopened}) == 3
+    assert before == [first]  # the sandbox of a connection goes with it
+    assert asked.begun == [first, other, reopened] and sorted(asked.ended) == sorted(asked.begun)
     assert len(set(who)) == 4  # no two calls share an id
     assert ended == 200 and page in (403, 421)  # what a page in a browser sends is refused
     assert isinstance(failed, ToolError) and str(failed) == "HTTP 404 for http://a.test"
@@ -157,4 +173,4 @@ def test_help_teaches_and_two_tools_of_one_name_are_refused(capsys):
     assert stop.value.code == 0 and "--http PORT" in shown and '"mcpServers"' in shown
     tools = [Asked(), Asked()]
     with pytest.raises(ConfigError, match="two tools are called ask"):
-        make_server(tools, ToolExecutor(tools[:1], ToolsConfig(), cut))
+        make_server(tools, Sessions(ToolExecutor(tools[:1], ToolsConfig(), cut)))
