@@ -10,11 +10,10 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from mcp import Client, MCPError
-from mcp.client._transport import TransportStreams
 from mcp.client.stdio import get_default_environment
 from mcp_types import (
     CONNECTION_CLOSED,
@@ -31,6 +30,9 @@ from mirothinker_jax import __version__
 from mirothinker_jax.tools.mcp_entry import McpEntry
 from mirothinker_jax.tools.mcp_http import UNREACHABLE, open_http
 from mirothinker_jax.tools.mcp_stdio import LastWords, run_server
+
+if TYPE_CHECKING:  # not public
+    from mcp.client._transport import TransportStreams
 
 START_S = 60.0  # npx and uvx fetch a server when it is started for the first time
 _STOP_S = 5.0

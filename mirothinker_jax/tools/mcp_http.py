@@ -10,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
-from mcp.client._transport import TransportStreams
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import INTERNAL_ERROR
 
 from mirothinker_jax.tools.mcp_stdio import MESSAGE_BYTES
+
+if TYPE_CHECKING:  # not public
+    from mcp.client._transport import TransportStreams
 
 _CONNECT_S = 10.0
 _READ_S = 600.0  # between two pieces; a call's own deadline comes first

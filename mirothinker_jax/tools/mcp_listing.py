@@ -60,6 +60,7 @@ def check_names(specs: Iterable[ToolSpec]) -> None:
 def _spec(entry: McpEntry, server: str, tool: Mapping[str, Any]) -> ToolSpec:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
 
     name, schema, description = tool["name"], tool["parameters"], tool["description"]
     leave_out = f"choose others: {entry.label} #TOOL,TOOL"
@@ -73,8 +74,8 @@ def _spec(entry: McpEntry, server: str, tool: Mapping[str, Any]) -> ToolSpec:
         f"tools.mcp: the schema of {entry.label}'s {name} takes {length:,} characters; {leave_out}",
     )
     try:
-        Draft202012Validator.check_schema(schema)
-    except (SchemaError, RecursionError) as error:
+        validator_for(schema, Draft202012Validator).check_schema(schema)  # by the version that it names
+    except (SchemaError, RecursionError, TypeError) as error:
         reason = getattr(error, "message", "it is nested too deep")
         raise ConfigError(
             f"tools.mcp: the schema of {entry.label}'s {name} is none: {reason[:200]}; {leave_out}"

@@ -18,13 +18,15 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import mcp_types
-from mcp.client._transport import TransportStreams
 from mcp.shared.message import SessionMessage
 from mcp_types import INTERNAL_ERROR, PARSE_ERROR, ErrorData, JSONRPCError, JSONRPCResponse
+
+if TYPE_CHECKING:  # not public
+    from mcp.client._transport import TransportStreams
 
 logger = logging.getLogger(__name__)
 

@@ -101,7 +101,10 @@ def tools(way):
     named = {"names": ["a<b"], "twice": ["say", "say"], "many": [f"t{i}" for i in range(300)]}.get(way, NAMES)
     schema = {"type": "object", "properties": {"x": {"type": 5}}} if way == "schema" else SCHEMA
     listed = [{"name": name, "description": "d" * 9000, "inputSchema": schema} for name in named]
-    if way == "calm":
+    if way == "calm":  # an old schema, which is none by today's rules
+        pair = {"type": "array", "items": [{"type": "integer"}]}
+        draft = {"$schema": "http://json-schema.org/draft-07/schema#", "properties": {"pair": pair}}
+        listed[1]["inputSchema"] = SCHEMA | draft
         listed[0] |= {"description": "says it", "annotations": {"readOnlyHint": True}}
         listed[0]["outputSchema"] = {"type": "object", "$ref": "http://127.0.0.1:1/schema"}
     return listed
