@@ -15,10 +15,12 @@ import argparse
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mirothinker_jax import __version__
@@ -33,20 +35,19 @@ from mirothinker_jax.world.server import WorldServer
 if TYPE_CHECKING:
     from mcp.server import Server
 
-_PROGRAM = "python -m mirothinker_jax.tools.mcp_server"
 _CHARS_PER_TOKEN = 4
 _SESSION = "mcp-session-id"  # a header
 _ALONE = "alone"  # the session over standard input and output
 _DESCRIPTION = (
     "Serves the tools of a config by MCP, for a client such as an editor or an agent of another make."
 )
-_EPILOG = f"""
+_EPILOG = """
 examples:
-  {_PROGRAM}
+  {program}
       over standard input and output: search and pages of the embedded web, and the Python sandbox
-  {_PROGRAM} --config.tools.search=searxng --config.tools.search_url=http://localhost:8080 \\
-      --config.tools.output_tokens=4000
-  {_PROGRAM} --http 8000 --config.tools.corpus=documents/
+  {program} --config.tools.search=tavily --config.tools.output_tokens=4000
+      the open web, with longer results
+  {program} --http 8000 --config.tools.corpus=documents/
       over HTTP, at http://127.0.0.1:8000/mcp
 
 for a client that starts its servers itself:
@@ -69,10 +70,12 @@ class Serving:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until the client closes, or Ctrl-C. A mistake is one line on standard error, and 2."""
+    script = Path(sys.argv[0]).name
+    program = script if script == "mirothinker-mcp" else "python -m mirothinker_jax.tools.mcp_server"
     parser = _Parser(
-        prog=_PROGRAM,
+        prog=program,
         description=_DESCRIPTION,
-        epilog=_EPILOG,
+        epilog=_EPILOG.format(program=program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -90,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         file = ["--config", options.config] if options.config else []
-        config = read([*file, *rest], Serving, _PROGRAM, "toy/pipeline", partly=True)
+        config = read([*file, *rest], Serving, program, "toy/pipeline", partly=True)
         with _tools(config) as tools:
             executor = ToolExecutor(tools, config.tools, cut)
             http = options.http is not None
@@ -193,6 +196,18 @@ async def _serve(tools: Sequence[Tool], executor: ToolExecutor) -> None:
     from mcp.server.stdio import stdio_server
 
     async with _sessions(executor) as sessions:
+
+        async def leave(number: int) -> None:
+            await sessions.aclose()
+            await executor.aclose()
+            os._exit(128 + number)  # a thread waits for standard input, and nothing else ends that
+
+        leaving: list[asyncio.Task[None]] = []
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(
+                number, lambda number=number: leaving.append(loop.create_task(leave(number)))
+            )
         server = make_server(tools, sessions)
         async with stdio_server() as (incoming, outgoing):
             await server.run(incoming, outgoing, server.create_initialization_options())
