@@ -51,7 +51,7 @@ class ToolsConfig:
         "run_python_code",
     )  # tools that the model sees
     # Servers of MCP whose tools the model sees too, each a command or an address: [NAME:] [VARIABLE=VALUE] COMMAND…
-    # or [NAME:] https://… [HEADER=VALUE], and #TOOL,TOOL at the end for some of its tools; $NAME in a value is read
+    # or [NAME:] https://… [HEADER=VALUE], and #TOOL #TOOL at the end for some of its tools; $NAME in a value is read
     # from the environment (pip install 'mirothinker-jax[mcp]').
     mcp: tuple[str, ...] = ()
     deadline_s: float = 30.0  # seconds a call may take, from its first attempt on

@@ -1,10 +1,11 @@
 """An entry of tools.mcp: how a server is reached, what it is called, and which of its tools the model sees.
 
-    npx -y @modelcontextprotocol/server-filesystem /data #read_file,list_directory
+    npx -y @modelcontextprotocol/server-filesystem /data #read_file #list_directory
     github: GITHUB_TOKEN=$GITHUB_TOKEN github-mcp-server stdio
     https://example.com/mcp Authorization="Bearer $EXAMPLE_KEY"
 
-Words are split as a shell splits them; nothing else of a shell is there. A word that begins with # names tools. A $NAME
+Words are split as a shell splits them; nothing else of a shell is there. Words at the end that begin with # name tools (#a,b means the same, but a command line of ours
+splits a list at its commas). A $NAME
 in a variable or header is read from the environment when the server is started, so that no key stands in a config or a
 run's folder. In a command's arguments it is not: every user of the machine can read those.
 """
@@ -58,19 +59,21 @@ class McpEntry:
 def parse_entry(written: str) -> McpEntry:
     """Raises ConfigError for what is no entry.
 
-    >>> parse_entry("files: KEY=$KEY serve --dir '/my data' #read,list").command
+    >>> parse_entry("files: KEY=$KEY serve --dir '/my data' #read #list").command
     ('serve', '--dir', '/my data')
     """
     try:
         words = shlex.split(written)
     except ValueError as error:
         raise ConfigError(f"tools.mcp holds {written!r}: {str(error).lower()}") from None
-    name, tools = "", ()
+    name = ""
+    tools: tuple[str, ...] = ()
     if words and _NAME.fullmatch(words[0]):
         name = words.pop(0)[:-1]
-    if words and words[-1].startswith("#"):
-        tools = tuple(tool for tool in words.pop()[1:].split(",") if tool)
-        check(bool(tools), f"tools.mcp holds {written!r}, which names no tool after #; write #TOOL,TOOL")
+    while words and words[-1].startswith("#"):
+        named = tuple(tool for tool in words.pop()[1:].split(",") if tool)
+        check(bool(named), f"tools.mcp holds {written!r}, which names no tool after #; write #TOOL #TOOL")
+        tools = named + tools
     if words and _URL.match(words[0]):
         return _parse_url(written, name, words, tools)
     values = {}

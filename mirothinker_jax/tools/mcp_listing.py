@@ -31,7 +31,7 @@ def tool_specs(entry: McpEntry, listing: str) -> list[ToolSpec]:
     found = json.loads(listing)
     check(
         len(found["tools"]) <= MOST_TOOLS or bool(entry.tools),
-        f"tools.mcp: {entry.label} lists more than {MOST_TOOLS} tools; choose some: {entry.label} #TOOL,TOOL",
+        f"tools.mcp: {entry.label} lists more than {MOST_TOOLS} tools; choose some: {entry.label} #TOOL #TOOL",
     )
     server, tools = found["name"] or "mcp", {tool["name"]: tool for tool in found["tools"]}
     missing = [name for name in entry.tools if name not in tools]
@@ -63,7 +63,7 @@ def _spec(entry: McpEntry, server: str, tool: Mapping[str, Any]) -> ToolSpec:
     from jsonschema.validators import validator_for
 
     name, schema, description = tool["name"], tool["parameters"], tool["description"]
-    leave_out = f"choose others: {entry.label} #TOOL,TOOL"
+    leave_out = f"choose others: {entry.label} #TOOL #TOOL"
     check(
         _NAME.fullmatch(name) is not None,
         f"tools.mcp: {entry.label} has a tool {name[:80]!r}, a name that no call can be written with; {leave_out}",

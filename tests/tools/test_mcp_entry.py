@@ -13,6 +13,7 @@ from mirothinker_jax.tools.mcp_entry import McpEntry, parse_entry
         ("serve", {"command": ("serve",)}),
         ("npx -y pkg '/my data' #a,b", {"command": ("npx", "-y", "pkg", "/my data"), "tools": ("a", "b")}),
         ("files: serve", {"name": "files", "command": ("serve",)}),
+        ("serve #x #a #b,c", {"command": ("serve",), "tools": ("x", "a", "b", "c")}),
         ("KEY=$K B= serve A=1", {"command": ("serve", "A=1"), "values": {"KEY": "$K", "B": ""}}),
         ("https://a.test/mcp", {"url": "https://a.test/mcp"}),
         (
