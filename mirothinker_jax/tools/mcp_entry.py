@@ -4,10 +4,10 @@
     github: GITHUB_TOKEN=$GITHUB_TOKEN github-mcp-server stdio
     https://example.com/mcp Authorization="Bearer $EXAMPLE_KEY"
 
-Words are split as a shell splits them; nothing else of a shell is there. Words at the end that begin with # name tools (#a,b means the same, but a command line of ours
-splits a list at its commas). A $NAME
-in a variable or header is read from the environment when the server is started, so that no key stands in a config or a
-run's folder. In a command's arguments it is not: every user of the machine can read those.
+Words are split as a shell splits them; nothing else of a shell is there. Words at the end that begin with # name tools;
+#a,b means the same, but a command line of ours splits a list at its commas. A $NAME in a variable or header is read
+from the environment when the server is started, so that no key stands in a config or a run's folder. In a command's
+arguments it is not: every user of the machine can read those.
 """
 
 from __future__ import annotations
