@@ -1,0 +1,56 @@
+"""A text codec without a vocabulary, for policies that write text and not tokens: the scripted expert, chat endpoints.
+
+Its tokens are Unicode code points, so whatever is in them can be read back as messages. Not safe: a count of its
+tokens is one of characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mirothinker_jax.tools.hermes import RESULT_TAGS
+
+_CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *RESULT_TAGS)
+_FIRST_CONTROL = 0x110000  # beyond Unicode
+
+
+class Characters:
+    """A text codec whose tokens are code points; control tokens come after the last of them."""
+
+    vocab_size = _FIRST_CONTROL + len(_CONTROL)
+    pad_id, im_start_id, im_end_id, result_id, shown_id = range(_FIRST_CONTROL, vocab_size)
+
+    def token_id(self, name: str) -> int | None:
+        return _FIRST_CONTROL + _CONTROL.index(name) if name in _CONTROL else None
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) for c in text]
+
+    encode_untrusted = encode
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(chr(i) if i < _FIRST_CONTROL else _CONTROL[i - _FIRST_CONTROL] for i in ids)
+
+    def truncate(self, text: str, max_tokens: int) -> tuple[str, bool]:
+        return text[:max_tokens], len(text) > max_tokens
+
+
+def read_messages(ids: Sequence[int]) -> list[dict[str, str]]:
+    """The whole messages in tokens of `Characters`. A result in a frame of its own ("hermes") is a tool's message."""
+    codec = Characters()
+    ids = tuple(ids)
+    found: list[dict[str, str]] = []
+    end = 0
+    for _ in range(ids.count(codec.im_end_id)):
+        start, before = ids.index(codec.im_start_id, end), end
+        end = ids.index(codec.im_end_id, end) + 1
+        assert before <= start < end
+        role, _, content = codec.decode(ids[start + 1 : end - 1]).partition("\n")
+        if codec.result_id not in ids[start:end]:
+            found.append({"role": role, "content": content})
+            continue
+        frames = [i for i in range(start, end) if ids[i] in (codec.result_id, codec.shown_id)]
+        for first, last in zip(frames[::2], frames[1::2], strict=True):
+            text = codec.decode(ids[first + 1 : last])
+            found.append({"role": "tool", "content": text.removeprefix("\n").removesuffix("\n")})
+    return found
