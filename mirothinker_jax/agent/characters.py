@@ -12,6 +12,7 @@ from mirothinker_jax.tools.hermes import RESULT_TAGS
 
 _CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *RESULT_TAGS)
 _FIRST_CONTROL = 0x110000  # beyond Unicode
+_CUT_NOTICE = "\n[cut]"  # as data/tokenizer.py has it
 
 
 class Characters:
@@ -32,7 +33,10 @@ class Characters:
         return "".join(chr(i) if i < _FIRST_CONTROL else _CONTROL[i - _FIRST_CONTROL] for i in ids)
 
     def truncate(self, text: str, max_tokens: int) -> tuple[str, bool]:
-        return text[:max_tokens], len(text) > max_tokens
+        if len(text) <= max_tokens:
+            return text, False
+        notice = _CUT_NOTICE if len(_CUT_NOTICE) <= max_tokens else ""
+        return text[: max_tokens - len(notice)] + notice, True
 
 
 def read_messages(ids: Sequence[int]) -> list[dict[str, str]]:

@@ -85,6 +85,11 @@ class ChatEngine:
         self._warned: set[str] = set()
         self.usage = Usage()
 
+    @property
+    def description(self) -> str:
+        """The model and whose it is, for people."""
+        return f"{self._model} at {self._endpoint.origin}"
+
     async def generate(self, request: Request) -> Turn:
         """The endpoint's turn. An empty one that is not complete where the messages are longer than its model holds.
 

@@ -1,7 +1,9 @@
 """A chat endpoint on loopback that answers by a script, over real HTTP."""
 
 import asyncio
+import contextlib
 import json
+import threading
 
 from aiohttp import web
 
@@ -71,3 +73,23 @@ class ChatServer:
 
     async def __aexit__(self, *exc):
         await self._runner.cleanup()
+
+
+@contextlib.contextmanager
+def serving(*script, **options):
+    """A ChatServer on a loop and a thread of its own, for a client that has its own loop."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def wait(coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(10)
+
+    server = ChatServer(*script, **options)
+    try:
+        yield wait(server.__aenter__())
+    finally:
+        wait(server.__aexit__())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
