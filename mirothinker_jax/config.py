@@ -14,7 +14,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from mirothinker_jax.config_episodes import AgentConfig, EvalConfig, RolloutConfig, ToolsConfig, WorldConfig
+from mirothinker_jax.config_agent import PRESETS, AgentConfig
+from mirothinker_jax.config_episodes import EvalConfig, RolloutConfig, ToolsConfig, WorldConfig
 from mirothinker_jax.config_model import EXECUTION as EXECUTION
 from mirothinker_jax.config_model import LORA_TARGETS as LORA_TARGETS
 from mirothinker_jax.config_model import REMAT as REMAT
@@ -340,6 +341,13 @@ class Config:
                 f"sft.expert_calls ({self.sft.expert_calls}) is more than the agent is allowed: "
                 f"lower it to agent.max_calls ({self.agent.max_calls})",
             )
+        edits = self.agent.context_edits()
+        for stage in ("dpo", "grpo"):
+            check(
+                stage not in self.stages or not edits,
+                f"{', '.join(edits)}: the agent's contexts are edited, and {stage} trains episodes whose turns saw all "
+                "that came before them; evaluate with it, and leave it out here",
+            )
         if "dpo" in self.stages:
             check(
                 self.dpo.training.sequence_length >= 2 * self.agent.context_tokens,
@@ -376,4 +384,6 @@ def default() -> Any:
     """
     from ml_collections import ConfigDict
 
-    return ConfigDict(dataclasses.asdict(Config())).lock()
+    values = dataclasses.asdict(Config())
+    values["agent"] |= dict.fromkeys(PRESETS[""])  # not given, so that a preset decides
+    return ConfigDict(values).lock()

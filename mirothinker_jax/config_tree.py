@@ -87,18 +87,21 @@ def keys(cls: type, prefix: str = "") -> list[Key]:
 def build(cls: type[T], values: Any, prefix: str = "") -> T:
     """Turns a mapping (dict or ConfigDict) into the frozen dataclass `cls`, checking keys and types.
 
-    Keys that are left out keep their defaults. A whole number serves as a float, and a list or a lone item
+    Keys that are left out keep their defaults, and so do those that are None as their default is. A whole number serves as a float, and a list or a lone item
     as a tuple. A path may begin with ~, and must not be a URL.
 
     Raises:
       ConfigError: one line that names the key, for an unknown key, a wrong type or an invalid value.
     """
     hints = typing.get_type_hints(cls)
+    unset = {field.name for field in dataclasses.fields(typing.cast(Any, cls)) if field.default is None}
     arguments = {}
     for key, value in dict(values).items():
         name = f"{prefix}{key}"
         if key not in hints:
             raise ConfigError(unknown_key(name, [k.name for k in keys(cls, prefix)]))
+        if value is None and key in unset:
+            continue
         if not dataclasses.is_dataclass(hints[key]):
             arguments[key] = _convert(name, value, hints[key])
         elif hasattr(value, "items"):

@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "config_tree": set(),
     "config_episodes": {"config_tree"},
     "config_model": {"config_tree"},
-    "config": {"config_tree", "config_episodes", "config_model"},
+    "config_agent": {"config_tree"},
+    "config": {"config_tree", "config_agent", "config_episodes", "config_model"},
     "config_file": {"config_tree"},
     "flags": {"config", "config_tree", "config_file"},
     "types": set(),
@@ -47,7 +48,7 @@ MAY_IMPORT = {
     "pipeline": {"*"},  # puts the rooms together; only commands import it
 }
 # These run in processes of their own, or before a config is accepted: jax would cost them seconds and memory.
-NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "config_file"}
+NO_JAX = {"config", "config_tree", "config_agent", "config_episodes", "config_model", "config_file"}
 NO_JAX |= {"flags", "tasks", "tools", "world", "agent"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", KERNELS}
 KERNEL_IMPORTS = {"jax", "jaxlib", "numpy", KERNELS}

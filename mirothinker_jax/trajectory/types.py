@@ -43,6 +43,7 @@ class Stop(enum.StrEnum):
 
     ANSWERED = "answered"  # a boxed answer, given freely
     FORCED = "forced"  # a boxed answer after the budget of calls or of context was used up
+    FALLBACK = "fallback"  # a box beside an earlier turn, for want of one in the final answer
     GAVE_UP = "gave_up"  # a box that says nothing, such as "unknown": no answer, but no fault of form
     NO_ANSWER = "no_answer"  # neither a call nor a boxed answer
     LENGTH = "length"  # a turn ran into its token limit
@@ -106,7 +107,9 @@ class Trajectory:
     reward: float = 0.0
     correct: bool | None = False  # None: not judged
     reason: str = ""  # the grader's
-    terms: Mapping[str, float] = field(default_factory=dict)  # of the reward, by name, as the grader gave them
+    terms: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of the reward, by name, as the grader gave them
     metadata: Mapping[str, Any] = field(default_factory=dict)  # the task's
     policy_version: int = 0  # training step whose parameters sampled it
     metrics: dict[str, float] = field(default_factory=dict)
