@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from mirothinker_jax.agent.chat_engine import CHARS_PER_TOKEN, ChatSettings
 from mirothinker_jax.agent.progress import printable
+from mirothinker_jax.config import PRESETS
 from mirothinker_jax.config_tree import ConfigError
 from mirothinker_jax.flags import parse, split, started_as, version
 from mirothinker_jax.pipeline.asking import Asked, Asker, ending, write
@@ -42,8 +43,8 @@ Every --config.KEY=VALUE of mirothinker_jax.train is taken; `python -m mirothink
 of agent, tools, evaluation (temperature, top_p) and data.call_format matter here. --config FILE has them from a file;
 without it they are those of {DEFAULT_CONFIG}.
 
-The answer is the last thing on stdout; the calls are told on stderr. Exit status: 0 with an answer, {NO_ANSWER} without one,
-2 where something that was given is wrong, {STOPPED} after Ctrl-C.
+The answer is the last thing on stdout; the calls are told on stderr. Exit status: 0 with an answer, {NO_ANSWER} without
+one, 2 where something that was given is wrong, {STOPPED} after Ctrl-C.
 """
 
 
@@ -51,9 +52,12 @@ def main(argv: list[str] | None = None) -> int:
     given, own = split(sys.argv[1:] if argv is None else argv)
     options = _arguments(own)
     if not any(argument.partition("=")[0] == "--config" for argument in given):
-        given = ["--config", DEFAULT_CONFIG, *given]
+        given = ["--config", f"{DEFAULT_CONFIG}:{options.preset}".rstrip(":"), *given]
+    elif options.preset:
+        given.append(f"--config.agent.preset={options.preset}")
     config = parse(given, command="agent --policy URL", example=DEFAULT_CONFIG)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("mirothinker_jax.agent").setLevel(logging.INFO)  # that the endpoint is asked again
     try:
         settings = ChatSettings(
             options.policy, options.model, options.key_env, options.chars_per_token, options.timeout
@@ -147,6 +151,13 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--model", default="", help="the endpoint's name for it, where it serves several")
     parser.add_argument("--interactive", action="store_true", help="ask for one question after another")
+    parser.add_argument(
+        "--preset",
+        choices=[name for name in PRESETS if name],
+        default="",
+        help="how the agent goes about it (agent.preset): v1.0, v1.5 and v1.7 as MiroThinker's releases, react with at "
+        "most 20 calls, none without tools",
+    )
     parser.add_argument(
         "--out",
         type=Path,

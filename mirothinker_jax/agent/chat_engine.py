@@ -14,7 +14,6 @@ that is no result in a `<tool_response>`).
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import os
@@ -247,17 +246,18 @@ def _choose(served: Sequence[ServedModel], name: str, origin: str) -> ServedMode
 
 
 def chat_messages(ids: Sequence[int]) -> list[dict[str, str]]:
-    """The whole messages in ids of `Characters`, as an endpoint takes them: roles system, user and assistant. Results
-    of one turn are one user message, each in the frame of its format."""
+    """The whole messages in ids of `Characters`, as an endpoint takes them: system, then user and assistant in turn,
+    as many servers' templates want it. Results are in the user's message, each in the frame of its format."""
+    begin, end = RESULT_TAGS
     found: list[dict[str, str]] = []
-    for role, group in itertools.groupby(read_messages(ids), key=lambda message: message["role"]):
-        texts = [_without_control(role, message["content"]) for message in group]
+    for message in read_messages(ids):
+        role, text = message["role"], _without_control(message["role"], message["content"])
         if role == "tool":
-            begin, end = RESULT_TAGS
-            content = "\n".join(f"{begin}\n{text}\n{end}" for text in texts)
-            found.append({"role": "user", "content": content})
+            role, text = "user", f"{begin}\n{text}\n{end}"
+        if found and found[-1]["role"] == role == "user":
+            found[-1]["content"] += f"\n{text}"
         else:
-            found += [{"role": role, "content": text} for text in texts]
+            found.append({"role": role, "content": text})
     return found
 
 

@@ -85,11 +85,18 @@ def serving(*script, **options):
     def wait(coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(10)
 
+    async def end():
+        await server.__aexit__()
+        stalled = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in stalled:
+            task.cancel()
+        await asyncio.gather(*stalled, return_exceptions=True)
+
     server = ChatServer(*script, **options)
     try:
         yield wait(server.__aenter__())
     finally:
-        wait(server.__aexit__())
+        wait(end())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from chat_server import BREAK, STALL, ChatServer, Failing, said
-from scripted import CODEC
+from scripted import CODEC, Cut
 
 from mirothinker_jax.agent.characters import Characters
 from mirothinker_jax.agent.chat_endpoint import ChatEndpoint
@@ -139,9 +139,8 @@ def test_messages_of_an_episode():
         {"role": "assistant", "content": "<think>a</think>look"},
         {
             "role": "user",
-            "content": "<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response>",
+            "content": "<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response>\nAnswer.",
         },
-        {"role": "user", "content": "Answer."},
     ]
 
 
@@ -247,6 +246,13 @@ def test_a_context_that_is_too_long_is_a_turn_without_an_end(answer, caplog):
     assert [r.getMessage()[:20] for r in caplog.records if r.levelname == "WARNING"] == [
         "agent.context_tokens"
     ]
+
+
+def test_after_a_turn_without_an_end_the_next_attempt_begins(play):
+    trajectory, policy, _ = play([Cut(""), "far", "\\boxed{x}"], restarts=1)
+    assert (trajectory.answer, trajectory.metrics["restarts"]) == ("x", 1.0)
+    roles = [[m["role"] for m in chat_messages(request.ids)] for request in policy.requests]
+    assert roles == [["user"], ["user", "assistant", "user"], ["user"]]
 
 
 def test_retry_after_is_kept_to():

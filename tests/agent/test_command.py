@@ -56,7 +56,7 @@ def test_a_question_and_its_answer(ask, tmp_path):
         "  1 google_search Everest",
         "  1 google_search N s: 1. Everest http://a.test/everest Everest Its height is 8,849 m.",
         "  2 scrape_and_extract_info http://a.test/everest",
-        "  2 scrape_and_extract_info N s: Everest Its height is 8,849 m.",
+        "  2 scrape_and_extract_info N s: http://a.test/everest Its height is 8,849 m.",
     ]
     figures = re.fullmatch(
         r"2 calls in 0 s, 1,800 tokens read, 40 written; the whole episode: (.+\.json)", err[4]
@@ -143,16 +143,19 @@ sys.exit(status)
 
 
 def test_a_command_without_jax_that_can_be_stopped(tmp_path):
-    """On the embedded web, whose process goes with it."""
-    arguments = ["--config.tools.search=world", "--config.world.max_entities=40", "Why?"]
-    with serving(calling("google_search", q="KTM"), STALL) as server:
+    """On the embedded web, whose process goes with it. Ctrl-C stops a question; at the prompt it ends the command."""
+    arguments = ["--config.tools.search=world", "--config.world.max_entities=40", "--interactive"]
+    with serving(calling("google_search", q="airport"), STALL) as server:
         process = subprocess.Popen(
-            [sys.executable, "-c", RUN, "--policy", server.url, *arguments],
-            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-c", RUN, "--policy", server.url, *arguments, "Why?"],
+            cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        assert process.stderr.readline() == "  1 google_search KTM\n"
-        ended = process.stderr.readline()
+        lines = [process.stderr.readline() for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        lines.append(process.stderr.readline())
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert " s: 1. " in ended and "http://" in ended
+    assert lines[1] == "  1 google_search airport\n"
+    assert " s: 1. " in lines[2] and "http://" in lines[2]
+    assert lines[3] == "stopped; ask another one\n"
     assert (process.returncode, out, err) == (STOPPED, "", "stopped\n")
