@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -89,6 +90,10 @@ def _interactive(runner: asyncio.Runner, asker: Asker, options: argparse.Namespa
     _say(
         "Ask. A question may refer to those before it; /new forgets them. Ctrl-C stops a question, Ctrl-D ends."
     )
+    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if at_terminal:
+        with contextlib.suppress(ImportError):  # arrow keys and what was typed before, where Python has it
+            import readline  # noqa: F401
     earlier: list[tuple[str, str]] = []
     question = options.question
     while True:
@@ -102,7 +107,7 @@ def _interactive(runner: asyncio.Runner, asker: Asker, options: argparse.Namespa
             except KeyboardInterrupt:
                 _say("stopped; ask another one")
         try:
-            question = input("\n> " if sys.stdin.isatty() else "").strip()
+            question = input("\n> " if at_terminal else "").strip()
         except EOFError:
             return 0
 

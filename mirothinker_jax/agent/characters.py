@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from mirothinker_jax.tools.hermes import RESULT_TAGS
 
 _CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *RESULT_TAGS)
@@ -42,19 +44,28 @@ class Characters:
 def read_messages(ids: Sequence[int]) -> list[dict[str, str]]:
     """The whole messages in tokens of `Characters`. A result in a frame of its own ("hermes") is a tool's message."""
     codec = Characters()
-    ids = tuple(ids)
+    tokens = np.asarray(ids, "<u4")
+    # Control tokens are few, and all between two of them is text.
+    controls = np.flatnonzero(tokens >= _FIRST_CONTROL)
+    starts, ends = (controls[tokens[controls] == i] for i in (codec.im_start_id, codec.im_end_id))
     found: list[dict[str, str]] = []
-    end = 0
-    for _ in range(ids.count(codec.im_end_id)):
-        start, before = ids.index(codec.im_start_id, end), end
-        end = ids.index(codec.im_end_id, end) + 1
-        assert before <= start < end
-        role, _, content = codec.decode(ids[start + 1 : end - 1]).partition("\n")
-        if codec.result_id not in ids[start:end]:
-            found.append({"role": role, "content": content})
-            continue
-        frames = [i for i in range(start, end) if ids[i] in (codec.result_id, codec.shown_id)]
+    before = -1
+    for start, end in zip(starts, ends, strict=False):  # the last message may have no end
+        assert before < start < end
+        before = end
+        inside = controls[np.searchsorted(controls, start) + 1 : np.searchsorted(controls, end)]
+        frames = [i for i in inside if tokens[i] in (codec.result_id, codec.shown_id)]
         for first, last in zip(frames[::2], frames[1::2], strict=True):
-            text = codec.decode(ids[first + 1 : last])
+            text = _text(tokens[first + 1 : last])
             found.append({"role": "tool", "content": text.removeprefix("\n").removesuffix("\n")})
+        if not frames:
+            role, _, content = _text(tokens[start + 1 : end]).partition("\n")
+            found.append({"role": role, "content": content})
     return found
+
+
+def _text(tokens: np.ndarray) -> str:
+    """The text of uint32 [n], quickly: contexts are read back at every turn."""
+    if (tokens >= _FIRST_CONTROL).any():
+        return Characters().decode(tokens.tolist())
+    return tokens.tobytes().decode("utf-32-le", "surrogatepass")
