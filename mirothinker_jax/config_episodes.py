@@ -8,12 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mirothinker_jax.config_tree import check, one_of
-
-# user:password@ and a port may be there, a path and a query too.
-_SERVICE_URL = re.compile(
-    r"https?://(?:[^\s/?#@]*@)?(?:\[[0-9a-f:.]+\]|[^\s/?#:@\[\]]+)(?::\d{1,5})?(?:[/?]\S*)?", re.IGNORECASE
-)
+from mirothinker_jax.config_tree import check, check_address, one_of
 
 _SEARCH_SERVICES = ("serper", "searxng", "tavily", "brave")
 
@@ -103,11 +98,7 @@ class ToolsConfig:
             one_of("tools.names", name, ("google_search", "scrape_and_extract_info", "run_python_code"))
         one_of("tools.reader", self.reader, ("rules", "trafilatura", "jina"))
         for key in ("search_url", "reader_url", "extractor_url"):
-            url = getattr(self, key)
-            check(
-                not url or _SERVICE_URL.fullmatch(url) is not None,
-                f"tools.{key} is {url!r}, which is no address; write it as http://host:port/path",
-            )
+            check_address(f"tools.{key}", getattr(self, key))
         self._check_search()
         check(
             bool(self.reader_url or self.reader != "jina"),

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from mirothinker_jax.agent.chat_engine import CHARS_PER_TOKEN, ChatSettings
-from mirothinker_jax.agent.progress import printable
-from mirothinker_jax.config import PRESETS
+from mirothinker_jax.agent.terminal import printable
+from mirothinker_jax.config import PRESETS, Config
 from mirothinker_jax.config_tree import ConfigError
 from mirothinker_jax.flags import parse, split, started_as, version
-from mirothinker_jax.pipeline.asking import Asked, Asker, ending, write
+from mirothinker_jax.pipeline.asking import Asked, Asker, ending
 
 DEFAULT_CONFIG = "agent/chat"
 # Exit codes; what was given wrong has 2.
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         settings = ChatSettings(
             options.policy, options.model, options.key_env, options.chars_per_token, options.timeout
         )
-        asker = Asker(settings, config, _say)
+        asker = Asker(settings, config, options.out, _say)
         with asyncio.Runner() as runner:
             runner.run(asker.__aenter__())
             try:
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
             finally:
                 runner.run(asker.aclose())
     except ConfigError as error:
-        _say(f"error: {' '.join(str(error).split())}")
+        _refuse(error)
         return 2
     except KeyboardInterrupt:
         _say("stopped")
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _once(runner: asyncio.Runner, asker: Asker, options: argparse.Namespace) -> int:
     asked = runner.run(asker.ask(options.question))
-    _show(asked, asker, options.out)
+    _show(asked, asker.config)
     return 0 if asked.trajectory.answer else NO_ANSWER
 
 
@@ -102,8 +102,10 @@ def _interactive(runner: asyncio.Runner, asker: Asker, options: argparse.Namespa
         elif question:
             try:
                 asked = runner.run(asker.ask(question, earlier))
-                _show(asked, asker, options.out)
+                _show(asked, asker.config)
                 earlier.append((question, asked.trajectory.answer or "none was found"))
+            except ConfigError as error:
+                _refuse(error)
             except KeyboardInterrupt:
                 _say("stopped; ask another one")
         try:
@@ -112,16 +114,16 @@ def _interactive(runner: asyncio.Runner, asker: Asker, options: argparse.Namespa
             return 0
 
 
-def _show(asked: Asked, asker: Asker, out: Path) -> None:
-    """The sources and the answer; on stderr the figures, and the file that has the episode."""
-    path, t = write(out, asked), asked.trajectory
+def _show(asked: Asked, config: Config) -> None:
+    """The sources and the answer; on stderr the figures, and the journal that has the episode."""
+    t = asked.trajectory
     read, written = (asked.usage[f"{side}_tokens"] for side in ("prompt", "completion"))
     tokens = f", {read:,} tokens read, {written:,} written" if read else ""
-    _say(f"{t.calls} calls in {asked.seconds:.0f} s{tokens}; the whole episode: {path}")
+    _say(f"{t.calls} calls in {asked.seconds:.0f} s{tokens}; the whole episode: {asked.path}")
     if asked.sources:
         sys.stdout.write("sources:\n" + "".join(f"  {source}\n" for source in asked.sources))
     if t.answer is None:
-        _say(f"no answer: {ending(t, asker.config)}")
+        _say(f"no answer: {ending(t, config)}")
     else:
         sys.stdout.write(f"{printable(t.answer)}\n")
     sys.stdout.flush()
@@ -130,6 +132,10 @@ def _show(asked: Asked, asker: Asker, out: Path) -> None:
 def _say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
+
+
+def _refuse(error: ConfigError) -> None:
+    _say(f"error: {' '.join(str(error).split())}")
 
 
 class _Parser(argparse.ArgumentParser):

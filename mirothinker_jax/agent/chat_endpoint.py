@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from yarl import URL
 
 from mirothinker_jax.agent.policy import EngineError
+from mirothinker_jax.agent.terminal import plain
 from mirothinker_jax.config import ConfigError
 from mirothinker_jax.tools.spec import ToolError
 
@@ -220,9 +221,7 @@ def _message(content: bytes) -> str:
     for key in ("error", "message", "detail"):
         if isinstance(said, dict) and said.get(key):
             said = said[key]
-    text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
-    text = " ".join(text.split())
-    return text if len(text) <= _MESSAGE_CHARS else f"{text[:_MESSAGE_CHARS]}…"
+    return plain(said if isinstance(said, str) else json.dumps(said, ensure_ascii=False), _MESSAGE_CHARS)
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -1,7 +1,6 @@
 """The calls of an episode as a person follows them: a line as each begins, one as it ends, and what was read.
 
-An executor around an executor, so the loop knows nothing of it. Lines are for a terminal: what is not printable in a
-page's text, or the model's, is left out, so neither can move the cursor or set a title.
+An executor around an executor, so the loop knows nothing of it.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mirothinker_jax.agent.calls import Executor
+from mirothinker_jax.agent.terminal import plain
 from mirothinker_jax.tools.mend import find_spec, mend_arguments
 from mirothinker_jax.tools.spec import ToolCall, ToolResult, ToolSpec
 
@@ -52,6 +52,10 @@ class WatchedExecutor:
         """As the executor has it."""
         return self._executor.concurrent(call)
 
+    def changes(self, call: ToolCall) -> bool:
+        """As the executor has it."""
+        return self._executor.changes(call)
+
     async def execute(self, call: ToolCall, request_id: str) -> ToolResult:
         """The call's result; a line before and a line after it."""
         self._calls += 1
@@ -79,21 +83,6 @@ class WatchedExecutor:
     async def end(self, episode: str) -> None:
         """As the executor has it."""
         await self._executor.end(episode)
-
-
-def plain(text: str, chars: int) -> str:
-    """`text` on one line of at most `chars` characters, without what a terminal would not print.
-
-    >>> plain("a\\x1b[31m  b\\n", 9), plain("abcdef", 4)
-    ('a[31m b', 'abc…')
-    """
-    words = " ".join(printable(text[: 8 * chars]).split())  # of a long text only the beginning can be shown
-    return words if len(words) <= chars else f"{words[: chars - 1]}…"
-
-
-def printable(text: str) -> str:
-    """`text` without what a terminal would not print; its white space stays."""
-    return "".join(c for c in text if c.isprintable() or c in " \n\t\u3000")
 
 
 def _about(arguments: Mapping[str, Any]) -> str:

@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import itertools
 import os
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mirothinker_jax.agent.chat_engine import ChatSettings
 from mirothinker_jax.agent.episode import run_episode
 from mirothinker_jax.agent.policy import Sampling
-from mirothinker_jax.agent.progress import WatchedExecutor, plain
+from mirothinker_jax.agent.progress import WatchedExecutor
 from mirothinker_jax.agent.setting import episode_setting, min_context_tokens
+from mirothinker_jax.agent.terminal import plain
 from mirothinker_jax.config import Config, ConfigError, check
-from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.pipeline.chat_policy import open_chat_policy
+from mirothinker_jax.rollout.recorded import RecordedEngine, RecordedExecutor
 from mirothinker_jax.tasks.types import Task
 from mirothinker_jax.tools.build import build_tools, key_env
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.tools.spec import Tool
+from mirothinker_jax.trajectory.journal import Journal, Unfinished
 from mirothinker_jax.trajectory.types import Stop, Trajectory
 from mirothinker_jax.world.server import WorldServer
 
@@ -44,14 +45,13 @@ _NOWHERE = (
 
 @dataclass(frozen=True)
 class Asked:
-    """A question and what came of it."""
+    """What came of a question, and the journal that has it."""
 
-    question: str  # as it was typed
     trajectory: Trajectory
     sources: tuple[str, ...]  # addresses of the pages that were read
     seconds: float
-    policy: str  # model and address
-    usage: dict[str, Any]  # tokens as the server counts them
+    usage: dict[str, int]  # tokens as the server counts them
+    path: Path
 
 
 class Asker(contextlib.AsyncExitStack):
@@ -61,10 +61,10 @@ class Asker(contextlib.AsyncExitStack):
     agent no room.
     """
 
-    def __init__(self, settings: ChatSettings, config: Config, say: Callable[[str], None]):
-        """`say` takes a line as something happens."""
+    def __init__(self, settings: ChatSettings, config: Config, out: Path, say: Callable[[str], None]):
+        """Journals go to the folder `out`; `say` takes a line as something happens."""
         super().__init__()
-        self._settings, self.config, self._say = settings, config, say
+        self._settings, self.config, self._out, self._say = settings, config, out, say
         self._number = 0
 
     async def __aenter__(self) -> Asker:
@@ -78,8 +78,8 @@ class Asker(contextlib.AsyncExitStack):
 
     async def _open(self) -> None:
         config, stack = self.config, self
-        self._asked = await open_chat_policy(self._settings, config)
-        engine, codec, chat, agent, tool_settings = self._asked
+        self._policy = await open_chat_policy(self._settings, config)
+        engine, codec, chat, agent, tool_settings = self._policy
         stack.push_async_callback(engine.aclose)
         tools = open_tools(config, stack)
         self._specs = [tool.spec for tool in tools]
@@ -96,12 +96,23 @@ class Asker(contextlib.AsyncExitStack):
         )
 
     async def ask(self, question: str, earlier: Sequence[tuple[str, str]] = ()) -> Asked:
-        """An episode about the question; `earlier` are questions and answers that it may refer to.
+        """An episode about the question; `earlier` are questions and answers that it may refer to. What happens is in
+        the journal as it happens, also where the question is stopped.
 
         Raises:
-          ConfigError: the endpoint refuses something.
+          ConfigError: the endpoint refuses something, or the journal cannot be written.
         """
-        engine, codec, chat, _, _ = self._asked
+        path = _fresh_path(self._out, question)
+        with Journal(path) as journal:
+            try:
+                return await self._ask(question, earlier, journal, path)
+            except OSError as error:
+                raise ConfigError(f"--out {self._out}: {error.strerror}; give a folder of yours") from None
+
+    async def _ask(
+        self, question: str, earlier: Sequence[tuple[str, str]], journal: Journal, path: Path
+    ) -> Asked:
+        engine, codec, chat, _, _ = self._policy
         config, begun = self.config, time.monotonic()
         before = dataclasses.replace(engine.usage)
         watched = WatchedExecutor(self._executor, self._specs, self._say)
@@ -109,8 +120,8 @@ class Asker(contextlib.AsyncExitStack):
         name = f"ask-{self._number}"
         trajectory = await run_episode(
             Task(name, follow_up(earlier, question)),
-            engine=engine,
-            executor=watched,
+            engine=RecordedEngine(engine, journal, name, Unfinished(), codec.decode),
+            executor=RecordedExecutor(watched, journal, name, Unfinished()),
             chat=chat,
             decode=codec.decode,
             setting=self._setting,
@@ -120,7 +131,10 @@ class Asker(contextlib.AsyncExitStack):
         )
         usage = {key: value - getattr(before, key) for key, value in dataclasses.asdict(engine.usage).items()}
         seconds = time.monotonic() - begun
-        return Asked(question, trajectory, tuple(watched.sources), seconds, engine.description, usage)
+        about = {"policy": engine.description, "sources": watched.sources, "seconds": seconds, "usage": usage}
+        trajectory = dataclasses.replace(trajectory, metadata=about)
+        journal.end(trajectory)
+        return Asked(trajectory, tuple(watched.sources), seconds, usage, path)
 
 
 def open_tools(config: Config, stack: contextlib.AsyncExitStack) -> list[Tool]:
@@ -171,31 +185,9 @@ def ending(trajectory: Trajectory, config: Config) -> str:
     return reasons.get(stop, str(stop))
 
 
-def write(folder: Path, asked: Asked) -> Path:
-    """Leaves the episode in a file of its own in `folder`, named by time and question: JSON with the answer, the
-    sources and every message. Returns its path.
-
-    Raises:
-      ConfigError: the folder cannot be written.
-    """
-    words = re.findall(r"\w+", asked.question.lower())
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{'-'.join(words)[:_SLUG_CHARS].strip('-') or 'question'}"
-    path = folder / f"{stem}.json"
-    number = 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}-{number}.json"
-    t = asked.trajectory
-    record = {
-        **{"question": asked.question, "answer": t.answer, "stop": t.stop, "reason": t.reason},
-        **{"sources": asked.sources, "policy": asked.policy, "seconds": round(asked.seconds, 3)},
-        **{"calls": t.calls, "failed_calls": t.failed_calls, "malformed_calls": t.malformed_calls},
-        **{"usage": asked.usage, "metrics": t.metrics, "messages": t.messages()},
-    }
-    try:
-        with replacing(path) as scratch:
-            text = json.dumps(record, ensure_ascii=False, indent=1)
-            scratch.write_text(f"{text}\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--out {folder}: {error.strerror}; give a folder of yours") from None
-    return path
+def _fresh_path(folder: Path, question: str) -> Path:
+    """Of a journal that is not there yet, named by time and question."""
+    words = "-".join(re.findall(r"\w+", question.lower()))[:_SLUG_CHARS].strip("-")
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{words or 'question'}"
+    paths = (folder / f"{stem}{(number and f'-{number}') or ''}.jsonl" for number in itertools.count())
+    return next(path for path in paths if not path.exists())

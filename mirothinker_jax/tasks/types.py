@@ -66,7 +66,6 @@ class Environment(Protocol):
     """Where tasks come from, and what belongs to them."""
 
     grader: Grader
-
     def tasks(self, split: str, count: int, seed: int) -> Sequence[Task]:
         """At most `count` tasks of "train" or "heldout", in an order that `seed` decides. The same for the same
         arguments, on every process. Raises ConfigError where there are none."""

@@ -81,6 +81,24 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One sampled assistant turn. `complete`: it ended by one of the model's end tokens, which is its last.
+
+    `logprobs` are under the distribution that the tokens were drawn from (for greedy turns: the model's own),
+    `raw_logprobs` under the model's own, at temperature 1 and whole; () where the engine does not tell them.
+
+    `routes`, where they are recorded: int16 [n, L, k], the experts of the n tokens that were fed to the model for this
+    turn. The last token of a turn is fed with what follows it.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    complete: bool
+    raw_logprobs: tuple[float, ...] = ()
+    routes: np.ndarray | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
 class TurnContext:
     """A turn: which segment it is, and the segments it was sampled in, in their order."""
 

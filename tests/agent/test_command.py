@@ -11,6 +11,7 @@ import pytest
 from chat_server import STALL, Failing, said, serving
 
 from mirothinker_jax.agent.__main__ import NO_ANSWER, STOPPED, main
+from mirothinker_jax.trajectory import journal
 
 CORPUS = '{"url": "http://a.test/everest", "title": "Everest", "text": "Everest\\nIts height is 8,849 m."}\n'
 ANSWER = "<think>known</think>It is \\boxed{8,849 m}"
@@ -58,23 +59,15 @@ def test_a_question_and_its_answer(ask, tmp_path):
         "  2 scrape_and_extract_info http://a.test/everest",
         "  2 scrape_and_extract_info N s: http://a.test/everest Its height is 8,849 m.",
     ]
-    figures = re.fullmatch(
-        r"2 calls in 0 s, 1,800 tokens read, 40 written; the whole episode: (.+\.json)", err[4]
-    )
+    told = r"2 calls in 0 s, 1,800 tokens read, 40 written; the whole episode: (.+\.jsonl)"
+    figures = re.fullmatch(told, err[4])
     assert figures and len(err) == 5
-    episode = json.loads((tmp_path / figures[1]).read_text())
-    assert (episode["question"], episode["answer"], episode["stop"]) == (
-        "How high is Everest?",
-        "8,849 m",
-        "answered",
-    )
-    assert [m["role"] for m in episode["messages"]] == [
-        "system",
-        "user",
-        *["assistant", "tool"] * 2,
-        "assistant",
-    ]
-    assert episode["sources"] == ["http://a.test/everest"] and episode["policy"].startswith("m at http://127")
+    (episode,) = journal.read(tmp_path / figures[1])
+    assert (episode.question, episode.answer) == ("How high is Everest?", "8,849 m")
+    roles = [m["role"] for m in episode.messages()]
+    assert roles == ["system", "user", *["assistant", "tool"] * 2, "assistant"]
+    assert episode.metadata["sources"] == ["http://a.test/everest"]
+    assert episode.metadata["policy"] == f"m at {server.url.removesuffix('/v1')}"
     system, user = server.bodies[0]["messages"]
     assert '"name": "google_search"' in system["content"] and user["content"] == "How high is Everest?"
     assert (server.bodies[0]["max_tokens"], server.bodies[0]["top_p"]) == (4096, 0.95)
@@ -96,13 +89,16 @@ def test_no_answer_says_why(ask, answer, message):
 
 
 def test_one_question_after_another(ask, monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("How high is Everest?\n\nAnd K2?\n/new\nAnd Lhotse?\n"))
-    status, out, _, server = ask([ANSWER, "no box", ANSWER], "--interactive", "--out", "mine")
+    lines = "How high is Everest?\n\nWhat?\nAnd K2?\n/new\nAnd Lhotse?\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    refusing = Failing(400, "not\x1b[2J this")
+    status, out, err, server = ask([ANSWER, refusing, "no box", ANSWER], "--interactive", "--out", "mine")
     assert (status, out) == (0, "8,849 m\n8,849 m\n")
-    first, second, third = (body["messages"][-1]["content"] for body in server.bodies)
+    assert any(line.startswith("error: ") and line.endswith("HTTP 400: not[2J this") for line in err)
+    first, _, second, third = (body["messages"][-1]["content"] for body in server.bodies)
     assert (first, third) == ("How high is Everest?", "And Lhotse?")
     assert second.endswith("- How high is Everest? Answer: 8,849 m\n\nAnd K2?")
-    assert len(list((tmp_path / "mine").glob("*.json"))) == 3
+    assert len(list((tmp_path / "mine").glob("*.jsonl"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -159,3 +155,6 @@ def test_a_command_without_jax_that_can_be_stopped(tmp_path):
     assert " s: 1. " in lines[2] and "http://" in lines[2]
     assert lines[3] == "stopped; ask another one\n"
     assert (process.returncode, out, err) == (STOPPED, "", "stopped\n")
+    (path,) = (tmp_path / "runs" / "asked").glob("*-why.jsonl")  # what was done before it was stopped
+    known = journal.History(path).unfinished["ask-1"]
+    assert (len(known.turns), list(known.calls)) == (1, ["ask-1:1.0"])
