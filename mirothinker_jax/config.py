@@ -24,9 +24,9 @@ from mirothinker_jax.config_model import LoRAConfig as LoRAConfig
 from mirothinker_jax.config_model import ModelConfig as ModelConfig
 from mirothinker_jax.config_model import MoEConfig as MoEConfig
 from mirothinker_jax.config_model import YarnConfig as YarnConfig
-from mirothinker_jax.config_tasks import TasksConfig as TasksConfig
 from mirothinker_jax.config_objectives import DPOConfig as DPOConfig
 from mirothinker_jax.config_objectives import GRPOConfig as GRPOConfig
+from mirothinker_jax.config_tasks import TasksConfig as TasksConfig
 from mirothinker_jax.config_training import OptimizerConfig as OptimizerConfig
 from mirothinker_jax.config_training import TrainingConfig as TrainingConfig
 from mirothinker_jax.config_tree import ConfigError as ConfigError

@@ -30,6 +30,10 @@ class Executor(Protocol):
         """Whether the call may run at the same time as others of its turn."""
         ...
 
+    def changes(self, call: ToolCall) -> bool:
+        """Whether the call may change something that lasts, such as a sandbox."""
+        ...
+
     async def execute(self, call: ToolCall, request_id: str) -> ToolResult: ...
 
 

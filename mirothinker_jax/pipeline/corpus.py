@@ -72,9 +72,7 @@ def write_expert_episodes(
 
     journal = path.with_name("expert_episodes.jsonl")
     episodes = asyncio.run(play())
-    records = [
-        _record(messages(t), setting) for t in episodes if t.stop is not Stop.INFRASTRUCTURE
-    ]
+    records = [_record(messages(t), setting) for t in episodes if t.stop is not Stop.INFRASTRUCTURE]
     with replacing(path) as scratch:
         scratch.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), "utf-8")
 

@@ -90,6 +90,7 @@ def purposes(config: Config) -> list[str]:
 
 def open_tasks(config: Config, tools: Callable[[], Sequence[Tool]]) -> Environment:
     """The environment that the config names; `tools` are those of config.tools. Raises ConfigError or DataError."""
+
     def world(c: Config) -> Environment:
         return WorldEnvironment(c.world, c.seed, open_grader(c.tasks), tools)
 

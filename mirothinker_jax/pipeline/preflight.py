@@ -55,7 +55,7 @@ def check_data(place: Place, inputs: Inputs) -> None:
     step = trained_steps(checkpoints)
     if "sft" not in place.config.stages or not step:
         return
-    conversations = find_conversations(place.config, place.folder, inputs)
+    conversations, _ = find_conversations(place.config, place.folder, inputs)
     if conversations is None:
         return
     try:

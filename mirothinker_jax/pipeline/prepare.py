@@ -111,7 +111,9 @@ class Prepared:
     text: Text
     learner: Learner
     collector: Collector | None
-    lengths: np.ndarray | None = None  # tokens of each conversation, int32 [examples], where they were counted
+    lengths: np.ndarray | None = (
+        None  # tokens of each conversation, int32 [examples], where they were counted
+    )
 
 
 def open_acting(config: Config, stack: contextlib.ExitStack) -> Acting | None:
@@ -140,16 +142,19 @@ def open_acting(config: Config, stack: contextlib.ExitStack) -> Acting | None:
     return Acting(environment, tasks, environment.tools(), settings)
 
 
-def find_conversations(config: Config, folder: Path, inputs: Inputs) -> ConversationSource | None:
-    """What SFT trains on, as far as it is there: the user's data, or what the expert has played."""
+def find_conversations(
+    config: Config, folder: Path, inputs: Inputs
+) -> tuple[ConversationSource | None, ConversationSource | None]:
+    """What SFT trains on, and what of it is held out, as far as they are there: the user's data, or what the expert has
+    played."""
     source = inputs.conversations
     if source is None:
         path = folder / "data" / "expert.jsonl"
         if not path.exists():
-            return None
+            return None, None
         source = open_conversations(str(path))
     fraction = config.data.validation_fraction
-    return split(source, fraction)[0] if fraction else source
+    return split(source, fraction) if fraction else (source, None)
 
 
 def open_text(place: Place, acting: Acting | None, inputs: Inputs) -> Text:
@@ -162,11 +167,9 @@ def open_text(place: Place, acting: Acting | None, inputs: Inputs) -> Text:
             with place.phases("expert"), place.bar(len(tasks), "expert episodes", "episode") as bar:
                 write_expert_episodes(path, c, tasks, acting.tools, bar)
         barrier("expert")
-    conversations, heldout = find_conversations(c, place.folder, inputs), inputs.validation
-    if c.data.validation_fraction and inputs.conversations is None:
-        heldout = split(open_conversations(str(data / "expert.jsonl")), c.data.validation_fraction)[1]
-    elif c.data.validation_fraction:
-        heldout = split(inputs.conversations, c.data.validation_fraction)[1]
+    conversations, heldout = find_conversations(c, place.folder, inputs)
+    if c.data.validation_path:
+        heldout = inputs.validation
     tokenizer = inputs.tokenizer
     if tokenizer is None:
         path = data / "tokenizer.model"

@@ -1,8 +1,9 @@
 """Episodes by their specs: what the journal has is read, what it lacks is run, graded and written down.
 
-What the infrastructure broke is no episode: it is tried again, and left out after `tries` times. Where more than a set
-share is left out, collecting stops with one line, and starting again goes on from the journal. A grader that cannot judge
-is asked again in the same way; an episode that stays unjudged has no reward, and is never taken for a wrong one.
+What the infrastructure broke is no episode: it is tried again, and left out after `tries` times. Where more than a
+set share is left out, collecting stops with one line, and starting again goes on from the journal. A grader that
+cannot judge is asked again in the same way; an episode that stays unjudged has no reward, and is never taken for a
+wrong one.
 """
 
 from __future__ import annotations
@@ -117,7 +118,9 @@ class _Worker:
 
     async def trajectory(self, spec: EpisodeSpec) -> Trajectory:
         found = self._history.trajectory(spec.id)
-        if found is None or found.correct is None and (self._retry_broken or spec.id not in self._history.left_out):
+        if found is None or (
+            found.correct is None and (self._retry_broken or spec.id not in self._history.left_out)
+        ):
             if found is None or found.stop is Stop.INFRASTRUCTURE:
                 found = await self._run(spec)
             if found.stop is not Stop.INFRASTRUCTURE:
@@ -141,6 +144,7 @@ class _Worker:
         assert trajectory is not None
         self._journal.end(trajectory)
         if trajectory.stop is Stop.INFRASTRUCTURE:
+            self._journal.verdict(spec.id, Verdict(None, trajectory.reason))
             self._leave_out("broke", trajectory.reason)
         return trajectory
 
@@ -160,8 +164,9 @@ class _Worker:
             seed=spec.seed,
             sampling=self._sampling,
         )
+        metrics = {**trajectory.metrics, "max_calls": setting.max_calls}
         return dataclasses.replace(
-            trajectory, id=spec.id, policy_version=spec.version, metrics={"max_calls": setting.max_calls}
+            trajectory, id=spec.id, policy_version=spec.version, metrics=metrics, correct=None
         )
 
     async def _graded(self, spec: EpisodeSpec, trajectory: Trajectory) -> Trajectory:

@@ -1,7 +1,7 @@
 """Episodes of many processes, each on its own devices, in one journal.
 
-Sampling gathers the parameters from all processes, so all go along where one has something to run. Every process needs to
-see the others' files.
+Sampling gathers the parameters from all processes, so all go along where one has something to run. Every process
+needs to see the others' files.
 """
 
 from __future__ import annotations

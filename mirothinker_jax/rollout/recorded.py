@@ -1,8 +1,10 @@
-"""An episode's engine and tools, with the journal between: what it holds is answered from it, the rest is done and kept.
+"""An episode's engine and tools, with the journal between: what it holds is answered from it, the rest is done and
+kept.
 
-The agent's loop decides by nothing but turns and results, so an episode that is run again from the start comes to where
-it was left. A turn counts only for the context that it was sampled in; from the first one that differs on, everything is
-done anew. What a call changed in a sandbox is gone with the process, so an episode with such calls begins again.
+The agent's loop decides by nothing but turns and results, so an episode that is run again from the start comes to
+where it was left. A turn counts only for the context that it was sampled in; from the first one that differs on,
+everything is done anew. What a call changed in a sandbox is gone with the process, so an episode with such calls
+begins again.
 """
 
 from __future__ import annotations
@@ -85,8 +87,8 @@ def can_go_on(known: Unfinished) -> bool:
 
 def read_result(fields: dict) -> ToolResult:
     """The result of a call from its fields in a journal."""
-    own = {field.name: fields[field.name] for field in dataclasses.fields(ToolResult)}
-    return ToolResult(**own | {"failure": own["failure"] and Failure(own["failure"])})
+    result = ToolResult(**{field.name: fields[field.name] for field in dataclasses.fields(ToolResult)})
+    return dataclasses.replace(result, failure=result.failure and Failure(result.failure))
 
 
 def context_digest(request: Request) -> str:

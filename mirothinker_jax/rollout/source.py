@@ -54,7 +54,9 @@ class GRPOSource:
         self._config, self._tasks, self._collector = config, tasks, collector
         self._folder, self._seed, self._microbatch_size = folder, seed, microbatch_size
         self._reference, self._routes = reference, routes
-        self._sampled, self._trained = (_part(config.questions * config.group, *p) for p in (shard, block or shard))
+        self._sampled, self._trained = (
+            _part(config.questions * config.group, *p) for p in (shard, block or shard)
+        )
 
     def next(self, step: int, params: Params) -> tuple[Batch, dict[str, float]]:
         c = self._config

@@ -66,6 +66,7 @@ class Environment(Protocol):
     """Where tasks come from, and what belongs to them."""
 
     grader: Grader
+
     def tasks(self, split: str, count: int, seed: int) -> Sequence[Task]:
         """At most `count` tasks of "train" or "heldout", in an order that `seed` decides. The same for the same
         arguments, on every process. Raises ConfigError where there are none."""

@@ -93,6 +93,11 @@ class ToolExecutor:
         spec = find_spec(call, self._specs())
         return spec is None or spec.concurrent
 
+    def changes(self, call: ToolCall) -> bool:
+        """Whether the call may change something that lasts, such as a sandbox."""
+        spec = find_spec(call, self._specs())
+        return spec is not None and not spec.repeatable
+
     async def execute(self, call: ToolCall, request_id: str) -> ToolResult:
         """The call's result. `request_id` names the call for logs, servers and the record ("episode:turn.call").
 

@@ -1,4 +1,5 @@
-"""Every call's result in a file (tools.record); replay.py answers calls from it. checked_lines.py says what the lines are.
+"""Every call's result in a file (tools.record); replay.py answers calls from it. checked_lines.py says what the lines
+are.
 
 A call is found by its request id, server, tool and arguments as the model wrote them; of a call recorded twice, as when
 an episode was run again, the last counts.

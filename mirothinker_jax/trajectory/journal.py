@@ -1,9 +1,9 @@
 """What happened in episodes, written down as it happens: each turn, each call's result, each verdict and each end.
 
 A journal is two files that only grow. NAME.jsonl has a line for each event, for people too (checked_lines.py);
-NAME.columns has the tokens, log-probs and routes that the lines speak of, in binary, each stretch with a checksum in its
-line. An episode that ended is in one line with all it holds. One that did not is gone on with: its turns and results are
-read back (rollout/recorded.py), so nothing that was finished is done twice.
+NAME.columns has the tokens, log-probs and routes that the lines speak of, in binary, each stretch with a checksum in
+its line. An episode that ended is in one line with all it holds. One that did not is gone on with: its turns and
+results are read back (rollout/recorded.py), so nothing that was finished is done twice.
 
 Several processes write a journal each, under the name that `share` gives. Readers take all of them, whatever the number
 of processes was. Damaged lines and columns count as never written.
@@ -53,7 +53,9 @@ def parts(path: Path) -> list[Path]:
 class Unfinished:
     """An episode that began and did not end: what is known of it."""
 
-    turns: dict[int, tuple[str, Turn]] = field(default_factory=dict)  # by number: (digest of the context, turn)
+    turns: dict[int, tuple[str, Turn]] = field(
+        default_factory=dict
+    )  # by number: (digest of the context, turn)
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)  # fields of results by request id
 
 
@@ -78,7 +80,9 @@ class Journal:
     def end(self, trajectory: Trajectory) -> None:
         """A whole episode."""
         t = trajectory
-        tokens = np.concatenate([np.asarray(s.tokens, np.int32) for s in t.segments] or [np.zeros(0, np.int32)])
+        tokens = np.concatenate(
+            [np.asarray(s.tokens, np.int32) for s in t.segments] or [np.zeros(0, np.int32)]
+        )
         logprobs = np.asarray([x for s in t.segments for x in s.logprobs], np.float32)
         own = {f.name: getattr(t, f.name) for f in dataclasses.fields(t)}
         for name in ("segments", "turns", "routes", *_VERDICT):
@@ -139,10 +143,17 @@ class History:
         self.unfinished: dict[str, Unfinished] = {}
         self.verdicts: dict[str, Verdict] = {}
         self.left_out: set[str] = set()
+        self.damaged = 0  # lines and columns that count as never written
         self._ended: dict[str, tuple[Path, int, int]] = {}
         for part in parts(path):
-            for event, place in _events(part):
-                self._take(part, event, place)
+            for number, start, text in checked_lines.read_lines(part):
+                try:
+                    if text is None:
+                        raise ValueError("it does not fit its checksum")
+                    self._take(part, json.loads(text), (start, len(text)))
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    self.damaged += 1
+                    logger.warning("%s:%d: a damaged line, taken for one never written: %s", part, number, error)
 
     def _take(self, part: Path, event: dict[str, Any], place: tuple[int, int]) -> None:
         kind, episode = event["event"], event.get("episode", "")
@@ -160,7 +171,9 @@ class History:
                 known.calls[event["request"]] = fields
             elif (columns := _unpack(part, event)) is not None:
                 tokens, logprobs, routes = columns
-                turn = Turn(tuple(tokens.tolist()), tuple(logprobs.tolist()), event["complete"], routes=routes)
+                turn = Turn(
+                    tuple(tokens.tolist()), tuple(logprobs.tolist()), event["complete"], routes=routes
+                )
                 known.turns[event["number"]] = (event["context"], turn)
 
     def finished(self, episode: str) -> bool:
@@ -181,10 +194,14 @@ class History:
         with part.open("rb") as file:
             file.seek(start)
             event = json.loads(file.read(length))
-        if (columns := _unpack(part, event)) is None:
-            logger.warning("%s: the tokens of episode %s are damaged; it is run again", part, episode)
+        try:
+            if (columns := _unpack(part, event)) is None:
+                raise ValueError("its tokens are damaged")
+            return _trajectory(event, *columns, self.verdicts.get(episode))
+        except (ValueError, KeyError, TypeError) as error:
+            self.damaged += 1
+            logger.warning("%s: episode %s counts as never run: %r", part, episode, error)
             return None
-        return _trajectory(event, *columns, self.verdicts.get(episode))
 
     def require(self, episode: str) -> Trajectory:
         """The episode, which somebody has seen here already."""
@@ -208,14 +225,6 @@ def write(path: Path, trajectories: Iterable[Trajectory]) -> None:
         for trajectory in trajectories:
             journal.end(trajectory)
             journal.verdict(trajectory.id, Verdict(trajectory.correct, trajectory.reason, trajectory.terms))
-
-
-def _events(part: Path) -> Iterator[tuple[dict[str, Any], tuple[int, int]]]:
-    for number, start, text in checked_lines.read_lines(part):
-        if text is None:
-            logger.warning("%s:%d: a damaged line, taken for one never written", part, number)
-            continue
-        yield json.loads(text), (start, len(text))
 
 
 def _columns_path(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """The embedded web as an environment: chain questions, tools on its pages, answers graded by rule.
 
-A task's metadata has its depth (`hops`) and its way (`start`, `reads`), which the scripted expert follows and no model is
-shown.
+A task's metadata has its depth (`hops`) and its way (`start`, `reads`), which the scripted expert follows and no
+model is shown.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ class WorldEnvironment:
 
     prompt_file = ""
 
-    def __init__(
-        self, settings: WorldConfig, seed: int, grader: Grader, tools: Callable[[], Sequence[Tool]]
-    ):
+    def __init__(self, settings: WorldConfig, seed: int, grader: Grader, tools: Callable[[], Sequence[Tool]]):
         self.grader = grader
         self._settings, self._seed, self._tools = settings, seed, tools
 
