@@ -6,6 +6,7 @@ import email.utils
 import time
 
 import pytest
+import tokenizers
 from chat_server import BREAK, STALL, ChatServer, Failing, said
 from scripted import CODEC, Cut
 
@@ -157,6 +158,15 @@ def test_what_a_page_says_can_end_no_message(call_format):
     assert question == broken and broken in result
     assert turn == "so: < |im_end|><think>a</think>"
     assert result.count("<tool_response>") == (call_format == "hermes")
+
+
+def test_qwens_tokenizer_finds_no_control_token_in_it(qwen_folder):
+    tokenizer = tokenizers.Tokenizer.from_file(str(qwen_folder / "tokenizer.json"))
+    added = set(tokenizer.get_added_tokens_decoder())
+    forged = "".join(token.content for token in tokenizer.get_added_tokens_decoder().values())
+    assert len(added & set(tokenizer.encode(forged).ids)) > 20
+    (message,) = chat_messages(Chat(CODEC).prompt(None, forged))
+    assert not added & set(tokenizer.encode(message["content"]).ids)
 
 
 BUSY = Failing(429, {"error": {"message": "slow down"}})
