@@ -107,7 +107,9 @@ class Asker(contextlib.AsyncExitStack):
             try:
                 return await self._ask(question, earlier, journal, path)
             except OSError as error:
-                raise ConfigError(f"--out {self._out}: {error.strerror}; give a folder of yours") from None
+                raise ConfigError(
+                    f"{error.filename or self._out}: {error.strerror}; name a folder of yours by --out"
+                ) from None
 
     async def _ask(
         self, question: str, earlier: Sequence[tuple[str, str]], journal: Journal, path: Path
@@ -138,11 +140,13 @@ class Asker(contextlib.AsyncExitStack):
 
 
 def open_tools(config: Config, stack: contextlib.AsyncExitStack) -> list[Tool]:
-    """The tools of a config; `stack` ends the embedded web where it is asked for.
+    """The tools of a config, none where no calls are allowed; `stack` ends the embedded web where it is asked for.
 
     Raises ConfigError as build_tools does, and where a search has nowhere to look.
     """
     settings = config.tools
+    if config.agent.max_calls == 0:
+        return []
     if settings.search_backend != "world":
         return build_tools(settings, None, os.environ.get(key_env(settings), ""))
     searches = "google_search" in settings.names

@@ -73,6 +73,13 @@ def test_a_question_and_its_answer(ask, tmp_path):
     assert (server.bodies[0]["max_tokens"], server.bodies[0]["top_p"]) == (4096, 0.95)
 
 
+def test_without_calls_there_is_nothing_to_search(ask):
+    status, out, _, server = ask(ANSWER, "How high is Everest?", "--preset", "none", search=())
+    assert (status, out) == (0, "8,849 m\n")
+    (body,) = server.bodies
+    assert "google_search" not in str(body["messages"]) and body["max_tokens"] == 16384
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -113,7 +120,7 @@ def test_one_question_after_another(ask, monkeypatch, tmp_path):
         (("Why?",), {"models": [{"id": "a"}, {"id": "b"}]}, "serves a, b; name one by --model"),
         (("Why?", "--config.agent.turn_tokens=20000"), {}, "it takes at least"),
         (("Why?", "--chars-per-token", "0"), {}, "--chars-per-token is 0.0; it must be > 0"),
-        (("Why?", "--out", "corpus.jsonl"), {}, "--out corpus.jsonl: "),
+        (("Why?", "--out", "corpus.jsonl"), {}, "corpus.jsonl: File exists; name a folder of yours by --out"),
     ],
 )
 def test_what_is_wrong_is_one_line(ask, arguments, options, message):
