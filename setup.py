@@ -95,6 +95,7 @@ setup(
         "mirothinker_kernels.grouped_matmul",
         "mirothinker_kernels.ring_attention",
         # In the package, so that `--config toy/smoke` works wherever it is installed (config_file.py).
+        "mirothinker_jax.configs.agent",
         "mirothinker_jax.configs.mirothinker",
         "mirothinker_jax.configs.qwen",
         "mirothinker_jax.configs.toy",
@@ -108,8 +109,11 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            f"mirothinker-{command}=mirothinker_jax.{command}:main"
-            for command in ("train", "plan", "convert")
+            *(
+                f"mirothinker-{command}=mirothinker_jax.{command}:main"
+                for command in ("train", "plan", "convert")
+            ),
+            "mirothinker-agent=mirothinker_jax.agent.__main__:main",
         ]
         + ["mirothinker-mcp=mirothinker_jax.tools.mcp_server:main"]
     },

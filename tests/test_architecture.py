@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, KERNELS = "mirothinker_jax", "mirothinker_kernels"
 
 COMMANDS = {"train", "plan", "evaluate", "convert", "serve"}
-COMMANDS_IN_ROOMS = {"tools.mcp_server"}  # nobody imports them
+COMMANDS_IN_ROOMS = {"tools.mcp_server", "agent.__main__"}  # nobody imports them
 
 # Room → the rooms, or single modules of them, that it may import besides itself.
 MAY_IMPORT = {
@@ -125,7 +125,7 @@ def imports(module: str, at_import_time: bool = False) -> set[str]:
 
 def room(module: str) -> str:
     """`mirothinker_jax.data.packing` → `data`."""
-    return module.split(".")[1] if "." in module else ""
+    return module.partition(".")[2].partition(".")[0]
 
 
 def allowed(importer: str, imported: str) -> bool:
