@@ -1,15 +1,16 @@
 """The command that starts a process which can see nothing and reach nobody: bubblewrap.
 
-Inside: no network, process ids of its own, no capabilities, no further user namespaces, read-only
-system libraries and Python (with the packages installed beside it), everything else an empty memory
-file system of limited size. No file of the host that is not part of those can be seen.
+Inside: no network, process ids of its own, no capabilities, no further namespaces, read-only system libraries and
+Python (with the packages installed beside it), everything else an empty memory file system of limited size. No file
+of the host that is not part of those can be seen. A filter refuses the system calls that a program of this kind does
+not need (system_calls.py).
 
 Run as root, the process must first become another user, as the kernel does not limit root's processes.
 That user may be unable to read a Python below /root, so an outer bubblewrap, still root, shows it that
 folder at another place; the inner one is what isolates.
 
-Not safe: the sum of the memory of all processes is not limited (only that of each), nor is what they
-read from the system libraries. The kernel's own interface is open but for what bubblewrap closes.
+Memory and processes of the whole sandbox are limited elsewhere (cgroup.py, sandbox_watch.py). Not safe: a fault in
+the kernel behind a system call that the filter lets through, as everywhere where processes share a kernel.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import sys
 from pathlib import Path
 
 from mirothinker_jax.config import ConfigError
+from mirothinker_jax.tools.sandbox_interface import HOME
 
-HOME = "/home/user"
-SCRATCH_BYTES = 64 * 1024 * 1024  # of each of /tmp and the home folder
+SCRATCH = ("/tmp", HOME, "/dev/shm")
+SCRATCH_BYTES = 64 * 1024 * 1024  # of each of them
 _NOBODY = 65534
 _RELAY = "/mnt"  # where the outer bubblewrap shows Python's folders to the inner one
 _PROBE_S = 20.0
@@ -38,8 +40,11 @@ ENVIRONMENT = {
 }
 
 
-def isolated_command(program: list[str]) -> list[str]:
+def isolated_command(program: list[str], filter_fd: int | None = None) -> list[str]:
     """Wraps `program`, a Python interpreter and its arguments.
+
+    Args:
+      filter_fd: a descriptor to inherit, from which bubblewrap reads a filter of system calls.
 
     Raises:
       ConfigError: a tool is missing on this machine, with what to install.
@@ -63,18 +68,22 @@ def isolated_command(program: list[str]) -> list[str]:
     inner += ["--cap-drop", "ALL", "--clearenv"]
     inner += [a for name, value in ENVIRONMENT.items() for a in ("--setenv", name, value)]
     inner += ["--proc", "/proc", "--dev", "/dev"]
-    for folder in ("/tmp", HOME):
+    for folder in SCRATCH:
         inner += ["--size", str(SCRATCH_BYTES), "--tmpfs", folder]
     inner += _system_folders()
     inner += [a for folder, source in sources.items() for a in ("--ro-bind", source, folder)]
-    return [*outer, *inner, "--remount-ro", "/", "--chdir", HOME, *program]
+    # Bubblewrap's /dev is a memory file system, too, of no size of its own: nothing may be written there.
+    inner += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", HOME]
+    if filter_fd is not None:
+        inner += ["--seccomp", str(filter_fd)]
+    return [*outer, *inner, *program]
 
 
 def _require(program: str, package: str) -> str:
     path = shutil.which(program)
     if path is None:
         raise ConfigError(
-            f"run_python_code needs {program}: install it (apt-get install {package}), leave the tool out of "
+            f"the sandbox needs {program}: install it (apt-get install {package}), leave its tools out of "
             "tools.names, or set tools.unsafe_sandbox=True to run a model's code without any isolation"
         )
     return path
@@ -97,21 +106,26 @@ def _system_folders() -> list[str]:
     return arguments
 
 
-def probe(command: list[str]) -> None:
-    """Starts `command` (an isolated one that ends when its input does) once.
+def probe(command: list[str], said: bytes, inherited: tuple[int, ...] = ()) -> None:
+    """Starts `command` once, which ends when its input does: `said`. Inherits the descriptors.
 
     Raises:
       ConfigError: it does not run here, for example because the system forbids user namespaces.
     """
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PROBE_S, check=False
+            command,
+            input=said,
+            capture_output=True,
+            timeout=_PROBE_S,
+            check=False,
+            pass_fds=inherited,
         )
-        failed, said = done.returncode != 0, done.stderr.decode(errors="replace")
+        failed, reason = done.returncode != 0, done.stderr.decode(errors="replace")
     except subprocess.TimeoutExpired:
-        failed, said = True, f"no end after {_PROBE_S:g} s"
+        failed, reason = True, f"no end after {_PROBE_S:g} s"
     if failed:
         raise ConfigError(
-            f"run_python_code: bubblewrap does not work here ({' '.join(said.split())[:200]}); allow user "
-            "namespaces, leave the tool out of tools.names, or set tools.unsafe_sandbox=True (no isolation)"
+            f"the sandbox: bubblewrap does not work here ({' '.join(reason.split())[:200]}); allow user "
+            "namespaces, leave its tools out of tools.names, or set tools.unsafe_sandbox=True (no isolation)"
         )

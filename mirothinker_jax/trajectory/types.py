@@ -106,7 +106,9 @@ class Trajectory:
     reward: float = 0.0
     correct: bool | None = False  # None: not judged
     reason: str = ""  # the grader's
-    terms: Mapping[str, float] = field(default_factory=dict)  # of the reward, by name, as the grader gave them
+    terms: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of the reward, by name, as the grader gave them
     metadata: Mapping[str, Any] = field(default_factory=dict)  # the task's
     policy_version: int = 0  # training step whose parameters sampled it
     metrics: dict[str, float] = field(default_factory=dict)
