@@ -5,9 +5,9 @@ Python (with the packages installed beside it), everything else an empty memory 
 of the host that is not part of those can be seen. A filter refuses the system calls that a program of this kind does
 not need (system_calls.py).
 
-Run as root, the process must first become another user, as the kernel does not limit root's processes.
-That user may be unable to read a Python below /root, so an outer bubblewrap, still root, shows it that
-folder at another place; the inner one is what isolates.
+Run as root, the process must first become another user, as the kernel does not limit root's processes. That user may be
+unable to read a Python below /root, so it is shown that folder at another place, in a mount namespace of its own. No
+process that stays is in between: one without rights over another user could not take it along when it is killed.
 
 Memory and processes of the whole sandbox are limited elsewhere (cgroup.py, sandbox_watch.py). Not safe: a fault in
 the kernel behind a system call that the filter lets through, as everywhere where processes share a kernel.
@@ -16,6 +16,7 @@ the kernel behind a system call that the filter lets through, as everywhere wher
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from mirothinker_jax.tools.sandbox_interface import HOME
 SCRATCH = ("/tmp", HOME, "/dev/shm")
 SCRATCH_BYTES = 64 * 1024 * 1024  # of each of them
 _NOBODY = 65534
-_RELAY = "/mnt"  # where the outer bubblewrap shows Python's folders to the inner one
+_RELAY = "/mnt"  # where root shows Python's folders to another user
 _PROBE_S = 20.0
 
 ENVIRONMENT = {
@@ -54,16 +55,17 @@ def isolated_command(program: list[str], filter_fd: int | None = None) -> list[s
     sources = {folder: folder for folder in folders}
     outer: list[str] = []
     if os.geteuid() == 0:
-        setpriv = _require("setpriv", "util-linux")
+        unshare, setpriv = (_require(program, "util-linux") for program in ("unshare", "setpriv"))
         sources = {folder: f"{_RELAY}/{i}" for i, folder in enumerate(folders)}
-        capabilities = [a for c in ("SETUID", "SETGID") for a in ("--cap-add", f"CAP_{c}")]
-        outer = [bwrap, "--die-with-parent", "--cap-drop", "ALL", *capabilities]
-        outer += ["--dev-bind", "/", "/", "--tmpfs", _RELAY]
-        outer += [a for folder, shown in sources.items() for a in ("--ro-bind", folder, shown)]
+        steps = [f"mount -t tmpfs -o size=64k,mode=0755 relay {_RELAY}"]
+        for folder, shown in sources.items():
+            steps += [f"mkdir {shown}", f"mount --bind {shlex.quote(folder)} {shown}"]
+        outer = [unshare, "--mount", "/bin/sh", "-c", " && ".join([*steps, 'exec "$@"']), "sh"]
         outer += [setpriv, "--reuid", str(_NOBODY), "--regid", str(_NOBODY), "--clear-groups"]
-        # Becoming another user clears the wish to die with the parent: renewed here.
-        outer += ["--no-new-privs", "--pdeathsig", "KILL"]
-    inner = [bwrap, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent"]
+        # Becoming another user clears the wish to die with the parent, so it is said after that.
+        outer += ["--inh-caps=-all", "--no-new-privs", "--pdeathsig", "KILL"]
+    # The program is process 1 itself: bubblewrap's own would be one whose memory the code can write to.
+    inner = [bwrap, "--unshare-all", "--as-pid-1", "--unshare-user", "--disable-userns", "--die-with-parent"]
     inner += ["--new-session", "--uid", str(_NOBODY), "--gid", str(_NOBODY), "--hostname", "sandbox"]
     inner += ["--cap-drop", "ALL", "--clearenv"]
     inner += [a for name, value in ENVIRONMENT.items() for a in ("--setenv", name, value)]

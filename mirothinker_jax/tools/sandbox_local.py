@@ -11,7 +11,6 @@ be left behind, and only each of them is limited. For machines where none of tha
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import os
@@ -120,7 +119,7 @@ class LocalSandbox:
         scratch = None if host.isolated else tempfile.TemporaryDirectory(prefix="unsafe-sandbox-")
         folder = scratch.name if scratch else "/"
         try:
-            # Two processes for bubblewrap and one for the runner come on top.
+            # Bubblewrap's own processes and the runner come on top.
             group = cgroup.Group(host.parent, host.memory_bytes, PROCESSES + 8) if host.parent else None
             with host.command() as (command, inherited):
                 process = await asyncio.create_subprocess_exec(
@@ -164,8 +163,9 @@ class LocalSandbox:
         answer = await self._ask({**request, "timeout_s": timeout_s}, timeout_s + GRACE_S)
         return _execution(answer)
 
-    async def _ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """The runner's answer. A sandbox that gives none, and one whose caller gives up, is killed."""
+    async def _ask(self, request: dict[str, Any], seconds: float, data: bytes = b"") -> dict[str, Any]:
+        """The runner's answer to a request, which `data` follows. A sandbox that gives none is killed, and so is one
+        whose caller gives up."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin and stdout
         async with self._turn:
@@ -175,7 +175,7 @@ class LocalSandbox:
             answer: Any = None
             try:
                 async with asyncio.timeout(seconds):
-                    stdin.write(json.dumps(request).encode() + b"\n")
+                    stdin.write(json.dumps(request).encode() + b"\n" + data)
                     await stdin.drain()
                     answer = json.loads(await stdout.readline())
             except TimeoutError:
@@ -223,8 +223,8 @@ class _Files:
         self._sandbox = sandbox
 
     async def write(self, path: str, data: bytes) -> None:
-        request = {"op": "write", "path": path, "data": base64.b64encode(data).decode("ascii")}
-        answer = await self._sandbox._ask(request, _WRITE_S)
+        request = {"op": "write", "path": path, "size": len(data)}
+        answer = await self._sandbox._ask(request, _WRITE_S, data)
         if "error" in answer:
             raise FileRefused(str(answer["error"])[:OUTPUT_CHARS])
 

@@ -5,19 +5,17 @@ line of JSON each, on standard input and output; before the first request it say
 
     {"op": "code", "code": "1 + 1", "timeout_s": 5}    → {"output": "2\\n", "cut": false, "exit_code": 0, …}
     {"op": "command", "command": "ls", "timeout_s": 5} → the same
-    {"op": "write", "path": "a", "data": "BASE64"}     → {"path": "/home/user/a"} or {"error": "…"}
+    {"op": "write", "path": "a", "size": 5}, 5 bytes   → {"path": "/home/user/a"} or {"error": "…"}
 
 Code runs in one process that lives on, as in a notebook: variables stay, the value of a last expression is shown.
 Output and errors are one stream, in the order in which they were written. Between requests every other process of
 the sandbox is stopped: what was left in the background costs nothing until the next request. One that runs out of
 time ends all of them; files stay, variables do not.
 
-The code has this process's user. It cannot write to its memory (it is not dumpable), but it can kill or stop it, and
-harms its own results only.
+In its sandbox this is process 1: the code cannot kill or stop it, nor write to its memory, as it is not dumpable.
 """
 
 import ast
-import base64
 import contextlib
 import json
 import linecache
@@ -31,9 +29,12 @@ import time
 import traceback
 import types
 from pathlib import Path
+from typing import BinaryIO
 
 _DUMPABLE = 4  # PR_SET_DUMPABLE
+_PIECE = 1 << 16
 _READS = 64  # of 64 KiB: more than any pipe holds
+_REAP_S = 0.1  # between looks for ended orphans, which count as processes until somebody looks
 
 
 def allow_debugging(allowed: bool) -> None:
@@ -138,32 +139,52 @@ class Process:
         shell = "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"
         os.execv(shell, [shell, "-c", command])
 
-    def wait(self, timeout_s: float, output: bytearray, chars: int) -> tuple[bool, int | None]:
+    def wait(
+        self, timeout_s: float, output: bytearray, chars: int, mine: set[int]
+    ) -> tuple[bool, int | None]:
         """Collects output until the child is done. Returns whether it ended, and its exit status if it is done."""
         deadline = time.monotonic() + timeout_s
         watched = [self.output, self.answers, self.ended]
         while (left := deadline - time.monotonic()) > 0:
-            ready = select.select(watched, [], [], left)[0]
+            ready = select.select(watched, [], [], min(left, _REAP_S))[0]
+            reap(mine)
             if self.output in ready and not collect(self.output, output, chars):
                 watched.remove(self.output)
             if self.ended in ready:
                 return True, os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             if self.answers in ready:
-                line = os.read(self.answers, 64).strip()
-                if line.isdigit():
-                    return False, int(line)
-                watched.remove(self.answers)  # closed by the code
+                words = os.read(self.answers, 64).split()
+                if words and words[0].isdigit():
+                    return False, int(words[0])
+                watched.remove(self.answers)  # the code has closed it
         return False, None
 
-    def drain(self, output: bytearray, chars: int) -> None:
-        """Collects what was written just before the end; a process in the background may hold the pipe open."""
-        for _ in range(_READS):
-            if not select.select([self.output], [], [], 0)[0] or not collect(self.output, output, chars):
-                break
+    def send(self, code: str) -> None:
+        """Gives it code to run, after forgetting what it wrote when nobody waited for it."""
+        drain(self.output, bytearray(), 0)
+        drain(self.answers, bytearray(), 0)
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.requests, json.dumps(code).encode() + b"\n")
 
     def close(self) -> None:
         for end in (self.output, self.requests, self.answers, self.ended):
             os.close(end)
+
+
+def drain(reader: int, output: bytearray, chars: int) -> None:
+    """Collects what is in a pipe that a process in the background may hold open."""
+    for _ in range(_READS):
+        if not select.select([reader], [], [], 0)[0] or not collect(reader, output, chars):
+            break
+
+
+def reap(mine: set[int]) -> None:
+    """Forgets orphans that have ended: all but those processes."""
+    with contextlib.suppress(ChildProcessError):
+        while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if ended.si_pid in mine:
+                break
+            os.waitpid(ended.si_pid, 0)
 
 
 def collect(reader: int, output: bytearray, chars: int) -> bool:
@@ -178,13 +199,13 @@ class Runner:
 
     def __init__(self, limits: dict[str, int], chars: int, isolated: bool):
         # A signal to all is meant for a sandbox alone: outside, it would reach all processes of the user.
-        assert not isolated or (os.getpid(), os.getppid()) == (2, 1), "not alone in a process namespace"
+        assert not isolated or os.getpid() == 1, "not alone in a process namespace"
         self.limits, self.chars, self.isolated = limits, chars, isolated
         self.blocks: Process | None = None
 
     def answer(self, op: str, **request: object) -> dict[str, object]:
         if op == "write":
-            return write(**request)  # pyright: ignore[reportArgumentType]
+            return write(sys.stdin.buffer, **request)  # pyright: ignore[reportArgumentType]
         self.signal_all(signal.SIGCONT)
         try:
             return self.execute(op == "code", **request)  # pyright: ignore[reportArgumentType]
@@ -198,17 +219,16 @@ class Runner:
         if is_code:
             lost = self.forget_dead_blocks()
             process = self.blocks = self.blocks or Process(self.limits, None)
-            process.drain(bytearray(), 0)  # written by a thread, after its block had ended
-            with contextlib.suppress(BrokenPipeError):
-                os.write(process.requests, json.dumps(code).encode() + b"\n")
+            process.send(code)
         else:
             process = Process(self.limits, command)
-        ended, status = process.wait(timeout_s, output, self.chars)
+        mine = {process.pid} | ({self.blocks.pid} if self.blocks else set())
+        ended, status = process.wait(timeout_s, output, self.chars, mine)
         if status is None:
-            self.end_all(process)
+            self.end_all(mine)
         else:
             self.signal_all(signal.SIGSTOP)  # so that draining has an end
-        process.drain(output, self.chars)
+        drain(process.output, output, self.chars)
         if self.blocks is not None and (status is None or (is_code and ended)):
             self.blocks.close()
             self.blocks, lost = None, True
@@ -233,38 +253,42 @@ class Runner:
         return True
 
     def signal_all(self, number: int) -> None:
-        """Signals every process of the sandbox but this one and the first, at once: no fork escapes."""
+        """Signals every process of the sandbox but this one, at once: no fork escapes."""
         if self.isolated:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, number)
 
-    def end_all(self, process: Process) -> None:
-        if self.isolated:
-            self.signal_all(signal.SIGKILL)
-        children = {process.pid} | ({self.blocks.pid} if self.blocks else set())
-        for pid in children:
+    def end_all(self, mine: set[int]) -> None:
+        self.signal_all(signal.SIGKILL)
+        for pid in mine:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
 
-def write(path: str, data: str) -> dict[str, object]:
-    """Writes a file, with the folders above it, whole or not at all. Relative paths are of the home folder."""
-    target = Path(os.environ["HOME"], path)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+def write(source: BinaryIO, path: str, size: int) -> dict[str, object]:
+    """Writes the next `size` bytes to a file, with the folders above it, whole or not at all. Relative paths are of the
+    home folder."""
+    target, left = Path(os.environ["HOME"], path), size
     try:
+        part = target.with_name(f"{target.name}.{os.getpid()}.part")
         target.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(target) and not stat.S_ISREG(target.lstat().st_mode):
             raise FileExistsError("there is something there that is no file")
         try:
             with part.open("xb") as file:
-                file.write(base64.b64decode(data))
+                while left:
+                    piece = source.read(min(left, _PIECE))
+                    left -= len(piece)
+                    file.write(piece)
             part.replace(target)
         except BaseException:
             with contextlib.suppress(OSError):
                 part.unlink()
             raise
     except (OSError, ValueError) as error:
+        while left:
+            left -= len(source.read(min(left, _PIECE)))
         return {"error": f"cannot write {target}: {getattr(error, 'strerror', None) or error}"}
     return {"path": str(target)}
 

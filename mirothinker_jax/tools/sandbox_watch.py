@@ -18,20 +18,18 @@ from mirothinker_jax.tools.isolation import SCRATCH
 
 LOOK_S = 0.05
 FILES = 20_000  # in all folders for scratch: the size of a memory file system does not count empty files
-_RUNNER = 2  # the runner's process id in its sandbox; the first is bubblewrap
 
 
 def excess(pid: int, memory_bytes: int) -> str | None:
     """What the sandbox that process `pid` started has too much of; None where it keeps within its limits."""
     found = list(_descendants(pid))
     used = sum(process.memory for process in found)
-    if used > memory_bytes and sum(map(_share_of_memory, found)) > memory_bytes:
+    # Looked at twice: while processes fork, what they share can be read before and after.
+    if used > memory_bytes and all(sum(map(_share_of_memory, found)) > memory_bytes for _ in range(2)):
         return too_much_memory(memory_bytes)
     for process in found:
-        if process.inner_id != _RUNNER:
+        if not process.is_runner:
             continue
-        if process.state == "T":
-            return "its code stopped the process that runs it"
         files = sum(_files(f"/proc/{process.id}/root{folder}") for folder in SCRATCH)
         if files > FILES:
             return f"it had more than {FILES:,} files"
@@ -46,8 +44,7 @@ def too_much_memory(memory_bytes: int) -> str:
 @dataclass(frozen=True)
 class _Process:
     id: int
-    inner_id: int  # in its own process namespace; the same where that is this one
-    state: str
+    is_runner: bool  # the first in a process namespace of its own
     memory: int  # bytes that are no file's; what a fork shares with its parent counts for both
 
 
@@ -69,7 +66,8 @@ def _process(pid: int) -> _Process:
     memory = sum(
         int(said[key][0]) for key in ("RssAnon", "RssShmem") if key in said
     )  # one that ended has none
-    return _Process(pid, int(said["NSpid"][-1]), said["State"][0], memory << 10)
+    names = said["NSpid"]  # from this namespace down to its own
+    return _Process(pid, len(names) > 1 and names[-1] == "1", memory << 10)
 
 
 def _share_of_memory(process: _Process) -> int:

@@ -1,9 +1,10 @@
 """A seccomp filter, as the bytes that bubblewrap reads: which system calls code in a sandbox may not make.
 
-A list of what is refused, since Python and its packages use hundreds of others. Refused is memory that belongs to no
-process or file (it could not be limited without a cgroup), reading other processes, new namespaces and mounts, and
-parts of the kernel with a history of faults that no model's code needs. They fail with EPERM, as for want of rights;
-clone3, whose arguments a filter cannot read, with ENOSYS, upon which libraries call clone.
+A list of what is refused, since Python and its packages use hundreds of others: memory that belongs to no process or
+file (it could not be limited without a cgroup), reading other processes, new namespaces and mounts, and parts of the
+kernel with a history of faults that no model's code needs. They fail with EPERM, as for want of rights; clone3, whose
+arguments a filter cannot read, with ENOSYS, upon which libraries call clone. Sockets that a network namespace does not
+isolate fail, too: a virtual machine's line to its host (AF_VSOCK) is one.
 
 Only x86-64 and 64-bit ARM are known. Elsewhere there is no filter.
 """
@@ -32,7 +33,8 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     **{"acct": (163, 89), "quotactl": (179, 60), "quotactl_fd": (443, 443), "personality": (135, 92)},
     **{"iopl": (172, None), "ioperm": (173, None), "modify_ldt": (154, None)},
 }
-_CLONE, _CLONE3 = (56, 220), 435
+_CLONE, _CLONE3, _SOCKET = (56, 220), 435, (41, 198)
+_FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: those that a network namespace isolates
 _NAMESPACES = 0x7E02_0000  # the flags of clone that make one
 _X32 = 0x4000_0000  # x86-64's second set of numbers
 _MACHINES = {"x86_64": (0, 0xC000_003E), "aarch64": (1, 0xC000_00B7)}  # column above, AUDIT_ARCH
@@ -58,6 +60,10 @@ def filter_program(machine: str | None = None) -> bytes | None:
         number = numbers[column]
         if number is not None:
             program += [(_IF_EQUAL, 0, 1, number), (_RETURN, 0, 0, refused)]
+    no_family = _FAIL | errno.EAFNOSUPPORT
+    program += [(_IF_EQUAL, 0, len(_FAMILIES) + 3, _SOCKET[column]), (_LOAD, 0, 0, _FIRST_ARGUMENT_AT)]
+    program += [(_IF_EQUAL, len(_FAMILIES) - i, 0, family) for i, family in enumerate(_FAMILIES)]
+    program += [(_RETURN, 0, 0, no_family), (_RETURN, 0, 0, _ALLOW)]
     program += [(_IF_EQUAL, 0, 3, _CLONE[column]), (_LOAD, 0, 0, _FIRST_ARGUMENT_AT)]
     program += [(_IF_ANY_BIT, 0, 1, _NAMESPACES), (_RETURN, 0, 0, refused), (_RETURN, 0, 0, _ALLOW)]
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
