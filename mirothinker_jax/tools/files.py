@@ -101,15 +101,20 @@ class _FilesTool:
 
 
 class ListFiles(_FilesTool):
+    """list_files(): path and size of each."""
+
     def __init__(self, workspace: Workspace):
         super().__init__("list_files", workspace)
 
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
+        """As spec.Tool."""
         paths = await asyncio.to_thread(self._workspace.paths, _episode(request_id))
         return "\n".join(f"{path} ({size:,} bytes)" for path, size in paths) or "(no files)"
 
 
 class ReadFile(_FilesTool):
+    """read_file(path, first_line, lines): the document's lines."""
+
     def __init__(self, workspace: Workspace, settings: ToolsConfig):
         super().__init__("read_file", workspace)
         self._file_bytes = settings.file_bytes
@@ -117,6 +122,7 @@ class ReadFile(_FilesTool):
         self._pool = ReadingPool()
 
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
+        """As spec.Tool."""
         path = arguments["path"]
         try:
             body = await asyncio.to_thread(self._workspace.read, _episode(request_id), path, self._file_bytes)
@@ -129,6 +135,8 @@ class ReadFile(_FilesTool):
         except ReadersBroken as error:
             raise ToolError(Failure.NETWORK, str(error)) from error
         first = arguments.get("first_line", 1)
+        if first > max(1, len(page.lines)):
+            raise ToolError(Failure.TOOL_ERROR, f"{path} has {len(page.lines):,} lines")
         chosen = page.lines[first - 1 :][: arguments.get("lines")]
         head = f"{page.title}: lines {first:,}-{first - 1 + len(chosen):,} of {len(page.lines):,}"
         return "\n".join([head, *chosen])[:TEXT_CHARS]
@@ -140,10 +148,13 @@ class ReadFile(_FilesTool):
 
 
 class WriteFile(_FilesTool):
+    """write_file(path, content)."""
+
     def __init__(self, workspace: Workspace):
         super().__init__("write_file", workspace)
 
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
+        """As spec.Tool."""
         data = arguments["content"].encode("utf-8", "replace")
         try:
             await asyncio.to_thread(self._workspace.write, _episode(request_id), arguments["path"], data)

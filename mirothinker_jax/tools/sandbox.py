@@ -164,10 +164,13 @@ class _SandboxTool:
 
 
 class CreateSandbox(_SandboxTool):
+    """create_sandbox(timeout): the id of a new sandbox."""
+
     def __init__(self, pool: SandboxPool, settings: ToolsConfig):
         super().__init__("create_sandbox", pool, settings)
 
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
+        """As spec.Tool."""
         # Named after the call: the same again when an episode is repeated, and never that of an earlier one.
         name = "sandbox-" + request_id.rpartition(":")[2].replace(".", "-")
         try:
@@ -178,26 +181,34 @@ class CreateSandbox(_SandboxTool):
 
 
 class RunCommand(_SandboxTool):
+    """run_command(command, sandbox_id): what it prints."""
+
     def __init__(self, pool: SandboxPool, settings: ToolsConfig):
         super().__init__("run_command", pool, settings)
 
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
+        """As spec.Tool."""
         async with self._sandbox(arguments, request_id) as sandbox:
             execution = await sandbox.commands.run(arguments["command"], self._timeout_s)
         return _text(execution, "command", self._timeout_s)
 
 
 class RunPython(_SandboxTool):
+    """run_python_code(code_block, sandbox_id): what it prints and the value of its last expression."""
+
     def __init__(self, pool: SandboxPool, settings: ToolsConfig):
         super().__init__("run_python_code", pool, settings)
 
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
+        """As spec.Tool."""
         async with self._sandbox(arguments, request_id) as sandbox:
             execution = await sandbox.run_code(arguments["code_block"], self._timeout_s)
         return _text(execution, "code", self._timeout_s)
 
 
 class UploadFile(_SandboxTool):
+    """upload_file_from_local_to_sandbox(sandbox_id, local_file_path, sandbox_file_path)."""
+
     def __init__(self, pool: SandboxPool, settings: ToolsConfig, workspace: Workspace):
         super().__init__("upload_file_from_local_to_sandbox", pool, settings)
         self._workspace, self._file_bytes = workspace, settings.file_bytes
@@ -212,6 +223,7 @@ class UploadFile(_SandboxTool):
         await self._workspace.end(episode)
 
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
+        """As spec.Tool."""
         path = arguments["local_file_path"]
         try:
             data = await asyncio.to_thread(self._workspace.read, _episode(request_id), path, self._file_bytes)
@@ -228,12 +240,15 @@ class UploadFile(_SandboxTool):
 
 
 class DownloadFile(_SandboxTool):
+    """download_file_from_internet_to_sandbox(sandbox_id, url, sandbox_file_path)."""
+
     def __init__(self, pool: SandboxPool, settings: ToolsConfig, client: WebClient):
         """`client` reads bodies up to one byte more than settings.file_bytes, to tell when a file is larger."""
         super().__init__("download_file_from_internet_to_sandbox", pool, settings)
         self._client, self._file_bytes = client, settings.file_bytes
 
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
+        """As spec.Tool."""
         url = arguments["url"].strip()
         try:
             async with asyncio.timeout(self._timeout_s):

@@ -167,6 +167,7 @@ class Process:
             os.write(self.requests, json.dumps(code).encode() + b"\n")
 
     def close(self) -> None:
+        """Closes the pipes to it."""
         for end in (self.output, self.requests, self.answers, self.ended):
             os.close(end)
 
@@ -204,6 +205,7 @@ class Runner:
         self.blocks: Process | None = None
 
     def answer(self, op: str, **request: object) -> dict[str, object]:
+        """What a request comes to; only while it is answered do other processes run."""
         if op == "write":
             return write(sys.stdin.buffer, **request)  # pyright: ignore[reportArgumentType]
         self.signal_all(signal.SIGCONT)
@@ -259,6 +261,7 @@ class Runner:
                 os.kill(-1, number)
 
     def end_all(self, mine: set[int]) -> None:
+        """Ends every process; outside a sandbox, those processes and what is in their sessions."""
         self.signal_all(signal.SIGKILL)
         for pid in mine:
             with contextlib.suppress(ProcessLookupError):
@@ -294,6 +297,7 @@ def write(source: BinaryIO, path: str, size: int) -> dict[str, object]:
 
 
 def main() -> None:
+    """Answers requests until there are no more."""
     # Not for Ctrl-C in the terminal to end: whoever started this decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     allow_debugging(False)

@@ -126,9 +126,13 @@ class Workspace:
     @staticmethod
     def _parts(path: str) -> list[str]:
         """The names that a path is made of."""
+        try:
+            path.encode("utf-8")  # half a surrogate pair is not in any name
+        except UnicodeEncodeError as error:
+            raise PathRefused("this cannot be a path") from error
         if "\0" in path or len(path) > _PATH_CHARS:
             raise PathRefused("this cannot be a path")
-        path = path.removeprefix("file://").removeprefix("file:")
+        path = path.removeprefix("file:")
         parts = [part for part in PurePosixPath(path).parts if part != "."]
         if not parts or ".." in parts or path.startswith("/"):
             raise PathRefused(f"{path} is not in the task's folder; give a path as list_files shows it")
@@ -151,6 +155,8 @@ class Workspace:
 
 def _copy(files: Sequence[str], folder: Path) -> None:
     for file in files:
+        if not Path(file).is_file():
+            raise ConfigError(f"{file}: a file of a task, which is not there or no file")
         target = folder / Path(file).name
         if target.exists():
             raise ConfigError(f"two files of a task are called {target.name}; rename one: {', '.join(files)}")

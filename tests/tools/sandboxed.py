@@ -1,6 +1,7 @@
 """Running code in the sandbox, for its tests."""
 
 import asyncio
+import inspect
 import os
 import shutil
 import time
@@ -12,6 +13,7 @@ from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.config_episodes import SANDBOX_TOOLS
 from mirothinker_jax.tools.build import build_tools
 from mirothinker_jax.tools.executor import ToolExecutor
+from mirothinker_jax.tools.sandbox_local import LocalHost
 from mirothinker_jax.tools.spec import ToolCall
 
 # In CI a missing bubblewrap fails these tests: isolation that nobody tests is none.
@@ -67,6 +69,36 @@ def run(*blocks, unsafe=False, deadline_s=10.0):
 
     results = session(body, unsafe_sandbox=unsafe, deadline_s=deadline_s)
     return results[0] if len(results) == 1 else results
+
+
+class Box:
+    """A sandbox with 256 MiB of memory, and another one when it has died."""
+
+    def __init__(self):
+        self.loop = asyncio.Runner()
+        self.host = LocalHost(ToolsConfig(sandbox_bytes=1 << 28))
+        self.host.parent = None  # watched, also where there is a cgroup
+        self.sandbox = None
+
+    def use(self, call):
+        async def main():
+            if self.sandbox is None or not self.sandbox.alive:
+                self.sandbox = await self.host.create(60)
+            return await call(self.sandbox)
+
+        return self.loop.run(main())
+
+    def python(self, code, timeout_s=10.0):
+        execution = self.use(lambda sandbox: sandbox.run_code(inspect.cleandoc(code), timeout_s))
+        return execution.output.rstrip("\n")
+
+    def shell(self, command, timeout_s=10.0):
+        return self.use(lambda sandbox: sandbox.commands.run(command, timeout_s))
+
+    def close(self):
+        if self.sandbox is not None:
+            self.loop.run(self.sandbox.kill())
+        self.loop.close()
 
 
 def processes_with(marker):
