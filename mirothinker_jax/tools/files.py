@@ -38,7 +38,8 @@ def _spec(
             "required": list(required),
             "additionalProperties": False,
         },
-        repeatable=False,  # the answer is the episode's own
+        repeatable=name != "write_file",
+        shared=False,  # each episode has a folder of its own
         concurrent=name != "write_file",
         **more,
     )

@@ -166,6 +166,22 @@ def test_folders_are_the_episodes_own(tmp_path):
     assert (tmp_path / "a.txt").read_bytes() == b"a"
 
 
+def test_reading_changes_nothing_and_is_not_remembered_for_others(tmp_path):
+    async def main():
+        config = ToolsConfig(names=FILES_TOOLS, cache=True)
+        tools = build_tools(config, "http://127.0.0.1:9", "")
+        read = ToolCall("", "read_file", {"path": "a.txt"})
+        async with ToolExecutor(tools, config, lambda text, tokens: (text, False)) as executor:
+            texts = []
+            for episode in ("one", "two"):
+                await executor.begin(episode, saved(tmp_path, a_txt=episode.encode()))
+                texts.append((await executor.execute(read, f"{episode}:0.0")).text.splitlines()[-1])
+            write = ToolCall("", "write_file", {"path": "a.txt", "content": ""})
+            return texts, executor.changes(read), executor.changes(write)
+
+    assert asyncio.run(main()) == (["one", "two"], False, True)
+
+
 def test_sizes(tmp_path, monkeypatch):
     files = saved(tmp_path, big_txt=bytes(101))
     monkeypatch.setattr(workspace_module, "MOST_BYTES", 1_000)
