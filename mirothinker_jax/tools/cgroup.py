@@ -1,9 +1,9 @@
 """A control group for each sandbox: memory and processes of all that runs in it, counted and limited by the kernel.
 
 Needs cgroup v2 and a group that this user may divide and whose memory and pids controllers are handed on to groups
-inside it: the group of this process where it is one, else the one above it (as under a systemd user session), or the
-one that tools.sandbox_cgroup names. A system's root group, a container's writable one and a delegated unit
-(`systemd-run --user -p Delegate=yes`) can be. Elsewhere sandbox_watch.py counts.
+inside it: the group of this process where it is one; else the one above it (as under a systemd user session), where
+this process's own has no limits; or the one that tools.sandbox_cgroup names. A system's root group, a container's
+writable one and a delegated unit (`systemd-run --user -p Delegate=yes`) can be. Elsewhere sandbox_watch.py counts.
 
 A process that is killed leaves empty groups behind, which use nothing; the next one to start removes them.
 """
@@ -43,10 +43,10 @@ def find_parent(wanted: str) -> Path | None:
     own = _own_group()
     if own is None:
         return None
-    for parent in (own, own.parent):
-        if _usable(parent):
-            return parent
-    return None
+    if _usable(own):
+        return own
+    # Beside this process's group, if that has no limit which sandboxes would get out of.
+    return own.parent if _unlimited(own) and _usable(own.parent) else None
 
 
 class Group:
@@ -85,10 +85,11 @@ class Group:
         with contextlib.suppress(OSError):  # before Linux 5.14; bubblewrap ends them, too
             (self._path / "cgroup.kill").write_text("1")
 
-    def remove(self) -> None:
-        """Where processes are still ending, it stays, and goes with those of a process that was killed."""
+    def remove(self) -> bool:
+        """Whether it is gone; it is not while processes in it are still ending."""
         with contextlib.suppress(OSError):
             self._path.rmdir()
+        return not self._path.exists()
 
 
 def _own_group() -> Path | None:
@@ -104,6 +105,13 @@ def _own_group() -> Path | None:
             root, where = left.split()[3:5]
             return Path(where) / os.path.relpath(inside, root) if inside.startswith(root) else None
     return None
+
+
+def _unlimited(group: Path) -> bool:
+    try:
+        return all((group / name).read_text("ascii").strip() == "max" for name in ("memory.max", "pids.max"))
+    except OSError:
+        return False
 
 
 def _usable(parent: Path) -> bool:

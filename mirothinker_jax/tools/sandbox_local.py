@@ -38,6 +38,7 @@ GRACE_S = 1.0  # for the answer of a sandbox whose code ran out of time
 _START = "import json, sys; exec(json.loads(sys.stdin.buffer.readline()))"
 _START_S = 20.0
 _WRITE_S = 20.0
+_ENDING_S = 2.0  # for killed processes to be gone
 _OPEN_FILES = 256
 _LINE_BYTES = 16 * OUTPUT_CHARS  # longest answer: every character may take an escape of several bytes
 
@@ -213,7 +214,10 @@ class LocalSandbox:
             self._process.stdin.close()
         await self._process.wait()
         if self._group:
-            self._group.remove()
+            with contextlib.suppress(TimeoutError):  # the next process to start removes it
+                async with asyncio.timeout(_ENDING_S):
+                    while not self._group.remove():
+                        await asyncio.sleep(0.01)
         if self._scratch:
             self._scratch.cleanup()
 
