@@ -4,7 +4,7 @@ Their files and commands go over a protocol of their own (Connect RPC), so the p
 internet access: what the leak guard refuses would otherwise be one `curl` away. A sandbox ends with its episode. After
 this process was killed the service ends it, when its time is over without use.
 
-Tested against a stand-in with the package's interface and the signatures of version 2.11, not against the service.
+Tested against a stand-in with the package's interface (version 2.11), not against the service.
 """
 
 from __future__ import annotations

@@ -151,10 +151,11 @@ def grouped():
 def test_memory_of_all_processes_together(grouped, mapping):
     assert grouped.python("1") == "1"
     group = grouped.sandbox._group._path
+    code = (
+        f"import os, time\nfor _ in range(5):\n  if os.fork() == 0: {mapping}; time.sleep(60)\ntime.sleep(60)"
+    )
     with pytest.raises(SandboxDied, match="more than 256 MiB of memory together"):
-        grouped.python(
-            f"import os, time\nfor _ in range(5):\n  if os.fork() == 0: {mapping}; time.sleep(9)\ntime.sleep(9)"
-        )
+        grouped.python(code, 60.0)
     assert not group.exists()
     assert grouped.python("2") == "2"
 
