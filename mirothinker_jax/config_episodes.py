@@ -61,6 +61,10 @@ class ToolsConfig:
         "scrape_and_extract_info",
         "run_python_code",
     )  # tools that the model sees
+    # Servers of MCP whose tools the model sees too, each a command or an address: [NAME:] [VARIABLE=VALUE] COMMAND…
+    # or [NAME:] https://… [HEADER=VALUE], and #TOOL #TOOL at the end for some of its tools; $NAME in a value is read
+    # from the environment (pip install 'mirothinker-jax[mcp]').
+    mcp: tuple[str, ...] = ()
     deadline_s: float = 30.0  # seconds a call may take, from its first attempt on
     output_tokens: int = 256  # a longer result is cut, and says so
     concurrency: int = 16  # calls running at once, of all tools

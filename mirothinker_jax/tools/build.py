@@ -16,6 +16,7 @@ from mirothinker_jax.tools.documents import PAGE_CHARS, missing_libraries
 from mirothinker_jax.tools.extractor import Extractor
 from mirothinker_jax.tools.jina import ReaderService
 from mirothinker_jax.tools.limits import check_tool_names
+from mirothinker_jax.tools.mcp_tools import check_servers, mcp_tools, recorded_tools
 from mirothinker_jax.tools.recording import Record
 from mirothinker_jax.tools.replay import Recorded, parts
 from mirothinker_jax.tools.sandbox_local import LocalHost
@@ -53,12 +54,14 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
 
     Raises:
       ConfigError: a search service without a key, none at all, a corpus that cannot be used, no sandbox on this
-        machine, limits of a tool that is not there, or a record that cannot be written or read.
+        machine, a server of MCP that cannot be used, limits of a tool that is not there, or a record that cannot be
+        written or read.
     """
-    check_tool_names(settings, [_SPECS[name] for name in settings.names if name in _SPECS])
+    if not settings.mcp:  # else when its tools are known
+        check_tool_names(settings, [_SPECS[name] for name in settings.names if name in _SPECS])
     if settings.replay:  # nothing is called, so no key and no sandbox is needed
         parts(settings.replay)
-        return [Recorded(_SPECS[name]) for name in settings.names]
+        return [Recorded(_SPECS[name]) for name in settings.names] + recorded_tools(settings)
     if settings.record:  # whether it can be written, before hours of training
         record = Record(settings.record)
         record.open()
@@ -118,6 +121,8 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
             tools.append(_sandbox_tool(name, settings, pool, workspace, downloads))
         else:
             tools.append(_files_tool(name, settings, workspace))
+    tools += mcp_tools(settings, tools)
+    check_tool_names(settings, [tool.spec for tool in tools])
     return tools
 
 
@@ -170,6 +175,8 @@ def check_tools(settings: ToolsConfig, api_key: str) -> None:
         _check_key(settings, api_key)
     if settings.search_backend == "corpus":
         open_corpus(settings.corpus)
+    if not settings.replay:
+        check_servers(settings)
 
 
 def _check_key(settings: ToolsConfig, api_key: str) -> None:

@@ -51,7 +51,8 @@ class ToolExecutor:
             raise ValueError(f"two tools share a name: {[t.spec.name for t in tools]}")
         check_tool_names(settings, self._specs())
         self._validators = {
-            key: Draft202012Validator(dict(tool.spec.parameters)) for key, tool in self._tools.items()
+            key: Draft202012Validator({} if tool.spec.checks_arguments else dict(tool.spec.parameters))
+            for key, tool in self._tools.items()
         }
         self._settings = settings
         self._truncate = truncate

@@ -42,6 +42,8 @@ class ToolSpec:
     concurrent: bool = True  # calls of one turn may run at the same time
     aliases: tuple[str, ...] = ()  # other names that models call the tool by
     argument_aliases: Mapping[str, str] = field(default_factory=dict)  # usual wrong name → right name
+    # Arguments go to the tool unchecked: its schema is foreign; a pattern may take for ever, a $ref reach out.
+    checks_arguments: bool = False
 
 
 @dataclass(frozen=True)
