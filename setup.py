@@ -50,6 +50,8 @@ EXTRAS = {
         "openpyxl>=3.1",  # Excel sheets
         "python-pptx>=1.0",  # PowerPoint slides
     ],
+    # tools.sandbox=e2b: hosted sandboxes; their protocol for files and commands is in their package alone.
+    "e2b": ["e2b-code-interpreter>=2.11,<3"],
     "mcp": ["mcp>=2.3"],  # tools.mcp, and mirothinker-mcp (19 MB: it brings a web server and cryptography)
     # Bring torch first, in the build that fits the machine: pip would take the one for CUDA.
     "parity": ["torch>=2.5", "transformers>=4.55"],  # tests/parity compares with them
