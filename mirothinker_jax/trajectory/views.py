@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mirothinker_jax.data.packing import Pair, Sample
+from mirothinker_jax.data.packing import Pair, Sample, Tree
+from mirothinker_jax.trajectory.tree import trees
 from mirothinker_jax.trajectory.types import Segment, Source, Trajectory
 
 
@@ -15,6 +16,16 @@ def columns(segments: tuple[Segment, ...]) -> tuple[np.ndarray, np.ndarray, np.n
     trained = np.concatenate([np.full(len(s.tokens), s.source is Source.POLICY) for s in segments])
     logprobs = [s.logprobs if s.source is Source.POLICY else np.zeros(len(s.tokens)) for s in segments]
     return tokens, trained, np.concatenate(logprobs).astype(np.float32)
+
+
+def policy_rows(trajectory: Trajectory, advantage: float, row_tokens: int) -> list[Sample | Tree]:
+    """The episode for a policy gradient, in pieces for packing.pack_rows, none longer than a row if that can be.
+
+    One sample for an episode without edits of its context, else trees; however many, they count as one sequence.
+    """
+    if trajectory.linear:
+        return [policy_sample(trajectory, advantage)]
+    return [*trees(trajectory.segments, trajectory.turns, row_tokens, advantage)]
 
 
 def policy_sample(trajectory: Trajectory, advantage: float) -> Sample:
