@@ -14,7 +14,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from mirothinker_jax.config_episodes import AgentConfig, EvalConfig, RolloutConfig, ToolsConfig, WorldConfig
+from mirothinker_jax.config_agent import PRESETS, AgentConfig
+from mirothinker_jax.config_episodes import EvalConfig, RolloutConfig, ToolsConfig, WorldConfig
 from mirothinker_jax.config_model import EXECUTION as EXECUTION
 from mirothinker_jax.config_model import LORA_TARGETS as LORA_TARGETS
 from mirothinker_jax.config_model import REMAT as REMAT
@@ -25,6 +26,7 @@ from mirothinker_jax.config_model import MoEConfig as MoEConfig
 from mirothinker_jax.config_model import YarnConfig as YarnConfig
 from mirothinker_jax.config_objectives import DPOConfig as DPOConfig
 from mirothinker_jax.config_objectives import GRPOConfig as GRPOConfig
+from mirothinker_jax.config_tasks import TasksConfig as TasksConfig
 from mirothinker_jax.config_training import OptimizerConfig as OptimizerConfig
 from mirothinker_jax.config_training import TrainingConfig as TrainingConfig
 from mirothinker_jax.config_tree import ConfigError as ConfigError
@@ -166,6 +168,7 @@ class Config:
     dpo: DPOConfig = field(default_factory=DPOConfig)
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     world: WorldConfig = field(default_factory=WorldConfig)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
     tools: ToolsConfig = field(default_factory=ToolsConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -203,9 +206,21 @@ class Config:
                 "expert knows no other; give data.path, or leave them empty",
             )
             check(
+                bool(self.data.path) or self.tasks.source == "world",
+                f"the stage sft has no data: the scripted expert answers the embedded world's questions alone, not "
+                f"those of tasks.environment {self.tasks.source!r}; give data.path",
+            )
+            check(
                 bool(self.data.path) or self.sft.expert_calls <= self.agent.max_calls,
                 f"sft.expert_calls ({self.sft.expert_calls}) is more than the agent is allowed: "
                 f"lower it to agent.max_calls ({self.agent.max_calls})",
+            )
+        edits = self.agent.context_edits()
+        for stage in ("dpo", "grpo"):
+            check(
+                stage not in self.stages or not edits,
+                f"{', '.join(edits)}: the agent's contexts are edited, and {stage} trains episodes whose turns saw all "
+                "that came before them; evaluate with it, and leave it out here",
             )
         if "dpo" in self.stages:
             check(
@@ -243,4 +258,6 @@ def default() -> Any:
     """
     from ml_collections import ConfigDict
 
-    return ConfigDict(dataclasses.asdict(Config())).lock()
+    values = dataclasses.asdict(Config())
+    values["agent"] |= dict.fromkeys(PRESETS[""])  # not given, so that a preset decides
+    return ConfigDict(values).lock()

@@ -3,33 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
-import numpy as np
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One sampled assistant turn. `complete`: it ended by one of the model's end tokens, which is its last.
-
-    `routes`, where they are recorded: int16 [n, L, k], the experts of the n tokens that were fed to the model for this
-    turn. The last token of a turn is fed with what follows it.
-    """
-
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    complete: bool
-    routes: np.ndarray | None = field(default=None, compare=False)
+from mirothinker_jax.trajectory.types import Turn as Turn
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn."""
+    """How tokens are drawn, in this order: penalty, temperature, top-k, top-p of what is left, min-p."""
 
     temperature: float = 1.0  # 0: the most likely token
     top_p: float = 1.0  # nucleus sampling; 1: off
+    top_k: int = 0  # of the k most likely tokens only; 0: off
+    min_p: float = 0.0  # of tokens at least this fraction as likely as the most likely one; 0: off
     repetition_penalty: float = 1.0  # divides the logits of what the context holds already; 1: off
+
+    def __post_init__(self):
+        for name, good, allowed in (
+            ("temperature", 0 <= self.temperature < float("inf"), "0 or more; 0 is greedy"),
+            ("top_p", 0 < self.top_p <= 1, "0 < x ≤ 1; 1 is off"),
+            ("top_k", self.top_k >= 0, "0 or more; 0 is off"),
+            ("min_p", 0 <= self.min_p <= 1, "0 ≤ x ≤ 1; 0 is off"),
+            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "more than 0; 1 is off"),
+        ):
+            if not good:
+                raise ValueError(f"sampling.{name} is {getattr(self, name)}; give {allowed}")
+
+    def settings(self) -> frozenset[str]:
+        """Names of the settings that differ from drawing from the model's own distribution."""
+        return frozenset(f.name for f in fields(self) if getattr(self, f.name) != f.default)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine can do.
+
+    Attributes:
+      sampling: the fields of Sampling that it honours.
+      raw_logprobs: whether turns have them.
+      routes: whether turns can have them.
+    """
+
+    sampling: frozenset[str] = frozenset(f.name for f in fields(Sampling))
+    raw_logprobs: bool = True
+    routes: bool = False
+
+    def check(self, sampling: Sampling, engine: str) -> None:
+        """Raises ValueError where the engine of this name cannot draw tokens so."""
+        if missing := sorted(sampling.settings() - self.sampling):
+            name = missing[0]
+            raise ValueError(
+                f"sampling.{name} is {getattr(sampling, name)}, which {engine} cannot do; "
+                f"leave it at {getattr(Sampling(), name)}, or use an engine that can"
+            )
+
+
+def check_trainable(sampling: Sampling) -> None:
+    """Raises ValueError unless tokens are drawn from the model's own distribution, which is the one that is trained.
+
+    Another one has another support or another shape (a repetition penalty: of the history), so the ratio of the
+    trainer's probability to the sampler's would not be one for equal parameters.
+    """
+    if names := sorted(sampling.settings()):
+        name = names[0]
+        raise ValueError(
+            f"sampling.{name} is {getattr(sampling, name)}; episodes to train on are drawn from the model's own "
+            f"distribution: leave it at {getattr(Sampling(), name)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -40,7 +81,7 @@ class Request:
       session: names the conversation, for whoever keeps what it computed of it.
       ids: the whole context, up to where the turn begins.
       max_tokens: the most that may be sampled.
-      seed: equal requests with equal seeds give equal turns.
+      seed: equal requests with equal seeds give equal turns. Its lowest 32 bits count.
     """
 
     session: str

@@ -55,6 +55,13 @@ class JsonlConversations:
         return canonical_record(_parsed(content, where), where, self._ignore)
 
 
+def plain_records(path: str) -> Iterator[tuple[int, Any]]:
+    """(line number, record as it is written) of a file of JSON Lines. Raises DataError for a line that is not JSON."""
+    with Path(path).open("rb") as file:
+        for line, _, content in _lines(file.readline, path):
+            yield line, _parsed(content, f"{path}:{line}")
+
+
 def gzip_records(path: str) -> Iterator[tuple[int, Any]]:
     """(line number, record as it is written) of a gzip file of JSON Lines.
 

@@ -59,13 +59,20 @@ class Failure(enum.StrEnum):
     UNKNOWN_TOOL = "unknown_tool"
     INVALID_ARGUMENTS = "invalid_arguments"
     TOOL_ERROR = "tool_error"  # the tool ran and says no: a dead link, an exception in the user's code
+    NO_RESULTS = "no_results"  # a search that found nothing
     UNREACHABLE = "unreachable"  # a host that the model named: unknown, refusing, too slow, 5xx, 429
     DEADLINE = "deadline"  # a service of ours took too long
     NETWORK = "network"  # a service of ours refuses or breaks
 
     @property
     def infrastructure(self) -> bool:
+        """Whether a service of our own failed."""
         return self in (Failure.DEADLINE, Failure.NETWORK)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the services behind the tool did their work."""
+        return self in (Failure.TOOL_ERROR, Failure.NO_RESULTS)
 
 
 @dataclass(frozen=True)

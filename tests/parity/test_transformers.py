@@ -11,6 +11,7 @@ import pytest
 import tiny
 
 from mirothinker_jax import convert
+from mirothinker_jax.agent.policy import Sampling
 from mirothinker_jax.config import RolloutConfig
 from mirothinker_jax.data.packing import Sample, pack_rows
 from mirothinker_jax.models.head import full_logits
@@ -19,7 +20,7 @@ from mirothinker_jax.models.qwen import Qwen, merge
 from mirothinker_jax.objectives.sft import sft
 from mirothinker_jax.parallel.attend import make_attend
 from mirothinker_jax.rollout.engine import Engine, Slots
-from mirothinker_jax.rollout.sampling import Sampling
+from mirothinker_jax.rollout.sampling import Settings
 from mirothinker_jax.trainer.step import make_gradient
 from mirothinker_jax.types import Spans
 
@@ -130,12 +131,12 @@ def test_greedy_generation(pair, ids):
     expected = whole[0, len(prompt) :].tolist()
     engine = Engine(pair.spec, RolloutConfig(slots=1, prefill_slots=1, prefill_tokens=8), 80, end_ids=())
     engine.load(pair.params)
-    greedy = Sampling(temperature=0.0)
-    one = lambda *values: Slots(*(np.asarray([v], np.int32) for v in values))  # noqa: E731
-    found = [int(engine.prefill(np.asarray([0], np.int32), [prompt], one(0, 0, 0, 64), greedy).tokens[0, 0])]
+    greedy = Settings.rows([(Sampling(temperature=0.0), 0)])
+    one = lambda *values: Slots(*(np.asarray([v], np.int32) for v in values), greedy)  # noqa: E731
+    found = [int(engine.prefill(np.asarray([0], np.int32), [prompt], one(0, 0, 64), False).tokens[0, 0])]
     while len(found) < 64:
-        state = one(len(prompt) + len(found) - 1, found[-1], 0, 64 - len(found))
-        found += [int(t) for t in engine.decode(state, greedy).tokens[0] if t >= 0]
+        state = one(len(prompt) + len(found) - 1, found[-1], 64 - len(found))
+        found += [int(t) for t in engine.decode(state, False).tokens[0] if t >= 0]
     assert found == expected
 
 

@@ -10,7 +10,6 @@ from turns import episodes, play
 
 from mirothinker_jax.data.packing import Sample, pack_rows
 from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.rollout.sampling import Sampling
 from mirothinker_jax.trainer.step import forward
 
 LAYERS, CHOICES = tiny.MOE.layers, tiny.MOE.moe.experts_per_token
@@ -18,7 +17,7 @@ LAYERS, CHOICES = tiny.MOE.layers, tiny.MOE.moe.experts_per_token
 
 @pytest.fixture(scope="module")
 def recorded(engine):
-    return play(engine("experts"), episodes(8), Sampling(routes=True))
+    return play(engine("experts"), episodes(8), routes=True)
 
 
 def routes(episode):

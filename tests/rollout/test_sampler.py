@@ -6,14 +6,14 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from turns import Episode, play
+from turns import Episode, episodes, play
 
+from mirothinker_jax.agent.policy import Request, Sampling, check_trainable
 from mirothinker_jax.config import ConfigError, RolloutConfig
 from mirothinker_jax.data.packing import Sample, pack_rows
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.rollout.engine import Engine
 from mirothinker_jax.rollout.sampler import Sampler
-from mirothinker_jax.rollout.sampling import Sampling
 from mirothinker_jax.trainer.step import make_logprobs
 
 ENDS = {63, 17}  # sampled now and then
@@ -35,6 +35,7 @@ def test_recorded_log_probs_are_the_trainers(played):
     assert any(len(fed) > 8 for e in played for fed, _ in e.feeds)
     for episode, expected in zip(played, trainers_logprobs(played), strict=True):
         np.testing.assert_allclose(episode.logprobs, expected, atol=1e-4)
+        assert all(t.raw_logprobs == t.logprobs for t in episode.turns)  # nothing is tempered or cut
 
 
 def test_turns_end_by_any_end_token_or_by_their_limit(played):
@@ -65,8 +66,9 @@ def test_another_seed_samples_something_else(played, engine):
 
 
 def test_greedy_turns_take_the_likeliest_token(engine):
-    (episode,) = play(engine("narrow"), [Episode(0, [(np.arange(6), 8)])], Sampling(temperature=0.0))
-    (again,) = play(engine("narrow"), [Episode(99, [(np.arange(6), 8)])], Sampling(temperature=0.0))
+    greedy = Sampling(temperature=0.0)
+    (episode,) = play(engine("narrow"), [Episode(0, [(np.arange(6), 8)], sampling=greedy)])
+    (again,) = play(engine("narrow"), [Episode(99, [(np.arange(6), 8)], sampling=greedy)])
     assert episode.turns == again.turns
     np.testing.assert_allclose(episode.logprobs, trainers_logprobs([episode])[0], atol=1e-4)
 
@@ -79,7 +81,7 @@ def test_more_episodes_than_slots_wait_their_turn(engine):
 
 def test_counters(engine):
     async def run():
-        async with Sampler(engine("wide"), Sampling()) as sampler:
+        async with Sampler(engine("wide")) as sampler:
             episode = Episode(3, [(np.arange(11), 5), (np.arange(2), 1)])
             await episode.play(sampler)
             return sampler, episode
@@ -90,15 +92,82 @@ def test_counters(engine):
     assert sampler.prefilled_tokens == 11 + 1 + 2  # the last token of a turn is fed with the next feed
 
 
-def test_a_turn_that_does_not_fit_its_slot_is_refused(engine):
-    async def run():
-        async with Sampler(engine("wide"), Sampling()) as sampler:
-            session = await sampler.open(0)
-            await session.sample(np.arange(40), 4)
-            await session.sample(np.arange(30), 4)
+WRONG = {
+    "too long": (
+        Request("a", range(61), 4),
+        r"context of 61 tokens and a turn of 4 do not fit a slot of 64; .*",
+    ),
+    "empty": (Request("a", (), 4), "a context of 0 tokens"),
+    "penalty": (
+        Request("a", (1,), 4, sampling=Sampling(repetition_penalty=1.05)),
+        r"^sampling\.repetition_penalty is 1\.05, which the local engine cannot do; leave it at 1\.0",
+    ),
+}
 
-    with pytest.raises(ValueError, match=r"31 new tokens and a turn of 4 do not fit.*agent\.context_tokens"):
-        asyncio.run(run())
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_turn_that_cannot_be_sampled_is_refused_and_takes_no_slot(engine, name):
+    async def run():
+        async with Sampler(engine("narrow")) as sampler:
+            with pytest.raises(ValueError, match=WRONG[name][1]):
+                await sampler.generate(WRONG[name][0])
+            return await asyncio.wait_for(sampler.generate(Request("b", (1, 2), 2)), 60)
+
+    assert asyncio.run(run()).tokens
+
+
+@pytest.mark.parametrize("setting", [{"temperature": 0.7}, {"top_k": 5}, {"repetition_penalty": 1.05}])
+def test_what_is_not_the_models_own_distribution_is_not_trained_on(setting):
+    check_trainable(Sampling())
+    (name,) = setting
+    with pytest.raises(ValueError, match=rf"^sampling\.{name} is .* leave it at"):
+        check_trainable(Sampling(**setting))
+
+
+def test_an_edited_context_feeds_what_follows_the_edit(engine):
+    """Shorter than what is cached, changed in the middle, the same once more: as in a slot that saw none of it."""
+    first = np.arange(20) % 11
+    edited = np.concatenate([first[:13], first[:2] + 5])
+    contexts = [first, first, edited, first[:7], np.concatenate([first, first])]
+
+    async def run(engine, one_session):
+        turns, fed = [], []
+        async with Sampler(engine) as sampler:
+            for i, ids in enumerate(contexts):
+                session = "one" if one_session else str(i)
+                turns.append(await sampler.generate(Request(session, ids.tolist(), 4, seed=3)))
+                fed.append(sampler.prefilled_tokens)
+                if not one_session:
+                    sampler.forget(session)
+        return turns, np.diff([0, *fed]).tolist()
+
+    turns, fed = asyncio.run(run(engine("wide"), True))
+    fresh, all_fed = asyncio.run(run(engine("wide"), False))
+    assert fed == [20, 1, 2, 1, 33] and all_fed == [len(c) for c in contexts]
+    for turn, other in zip(turns, fresh, strict=True):
+        assert turn.tokens == other.tokens
+        np.testing.assert_allclose(turn.logprobs, other.logprobs, atol=1e-5)
+
+
+def test_settings_are_of_each_request_and_compile_nothing(played, engine):
+    """Rows of one batch may differ in all of them, and change nothing for their neighbours."""
+    wide = engine("wide")
+    before = Engine._prefill._cache_size(), Engine._decode._cache_size()
+    ways = [{}, {"temperature": 0.0}, {"temperature": 0.6, "top_p": 0.9}, {"top_k": 4}, {"min_p": 0.2}]
+    mixed = episodes(10)
+    for i, episode in enumerate(mixed):
+        episode.sampling = Sampling(**ways[i % len(ways)])
+    play(wide, mixed)
+    assert (Engine._prefill._cache_size(), Engine._decode._cache_size()) == before
+    for episode, plain in zip(mixed, played, strict=True):
+        same = [t.tokens for t in episode.turns] == [t.tokens for t in plain.turns]
+        assert same == (episode.sampling == Sampling())
+    for episode, expected in zip(mixed, trainers_logprobs(mixed), strict=True):
+        raw = np.concatenate([t.raw_logprobs for t in episode.turns])
+        np.testing.assert_allclose(raw, expected, atol=1e-4)
+        settings = episode.sampling.settings()
+        assert (episode.logprobs >= raw - 1e-6).all() or "temperature" in settings
+        assert np.array_equal(episode.logprobs, raw) == (settings <= {"temperature"} and len(settings) < 2)
 
 
 @pytest.mark.parametrize("broken", ["prefill", "decode"])
@@ -112,11 +181,11 @@ def test_an_engine_that_breaks_tells_every_episode(monkeypatch, engine, broken):
     monkeypatch.setattr(wide, broken, fail)
 
     async def run():
-        async with Sampler(wide, Sampling()) as sampler:
-            sessions = [await sampler.open(i) for i in range(5)]  # more than one prefill takes
-            waiting = [asyncio.create_task(s.sample(np.arange(3), 4)) for s in sessions]
+        async with Sampler(wide) as sampler:
+            ask = lambda i: sampler.generate(Request(str(i), (0, 1, 2), 4))  # noqa: E731
+            waiting = [asyncio.create_task(ask(i)) for i in range(5)]  # more than one prefill takes
             answers = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 60)
-            late = await asyncio.gather(sessions[0].sample(np.arange(3), 4), return_exceptions=True)
+            late = await asyncio.gather(ask(0), return_exceptions=True)
             return answers + late
 
     answers = asyncio.run(run())
@@ -127,7 +196,7 @@ def test_an_episode_that_is_cancelled_leaves_its_slot_clean(played, engine):
     """The slot's next episode samples what it would have sampled in a fresh one."""
 
     async def run():
-        async with Sampler(engine("narrow"), Sampling()) as sampler:
+        async with Sampler(engine("narrow")) as sampler:
             for stage in ("prefill", "decode"):
                 first = asyncio.create_task(Episode(1, [(np.arange(20), 30)]).play(sampler))
                 while not (sampler.sampled_tokens if stage == "decode" else sampler.prefilled_tokens):

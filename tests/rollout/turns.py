@@ -1,30 +1,36 @@
 """Conversations with a sampler, without an agent: what is fed, and what comes back."""
 
 import asyncio
+import itertools
 
 import numpy as np
 import tiny
 
+from mirothinker_jax.agent.policy import Request, Sampling
 from mirothinker_jax.rollout.sampler import Sampler
-from mirothinker_jax.rollout.sampling import Sampling
 
 TRAINING = Sampling()
+_sessions = itertools.count()
 
 
 class Episode:
     """What one conversation was fed (`feeds` of (tokens, max_tokens)) and what came back."""
 
-    def __init__(self, seed, feeds, turns=()):
-        self.seed, self.feeds, self.turns = seed, feeds, list(turns)
+    def __init__(self, seed, feeds, turns=(), sampling=TRAINING):
+        self.seed, self.feeds, self.turns, self.sampling = seed, feeds, list(turns), sampling
+        self.session = f"episode {next(_sessions)}"
 
-    async def play(self, sampler):
-        session = await sampler.open(self.seed)
+    async def play(self, engine):
+        ids = []
         try:
             for tokens, most in self.feeds:
-                self.turns.append(await session.sample(tokens, most))
+                ids += [int(t) for t in tokens]
+                request = Request(self.session, tuple(ids), most, self.seed, self.sampling)
+                self.turns.append(await engine.generate(request))
+                ids += self.turns[-1].tokens
                 await asyncio.sleep(0)
         finally:
-            session.close()
+            engine.forget(self.session)
 
     @property
     def tokens(self):
@@ -52,13 +58,13 @@ def episodes(count):
     for i in range(count):
         feeds = [(rng.integers(0, tiny.VOCAB, n), int(rng.integers(1, 10))) for n in rng.integers(1, 7, 3)]
         feeds[0] = (rng.integers(0, tiny.VOCAB, 21 - i), feeds[0][1])  # longer than a prefill chunk
-        made.append(Episode(1000 + i, feeds))
+        made.append(Episode(2000 + i, feeds))
     return made
 
 
-def play(engine, episodes, sampling=TRAINING):
+def play(engine, episodes, routes=False):
     async def run():
-        async with Sampler(engine, sampling) as sampler, asyncio.TaskGroup() as group:
+        async with Sampler(engine, routes) as sampler, asyncio.TaskGroup() as group:
             for episode in episodes:
                 group.create_task(episode.play(sampler))
 

@@ -13,7 +13,7 @@ def make():
     def trajectory(id="t0", question_id="q0", **fields):
         segments = (
             PROMPT,
-            segment(Source.POLICY, (10, 11), "call", (-0.5, -0.1)),
+            segment(Source.POLICY, (10, 11), "call", (-0.5, -0.25)),
             segment(Source.OBSERVATION, (4, 5), "result"),
             segment(Source.POLICY, (12,), "answer", (-1.25,)),
         )

@@ -15,7 +15,7 @@ def test_an_episode_as_columns(make):
     tokens, trained, logprobs = columns(make().segments)
     np.testing.assert_array_equal(tokens, [1, 2, 3, 10, 11, 4, 5, 12])
     np.testing.assert_array_equal(trained, [0, 0, 0, 1, 1, 0, 0, 1])
-    np.testing.assert_array_equal(logprobs, np.asarray([0, 0, 0, -0.5, -0.1, 0, 0, -1.25], np.float32))
+    np.testing.assert_array_equal(logprobs, np.asarray([0, 0, 0, -0.5, -0.25, 0, 0, -1.25], np.float32))
     assert (tokens.dtype, trained.dtype, logprobs.dtype) == (np.int32, bool, np.float32)
 
 
@@ -28,7 +28,7 @@ def test_an_episode_in_a_row_token_by_token(make):
         "targets": [2, 3, 10, 11, 4, 5, 12, 0, 0, 0],
         "weights": [0, 0, 1, 1, 0, 0, 1, 0, 0, 0],
         "advantages": [0, 0, 0.75, 0.75, 0, 0, 0.75, 0, 0, 0],
-        "sampler_logprobs": [0, 0, -0.5, -0.1, 0, 0, -1.25, 0, 0, 0],
+        "sampler_logprobs": [0, 0, -0.5, -0.25, 0, 0, -1.25, 0, 0, 0],
         "positions": [0, 1, 2, 3, 4, 5, 6, 7, 0, 0],
         "sequence": [0] * 8 + [-1] * 2,
     }
