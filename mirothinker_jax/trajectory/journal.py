@@ -143,10 +143,17 @@ class History:
         self.unfinished: dict[str, Unfinished] = {}
         self.verdicts: dict[str, Verdict] = {}
         self.left_out: set[str] = set()
+        self.damaged = 0  # lines and columns that count as never written
         self._ended: dict[str, tuple[Path, int, int]] = {}
         for part in parts(path):
-            for event, place in _events(part):
-                self._take(part, event, place)
+            for number, start, text in checked_lines.read_lines(part):
+                try:
+                    if text is None:
+                        raise ValueError("it does not fit its checksum")
+                    self._take(part, json.loads(text), (start, len(text)))
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    self.damaged += 1
+                    logger.warning("%s:%d: a damaged line, taken for one never written: %s", part, number, error)
 
     def _take(self, part: Path, event: dict[str, Any], place: tuple[int, int]) -> None:
         kind, episode = event["event"], event.get("episode", "")
@@ -187,10 +194,14 @@ class History:
         with part.open("rb") as file:
             file.seek(start)
             event = json.loads(file.read(length))
-        if (columns := _unpack(part, event)) is None:
-            logger.warning("%s: the tokens of episode %s are damaged; it is run again", part, episode)
+        try:
+            if (columns := _unpack(part, event)) is None:
+                raise ValueError("its tokens are damaged")
+            return _trajectory(event, *columns, self.verdicts.get(episode))
+        except (ValueError, KeyError, TypeError) as error:
+            self.damaged += 1
+            logger.warning("%s: episode %s counts as never run: %r", part, episode, error)
             return None
-        return _trajectory(event, *columns, self.verdicts.get(episode))
 
     def require(self, episode: str) -> Trajectory:
         """The episode, which somebody has seen here already."""
@@ -214,14 +225,6 @@ def write(path: Path, trajectories: Iterable[Trajectory]) -> None:
         for trajectory in trajectories:
             journal.end(trajectory)
             journal.verdict(trajectory.id, Verdict(trajectory.correct, trajectory.reason, trajectory.terms))
-
-
-def _events(part: Path) -> Iterator[tuple[dict[str, Any], tuple[int, int]]]:
-    for number, start, text in checked_lines.read_lines(part):
-        if text is None:
-            logger.warning("%s:%d: a damaged line, taken for one never written", part, number)
-            continue
-        yield json.loads(text), (start, len(text))
 
 
 def _columns_path(path: Path) -> Path:
