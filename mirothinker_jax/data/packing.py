@@ -108,6 +108,17 @@ class Pair:
         return len(self.prompt) + 1 + len(self.chosen) + len(self.rejected)
 
 
+@dataclass(frozen=True)
+class TreePair:
+    """Two sequences, of one tree or several each, that share nothing in a row: of episodes whose context was edited."""
+
+    chosen: tuple[Tree, ...]
+    rejected: tuple[Tree, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.chosen + self.rejected))
+
+
 def shift(sample: Sample, aggregate: str = "token-mean") -> dict[str, np.ndarray]:
     """`tokens`, `targets`, `weights`, `denominator` (both by data/weights.py) and the given float arrays, [n] each:
     position t speaks of token t + 1. Routes are those of token t.
@@ -141,12 +152,6 @@ def tree_columns(tree: Tree, aggregate: str) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def denominator_of(item: Sample | Tree, aggregate: str) -> float:
-    """What it adds to a batch's denominator."""
-    tree = item if isinstance(item, Tree) else Tree(item)
-    return float(sum(columns["denominator"].sum() for columns in tree_columns(tree, aggregate)))
-
-
 def pack_rows(
     samples: Sequence[Sample | Tree],
     sequence_length: int,
@@ -178,7 +183,7 @@ def pack_rows(
 
 
 def pack_pairs(
-    pairs: Sequence[Pair], sequence_length: int, pairs_per_row: int, row_multiple: int = 1
+    pairs: Sequence[Pair | TreePair], sequence_length: int, pairs_per_row: int, row_multiple: int = 1
 ) -> Batch:
     """Packs preference pairs, first fit in the given order, at most `pairs_per_row` to a row.
 
@@ -204,7 +209,11 @@ def pack_pairs(
     for row, members in enumerate(rows):
         start = 0
         for i, member in enumerate(members):
-            start = _put_pair(batch, row, start, pairs[member], first_sequence=2 * i)
+            pair = pairs[member]
+            if isinstance(pair, Pair):
+                start = _put_pair(batch, row, start, pair, first_sequence=2 * i)
+            else:
+                start = _put_tree_pair(batch, row, start, pair, first_sequence=2 * i)
     return batch
 
 
@@ -262,6 +271,18 @@ def _put_pair(batch: Batch, row: int, start: int, pair: Pair, first_sequence: in
         _put(batch, row, end, columns, sequence=sequence, position=trunk, trunk=(start, start + trunk))
         end += len(branch)
     batch.denominator[row, start + trunk] = float(pair.chosen.trained.any() and pair.rejected.trained.any())
+    return end
+
+
+def _put_tree_pair(batch: Batch, row: int, start: int, pair: TreePair, first_sequence: int) -> int:
+    """Writes the trees of both sequences from `start` on, and returns where they end."""
+    end, tokens = start, []
+    for sequence, trees in enumerate((pair.chosen, pair.rejected), first_sequence):
+        before = end
+        for tree in trees:
+            end = _put_tree(batch, row, end, tree, sequence, "token-sum")
+        tokens.append(batch.weights[row, before:end].sum())
+    batch.denominator[row, start] = float(min(tokens) > 0)
     return end
 
 

@@ -6,7 +6,7 @@ from edited import Episode, keep_last
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirothinker_jax.data.packing import Tree, denominator_of, pack_rows
+from mirothinker_jax.data.packing import Tree, pack_rows
 from mirothinker_jax.trajectory.tree import row_length, tree_rows
 from mirothinker_jax.trajectory.types import Source, Stop, Trajectory
 from mirothinker_jax.trajectory.views import policy_rows, policy_sample
@@ -110,7 +110,6 @@ def test_however_many_rows_it_takes_it_counts_once(steps, aggregate):
     }[aggregate]
     np.testing.assert_allclose(batch.denominator.sum(), total, rtol=1e-6)
     np.testing.assert_allclose(batch.weights[batch.weights > 0], weight, rtol=1e-6)
-    np.testing.assert_allclose(sum(denominator_of(row, aggregate) for row in rows), total, rtol=1e-6)
 
 
 def test_the_last_result_kept_token_by_token():
