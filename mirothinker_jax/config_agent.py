@@ -1,9 +1,9 @@
 """The settings of the agent loop, and its presets.
 
-A preset gives every setting that nobody gave. So fields it has a say in are not set by default (UNSET), and are
-resolved once, when the dataclass is made: whoever reads `config.agent.max_calls` has a number. A setting that was
-given wins. Not so in Python: `dataclasses.replace` hands on what was resolved, so a preset is chosen when an
-AgentConfig is made.
+A preset gives every setting that nobody gave. So the fields that it has a say in are UNSET by default, and resolved
+when the dataclass is made: whoever reads `config.agent.max_calls` has a number. A setting that was given wins.
+
+Not safe: `dataclasses.replace(agent, preset=…)` changes nothing else, as it hands on what was resolved before.
 """
 
 from __future__ import annotations
@@ -73,9 +73,8 @@ class AgentConfig:
     # When the final answer is asked for. forced: where calls or context are used up; always: also after a turn without
     # a call, as MiroThinker's releases do, whose answer is the turn after that. [forced]
     final_answer: str = UNSET
-    fallback: bool = (
-        UNSET  # the last box of an earlier turn is the answer where the final turn has none [false]
-    )
+    # The last box of an earlier turn is the answer where the final turn has none. [false]
+    fallback: bool = UNSET
     # Turns that may be taken back and sampled again in a row: malformed or cut calls, refusals, queries asked before,
     # unknown tools, searches that find nothing. 0: none, and the model is told what was wrong. [0]
     rollbacks: int = UNSET
@@ -90,10 +89,9 @@ class AgentConfig:
     # What asks for the final answer, and may hold $question; empty: the built-in one. A released model wants the words
     # that it was trained with.
     final_prompt_file: str = ""
-    failure_prompt_file: str = (
-        ""  # with restarts: what asks for the summary of a failed attempt; empty: built-in
-    )
-    restart_prompt_file: str = ""  # what the user says then, with $question and $failures; empty: built-in
+    failure_prompt_file: str = ""  # with restarts: what asks for a failed attempt's summary; empty: built-in
+    # What the user says in the attempts after that, with $question and $failures; empty: the built-in one.
+    restart_prompt_file: str = ""
 
     def __post_init__(self):
         one_of("agent.preset", self.preset, tuple(PRESETS))

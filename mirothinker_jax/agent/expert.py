@@ -45,7 +45,10 @@ class Characters:
     encode_untrusted = encode
 
     def decode(self, ids: Sequence[int]) -> str:
-        return "".join(chr(i) if i < _FIRST_CONTROL else _CONTROL[i - _FIRST_CONTROL] for i in ids)
+        try:
+            return "".join(map(chr, ids))
+        except ValueError:  # there are control tokens among them
+            return "".join(chr(i) if i < _FIRST_CONTROL else _CONTROL[i - _FIRST_CONTROL] for i in ids)
 
     def truncate(self, text: str, max_tokens: int) -> tuple[str, bool]:
         return text[:max_tokens], len(text) > max_tokens

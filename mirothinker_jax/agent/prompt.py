@@ -19,7 +19,8 @@ from mirothinker_jax.tools.spec import ToolSpec
 FINAL_REQUEST = "No calls are left. Answer now in \\boxed{}."
 FAILURE_REQUEST = (
     "This attempt ends here, without an answer. For whoever tries next, write down in a few lines: what was tried, why "
-    "it did not lead to an answer, and every fact worth keeping that was found, with its source. Make no calls."
+    "it did not lead to an answer, and every fact found on the way that is worth keeping, with its source. Make no "
+    "calls."
 )
 RESTART_PROMPT = "$question\n\nEarlier attempts at this failed. What they left for you:\n\n$failures"
 

@@ -1,9 +1,9 @@
 """Fresh attempts at a question whose attempt ended without a boxed answer.
 
 As in the released scaffold, an attempt that runs out of calls or of context is not asked for an answer while another
-one is left: a guess would end the episode. The next attempt begins anew, with what the policy wrote down of those
-before (v1.0, v1.5), or with the question alone (v1.7). What differs: the last fall-back is the last box of any
-attempt, not only of the last one.
+attempt is left: a guess would end the episode. The next one begins anew, with what the policy wrote down of those
+before (v1.0, v1.5), or with the question alone (v1.7). What differs: the last fall-back is the last box of any attempt,
+and not of the last attempt alone.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The reasons are the released scaffold's. At most `Setting.rollbacks` happen in a row; after that a turn without a
 usable call ends the loop, and everything else is passed on. What differs: an apology beside a boxed answer is no
-refusal, nor is one in a thought; calls of a turn that repeats an earlier one are not made first; a turn that is cut
-at its token limit is taken back too, as the scaffold asks its server again for one.
+refusal, nor is one in a thought; a turn that repeats a query makes none of its calls; what a turn that was taken back
+has found may be asked for again; a turn that is cut at its token limit is taken back too.
 """
 
 from __future__ import annotations

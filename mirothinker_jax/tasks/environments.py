@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 from mirothinker_jax.config import Config, ConfigError, TasksConfig, check
+from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.tasks.files import Located, read_tasks, refuse_shared
-from mirothinker_jax.tasks.graders import open_grader, reference_problem
+from mirothinker_jax.tasks.graders import by_function, open_grader, reference_problem
 from mirothinker_jax.tasks.types import SPLITS, Environment, Task
 from mirothinker_jax.tasks.user_code import load_function, reason
 from mirothinker_jax.tools.spec import Tool
@@ -40,7 +42,7 @@ def open_environment(
         return world(config)
     if source == "files":
         return QuestionFiles(config.tasks, lambda: tools(config))
-    return _of_module(source, config)
+    return UserEnvironment(source, config)
 
 
 class QuestionFiles:
@@ -82,15 +84,47 @@ def _place(task: Task, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed}:{task.id}".encode(), digest_size=16).digest()
 
 
-def _of_module(name: str, config: Config) -> Environment:
-    """What the user's factory makes. Raises ConfigError where it cannot be called, or makes something else."""
-    factory = load_function("tasks.environment", name)
-    try:
-        environment = factory(config)
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"tasks.environment: {name} failed: {reason(error)}") from error
+class UserEnvironment:
+    """An Environment of the user's own: checked when it is opened, its tasks when they are asked for. Its grader may be
+    sync or async and may raise, as any function of the user's.
+
+    Raises ConfigError where its factory cannot be called, or makes something else.
+    """
+
+    def __init__(self, name: str, config: Config):
+        factory = load_function("tasks.environment", name)
+        try:
+            environment = factory(config)
+        except (ConfigError, DataError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"tasks.environment: {name} failed: {reason(error)}") from error
+        _check_methods(environment, name)
+        self._name, self._environment = name, cast(Environment, environment)
+        self.grader = by_function(environment.grader, f"{name}.grader", config.tasks.grader_timeout_s)
+
+    def tasks(self, split: str, count: int, seed: int) -> list[Task]:
+        """The environment's. Raises ConfigError for what are no tasks, too many, or two of one id."""
+        found = list(self._environment.tasks(split, count, seed))
+        where = f"tasks.environment: {self._name}: tasks({split!r}, {count}, {seed})"
+        wrong = next((task for task in found if not isinstance(task, Task)), None)
+        check(wrong is None, f"{where} returned {type(wrong).__name__}; return Task(id, question, answer, …)")
+        check(0 < len(found) <= count, f"{where} returned {len(found)} tasks; return 1 … {count}")
+        ids = [task.id for task in found]
+        twice = next((one for one, uses in Counter(ids).items() if uses > 1), None)
+        check(twice is None, f"{where} returned two tasks of the id {twice!r}; each needs its own")
+        return found
+
+    def tools(self) -> Sequence[Tool]:
+        """The environment's."""
+        return self._environment.tools()
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self._environment.close()
+
+
+def _check_methods(environment: Any, name: str) -> None:
     what = f"tasks.environment: {name} returned {type(environment).__name__}"
     for method, arguments in _METHODS.items():
         function = getattr(environment, method, None)
@@ -103,8 +137,7 @@ def _of_module(name: str, config: Config) -> Environment:
             inspect.signature(function).bind(*[None] * arguments)
         except TypeError as error:
             raise ConfigError(
-                f"{what}, whose {method} cannot be called with {arguments} arguments: {error}"
+                f"{what}, whose {method} does not take {arguments} arguments: {error}"
             ) from None
         except ValueError:  # of a builtin, which does not say what it takes
             continue
-    return cast(Environment, environment)

@@ -11,9 +11,10 @@ from fractions import Fraction
 
 from mirothinker_jax.tasks.rules import plain
 
-# A hyphen after a letter, a digit or a bracket joins (COVID-19, 5-8), and a digit after a letter is part of a name.
+# A hyphen after a letter, a digit or a bracket is no sign (COVID-19, 5-8). A digit after a letter is part of a name
+# (A380), and of 1.2.3 nothing is a number.
 _NUMBER = re.compile(
-    r"(?<![\w.])(?P<sign>(?<![)\]])[+-] ?)?(?P<digits>\d+(?:\.\d*)?|\.\d+)"
+    r"(?<![\w.])(?P<sign>(?<![)\]])[+-] ?)?(?P<digits>\d+(?:\.\d*)?|\.\d+)(?!\.?\d)"
     r"(?:e(?P<e>[+-]?\d{1,3})(?!\w)|\s*(?:[x×*·]|\\times|\\cdot)\s*10\^\(?(?P<power>[+-]?\d{1,3})\)?)?"
     r"(?:/(?P<divisor>\d+)(?![\d/]))?",
     re.ASCII,

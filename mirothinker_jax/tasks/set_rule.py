@@ -12,7 +12,7 @@ from mirothinker_jax.tasks.rules import canonical
 
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)])\s+")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\})(?=\d{3}(?!\d))")
-_ENCLOSED = re.compile(r"\s*\$?\s*\\?[\[{(]([^\[\](){}\\]*)\\?[\]})]\s*\$?\s*")
+_ENCLOSED = re.compile(r"\\?[\[{(]([^\[\](){}\\]*)\\?[\]})]")
 
 
 def items(text: str) -> list[str]:
@@ -21,7 +21,7 @@ def items(text: str) -> list[str]:
     >>> items("{Oslo, Bergen, and Hamar}"), items("1,000, 2"), items("Lima, Peru; Quito")
     (['Oslo', 'Bergen', 'Hamar'], ['1,000', '2'], ['Lima, Peru', 'Quito'])
     """
-    enclosed = _ENCLOSED.fullmatch(text)
+    enclosed = _ENCLOSED.fullmatch(text.strip(" \t\r\n$"))
     text = enclosed[1] if enclosed else text
     if re.search(r"[;；\n]", text):
         found = re.split(r"[;；\n]", text)
@@ -30,7 +30,7 @@ def items(text: str) -> list[str]:
         found = [item.replace("\0", ",") for item in re.split("[,，、]", found)]
     found = [_BULLET.sub("", item).strip() for item in found]
     found = [re.sub(r"^(?:and|or)\s+", "", item) if i else item for i, item in enumerate(found)]
-    return [item for item in found if canonical(item)]
+    return [item for item in found if item and canonical(item)]
 
 
 def is_correct_set(expected: str, answer: str | None) -> bool:

@@ -69,7 +69,7 @@ class ToolExecutor:
         """
         for tool in self._tools.values():
             begin = getattr(tool, "begin", None)
-            if begin is None:
+            if begin is None or self._replay is not None:  # nothing is called where calls are replayed
                 continue
             try:
                 await begin(episode, files)
@@ -81,7 +81,7 @@ class ToolExecutor:
         """Tells them that it is over. What one of them does wrong is logged: the episode has happened."""
         for tool in self._tools.values():
             end = getattr(tool, "end", None)
-            if end is None:
+            if end is None or self._replay is not None:
                 continue
             try:
                 await end(episode)

@@ -153,7 +153,9 @@ class History:
                     self._take(part, json.loads(text), (start, len(text)))
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     self.damaged += 1
-                    logger.warning("%s:%d: a damaged line, taken for one never written: %s", part, number, error)
+                    logger.warning(
+                        "%s:%d: a damaged line, taken for one never written: %s", part, number, error
+                    )
 
     def _take(self, part: Path, event: dict[str, Any], place: tuple[int, int]) -> None:
         kind, episode = event["event"], event.get("episode", "")

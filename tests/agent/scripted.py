@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mirothinker_jax.agent.expert import Characters
+from mirothinker_jax.agent.expert import Characters, read_messages
 from mirothinker_jax.agent.policy import Turn
 from mirothinker_jax.tools.spec import ToolCall, ToolResult, render_call
 
@@ -88,3 +88,24 @@ class Tools:
         self.calls.append((call, request_id))
         result = self.answer(call)
         return result if isinstance(result, ToolResult) else ToolResult(result)
+
+
+ANSWER = "\\boxed{x}"
+
+
+def search(q):
+    return call("google_search", q=q)
+
+
+def scrape(url, **more):
+    return call("scrape_and_extract_info", url=url, **more)
+
+
+def found(call):
+    return f"found {call.arguments.get('q', call.tool)}"
+
+
+def heard(engine, turn):
+    """The speakers of what a turn was asked with, by their first letters, and the last message."""
+    said = read_messages(engine.requests[turn].ids)
+    return "".join(message["role"][0] for message in said), said[-1]["content"]

@@ -105,6 +105,25 @@ def test_mistakes_are_made_and_mended(play):
     assert right[0] == 20 and right[1] >= 17
 
 
+class Fresh:
+    """An expert that is made anew for every turn, as when an episode is gone on with."""
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    async def generate(self, request):
+        return await Expert(lambda question: PLAN, 0.5, seed=self.seed).generate(request)
+
+    def forget(self, session):
+        pass
+
+
+def test_an_expert_that_did_not_hear_the_beginning_goes_on_as_the_other(play):
+    for seed in range(8):
+        whole = play(Expert(lambda question: PLAN, 0.5, seed=seed), Tools(Web()), max_calls=20)[0]
+        assert play(Fresh(seed), Tools(Web()), max_calls=20)[0] == whole
+
+
 def test_equal_seeds_give_equal_episodes(play):
     first, second = (
         play(Expert(lambda question: PLAN, 0.5), Tools(Web()), max_calls=20)[0] for _ in range(2)

@@ -31,7 +31,7 @@ CALL = render_call(ToolCall("web", "search", {"q": "KTM", "num": 3}))
         ("\\boxed{Kathmandu}<|im_end|>", [Part("answer", "\\boxed{Kathmandu}")]),
         ("<think>cut off", [Part("think", "cut off")]),
         ("<think></think>well", [Part("text", "well")]),
-        (CALL[:-20], [Part("call", CALL[14:-20], "malformed call")]),
+        (CALL[:-20], [Part("call", CALL[14:-20].strip(), "malformed call")]),
         (
             CALL.replace('{"q"', '{"q'),
             [Part("call", '{"q: "KTM", "num": 3}', "web / search")],

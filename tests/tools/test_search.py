@@ -88,7 +88,7 @@ def test_search_hides_benchmark_data():
         *[
             (
                 lambda r, organic=organic: httpx.Response(200, json={"organic": organic}),
-                Failure.TOOL_ERROR,
+                Failure.NO_RESULTS,
                 "no results",
             )
             for organic in (None, {}, "none", [3, "x", None, []], [{}], [{"title": None, "link": None}])
