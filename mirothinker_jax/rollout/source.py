@@ -44,15 +44,17 @@ class GRPOSource:
         block: tuple[int, int] | None = None,
         reference: Callable[[Batch], Batch] | None = None,
         routes: tuple[int, int] | None = None,
+        reason_to_drop: Callable[[Trajectory], str] | None = None,
     ):
         """`shard` is this process's (index, count) of the step's questions, which it samples. `block` is its
         (index, count) of row blocks, which it trains on; None: the same. Where several processes hold one
         block (they split its tokens or heads), each trains on what all of them sampled. `microbatch_size` is a
         block's share of a micro-batch; `reference` fills in `ref_logprobs` where a KL term needs them. `routes` is
-        the (L, k) of the routers whose choices are recorded and replayed; None: they are not."""
+        the (L, k) of the routers whose choices are recorded and replayed; None: they are not. An episode that
+        `reason_to_drop` gives a reason for is part of no group."""
         self._config, self._tasks, self._collector = config, tasks, collector
         self._folder, self._seed, self._microbatch_size = folder, seed, microbatch_size
-        self._reference, self._routes = reference, routes
+        self._reference, self._routes, self._reason_to_drop = reference, routes, reason_to_drop
         self._sampled, self._trained = (
             _part(config.questions * config.group, *p) for p in (shard, block or shard)
         )
@@ -70,7 +72,7 @@ class GRPOSource:
         trajectories = [with_reward(t, c.correct_coef, c.format_coef, terms) for t in found]
         keep_equal = self._reference is not None
         groups = [
-            group_rows(trajectories[i : i + c.group], c, keep_equal)
+            group_rows(trajectories[i : i + c.group], c, keep_equal, self._reason_to_drop)
             for i in range(0, len(trajectories), c.group)
         ]
         pieces = [piece for group in groups for piece in group.pieces]
@@ -86,7 +88,10 @@ class GRPOSource:
         if self._reference is not None:
             batch = self._reference(batch)
         equal = float(np.mean([group.equal for group in groups]))
-        return batch, mean_figures(figures | describe(trajectories) | {"equal_groups": equal})
+        described = figures | describe(trajectories) | {"equal_groups": equal}
+        if self._reason_to_drop is not None:
+            described["dropped"] = sum(group.dropped for group in groups) / len(trajectories)
+        return batch, mean_figures(described)
 
     def _episodes(self, step: int) -> list[EpisodeSpec]:
         """The episodes of the step: a shuffled walk through the questions, epoch by epoch."""

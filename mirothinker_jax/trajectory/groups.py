@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,22 +18,31 @@ from mirothinker_jax.trajectory.views import policy_rows
 
 class GroupRows(NamedTuple):
     """`pieces` are for packing. `left_out` is what episodes that are not computed add to the step's denominator: their
-    losses are zeros of the mean all the same. `equal`: all rewards were equal, so there is no policy gradient."""
+    losses are zeros of the mean all the same. `equal`: all rewards were equal, so there is no policy gradient.
+    `dropped` counts the episodes that curation took out."""
 
     pieces: list[Sample | Tree]
     left_out: float
     equal: bool
+    dropped: int
 
 
-def group_rows(group: Sequence[Trajectory], config: GRPOConfig, keep_equal: bool) -> GroupRows:
+def group_rows(
+    group: Sequence[Trajectory],
+    config: GRPOConfig,
+    keep_equal: bool,
+    reason_to_drop: Callable[[Trajectory], str] | None = None,
+) -> GroupRows:
     """Of the episodes of one question, with their rewards.
 
     What failed for reasons outside the policy, was not judged, or never asked the policy for a token says nothing about
-    it: it is part of no mean. With `config.overlong_filter`, an episode that a length limit ended is part of the
-    group's mean, and adds nothing to the loss and its denominator (DAPO, arXiv 2503.14476, §3.4). `keep_equal`: a group
-    of equal rewards is computed, as a KL term wants it.
+    it: it is part of no mean. Nor is an episode that `reason_to_drop` gives a reason for (curation.py). With
+    `config.overlong_filter`, one that a length limit ended is part of the group's mean, and adds nothing to the loss
+    and its denominator (DAPO, arXiv 2503.14476, §3.4). `keep_equal`: a group of equal rewards is computed, as a KL term
+    wants it.
     """
-    usable = [t for t in group if t.correct is not None and t.segments]
+    judged = [t for t in group if t.correct is not None and t.segments]
+    usable = [t for t in judged if reason_to_drop is None or not reason_to_drop(t)]
     advantages = group_advantages(np.asarray([t.reward for t in usable]), config.advantage)
     equal = not np.any(advantages)
     pieces, left_out = [], 0.0
@@ -45,4 +54,4 @@ def group_rows(group: Sequence[Trajectory], config: GRPOConfig, keep_equal: bool
             left_out += float(loss_weights(np.ones(tokens, bool), config.aggregate)[1].sum())
         else:
             pieces += policy_rows(trajectory, float(advantage), config.training.sequence_length)
-    return GroupRows(pieces, left_out, equal)
+    return GroupRows(pieces, left_out, equal, len(judged) - len(usable))

@@ -33,6 +33,13 @@ def test_what_says_nothing_about_the_policy_is_part_of_no_mean(make):
     assert advantages(rows) == [0.5, -0.5] and rows.left_out == 0
 
 
+def test_what_curation_drops_is_part_of_no_mean_either(make):
+    group = [make(name, reward=float(name == "a"), correct=True) for name in ("a", "b", "bad", "worse")]
+    reason = lambda t: "is bad" if t.id in ("bad", "worse") else ""  # noqa: E731
+    rows = group_rows(group, CONFIG, keep_equal=False, reason_to_drop=reason)
+    assert advantages(rows) == [0.5, -0.5] and rows.dropped == 2
+
+
 @pytest.mark.parametrize("stop", [Stop.LENGTH, Stop.CONTEXT])
 def test_the_overlong_filter_takes_them_from_the_loss_and_not_from_the_mean(make, stop):
     group = [
