@@ -84,7 +84,7 @@ def _lines(readline: Callable[[], bytes], name: str) -> Iterator[tuple[int, int,
     start = 0
     first = True
     for number, content in enumerate(iter(readline, b""), 1):
-        if content.strip():
+        if content.removeprefix(_BOM).strip():
             if first:
                 _refuse_other_formats(content, name)
             first = False

@@ -109,7 +109,9 @@ class UserEnvironment:
         where = f"tasks.environment: {self._name}: tasks({split!r}, {count}, {seed})"
         wrong = next((task for task in found if not isinstance(task, Task)), None)
         check(wrong is None, f"{where} returned {type(wrong).__name__}; return Task(id, question, answer, …)")
-        check(0 < len(found) <= count, f"{where} returned {len(found)} tasks; return 1 … {count}")
+        check(
+            min(1, count) <= len(found) <= count, f"{where} returned {len(found)} tasks; return 1 … {count}"
+        )
         ids = [task.id for task in found]
         twice = next((one for one, uses in Counter(ids).items() if uses > 1), None)
         check(twice is None, f"{where} returned two tasks of the id {twice!r}; each needs its own")

@@ -155,8 +155,7 @@ class Judge:
             yield line
         finally:
             line.users -= 1
-            if line.users == 0:
-                self._line = None if self._line is line else self._line
+            if line.users == 0:  # the next verdict opens them again
                 await line.client.aclose()
 
 

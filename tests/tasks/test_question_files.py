@@ -53,7 +53,7 @@ def read(folder, content, name="q.jsonl", **settings):
 
 
 def test_a_record_in_either_spelling_from_every_kind_of_file(folder):
-    assert read(folder, b"\xef\xbb\xbf" + lines(*RECORDS).replace(b"\n", b"\r\n\r\n")) == tasks_of(folder)
+    assert read(folder, b"\xef\xbb\xbf\r\n" + lines(*RECORDS).replace(b"\n", b"\r\n\r\n")) == tasks_of(folder)
     assert read(folder, gzip.compress(lines(*RECORDS)), "q.jsonl.gz") == tasks_of(folder)
     table = [{k: str(v) if k in ("task_id", "ground_truth") else v for k, v in r.items()} for r in RECORDS]
     columns = {key: [r.get(key) for r in table] for key in dict.fromkeys(k for r in table for k in r)}
