@@ -58,13 +58,16 @@ def parse(
         sys.exit(2)
 
 
-def read(argv: Sequence[str], cls: type[T], program: str, example: str) -> T:
-    """`parse` for callers in Python: raises ConfigError instead of leaving the process."""
+def read(argv: Sequence[str], cls: type[T], program: str, example: str, partly: bool = False) -> T:
+    """`parse` for callers in Python: raises ConfigError instead of leaving the process.
+
+    `partly`: `cls` has some of a config's groups; the others are not read, and a config file need not be given.
+    """
     known = {key.name: key for key in keys(cls)}
     path, overrides = _split(argv, known)
-    if path is None:
+    if path is None and not partly:
         raise ConfigError(f"no config file; give one, for example: {program} --config {example}")
-    values = load(path)
+    values = _groups(cls, path) if partly else load(path or "")
     # The declared types judge the values (build does), not those that the file happened to put in.
     with values.unlocked(), values.ignore_type():
         for name, text in overrides.items():
@@ -78,6 +81,42 @@ def read(argv: Sequence[str], cls: type[T], program: str, example: str) -> T:
                 owner = owner[group]
             owner[last] = parse_value(known[name], text)
     return build(cls, values)
+
+
+def _groups(cls: type, path: str | None) -> Any:
+    """What the file says of the groups of `cls`; nothing where there is no file."""
+    from ml_collections import ConfigDict
+
+    values = ConfigDict() if path is None else load(path)
+    groups = {key.name.partition(".")[0]: "." in key.name for key in keys(cls)}
+    with values.unlocked():
+        for name in list(values):
+            if name not in groups:
+                del values[name]
+        for name in (name for name, is_group in groups.items() if is_group and name not in values):
+            values[name] = ConfigDict()
+    return values
+
+
+def split(argv: Sequence[str], cls: type = Config) -> tuple[list[str], list[str]]:
+    """What of a command line is about the config, for `parse`, and the rest, for a command's own arguments.
+
+    >>> split(["--config", "toy/smoke", "--out", "x", "--config.seed=1", "why?"])
+    (['--config', 'toy/smoke', '--config.seed=1'], ['--out', 'x', 'why?'])
+    """
+    lone = {f"--config.{key.name}" for key in keys(cls) if key.hint is bool}
+    config: list[str] = []
+    rest: list[str] = []
+    left = list(argv)
+    while left:
+        argument = left.pop(0)
+        if argument != "--config" and not argument.startswith(("--config.", "--config=")):
+            rest.append(argument)
+            continue
+        config.append(argument)
+        if "=" not in argument and argument not in lone and left and not left[0].startswith("--"):
+            config.append(left.pop(0))
+    return config, rest
 
 
 def version() -> str:

@@ -8,7 +8,7 @@ import pytest
 from scripted import CODEC, Cut, Ended, Script, Tools, call
 
 from mirothinker_jax.agent.policy import EngineError
-from mirothinker_jax.agent.prompt import FINAL_REQUEST
+from mirothinker_jax.agent.prompt import FAILURE_REQUEST, FINAL_REQUEST
 from mirothinker_jax.agent.setting import Setting, min_context_tokens
 from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.data.chat import Chat
@@ -229,12 +229,15 @@ def test_failures_that_are_not_the_models_fault_end_the_episode(play, kind):
     assert trajectory.calls == len(tools.calls) == OUTAGE
     assert sources(trajectory)[-1] is Source.POLICY and policy.forgotten == ["e"]
     assert trajectory.reason == "down"
+    timeouts = {"timeouts": float(OUTAGE)} if kind is Failure.DEADLINE else {}
+    assert trajectory.metrics == {"network_failures_in_a_row": float(OUTAGE)} | timeouts
 
 
 def test_addresses_that_the_model_made_up_are_its_own_fault(play):
     tools = Tools(lambda c: ToolResult("cannot reach http://made-up.test/", Failure.UNREACHABLE))
     trajectory, _, _ = play([call(q="a")] * 9 + ["\\boxed{x}"], tools, max_calls=20)
     assert (trajectory.stop, trajectory.calls, trajectory.failed_calls) == (Stop.ANSWERED, 9, 9)
+    assert trajectory.metrics == {"network_failures_in_a_row": 9.0}
 
 
 @pytest.mark.parametrize("between", [Failure.UNREACHABLE, Failure.UNKNOWN_TOOL, Failure.INVALID_ARGUMENTS])
@@ -257,6 +260,7 @@ def test_only_failures_in_a_row_count_as_broken_tools(play):
     tools = Tools(answer)
     trajectory, _, _ = play([call(q="a")] * 12 + ["\\boxed{x}"], tools, max_calls=20)
     assert (trajectory.stop, trajectory.calls, trajectory.failed_calls) == (Stop.ANSWERED, 12, 10)
+    assert trajectory.metrics == {"network_failures_in_a_row": OUTAGE - 1.0}
 
 
 def used(trajectory):
@@ -336,13 +340,29 @@ def test_tools_that_cannot_begin_are_infrastructure(play):
 
 
 @pytest.mark.parametrize("missing", [0, 1])
-def test_the_least_context_has_room_for_two_turns_with_calls(play, missing):
-    """With turns and results of full length; one token less, and the second turn is the forced one."""
-    setting = dict(turn_tokens=200, output_tokens=150, max_calls=9)
+@pytest.mark.parametrize(
+    ("more", "request_then"),
+    [
+        ({}, FINAL_REQUEST),
+        ({"overflow": "drop"}, FINAL_REQUEST),
+        ({"overflow": "drop", "restarts": 1}, FAILURE_REQUEST),
+    ],
+)
+def test_the_least_context_has_room_for_two_turns_with_calls(play, missing, more, request_then):
+    """With turns and results of full length; one token less, and the second turn is the one that is asked to end."""
+    setting = dict(turn_tokens=400, output_tokens=150, max_calls=9) | more
     least = min_context_tokens(Setting(None, context_tokens=0, **setting), Chat(CODEC))
-    lines = [THOUGHT + call(q="a"), THOUGHT + call(q="b"), "\\boxed{x}"]
-    lines[0] += "." * (200 - len(lines[0]) - 1)  # and <|im_end|>
+    lines = [THOUGHT + call(q="a"), THOUGHT + call(q="b"), *["\\boxed{x}"] * 2]
+    lines[0] += "." * (400 - len(lines[0]) - 1)  # and <|im_end|>
     _, policy, _ = play(
         lines, Tools(lambda c: "r" * 150), question="", context_tokens=least - missing, **setting
     )
-    assert (FINAL_REQUEST in policy.text(1)) == bool(missing)
+    assert (request_then in policy.text(1)) == bool(missing)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_the_least_context_without_calls_has_room_for_the_answer(play, missing):
+    setting = dict(turn_tokens=200, output_tokens=150, max_calls=0)
+    least = min_context_tokens(Setting(None, context_tokens=0, **setting), Chat(CODEC))
+    trajectory, _, _ = play(["\\boxed{x}"], question="", context_tokens=least - missing, **setting)
+    assert trajectory.stop is (Stop.CONTEXT if missing else Stop.FORCED)
