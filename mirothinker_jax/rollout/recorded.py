@@ -91,7 +91,9 @@ class RecordedExecutor:
 
 def without_lost(known: Unfinished) -> Unfinished:
     """What still counts of an episode that begins again: no result, where a call changed what is gone since."""
-    return Unfinished(known.turns) if any(call.get("changes", True) for call in known.calls.values()) else known
+    return (
+        Unfinished(known.turns) if any(call.get("changes", True) for call in known.calls.values()) else known
+    )
 
 
 def read_result(fields: dict) -> ToolResult:
