@@ -106,10 +106,10 @@ class Journal:
         self._append({"event": "left_out", "episodes": list(episodes)})
 
     def close(self) -> None:
-        for file in (self._columns, self._lines):
-            if file is not None:
-                checked_lines.close(file)
-        self._lines = self._columns = None
+        files, self._lines, self._columns = (self._lines, self._columns), None, None
+        with contextlib.ExitStack() as stack:
+            for file in filter(None, files):
+                stack.callback(checked_lines.close, file)
 
     def __enter__(self) -> Journal:
         return self
