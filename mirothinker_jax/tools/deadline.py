@@ -77,9 +77,9 @@ async def _outcome(work: Callable[[], Awaitable[T]], name: str) -> T | ToolError
         return await work()
     except ToolError as error:
         return error
-    except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
+    except (asyncio.CancelledError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # SystemExit of a user's tool must not end the run
+    except BaseException as error:  # SystemExit or GeneratorExit of a user's tool must not end the run
         logger.warning("%s failed", name, exc_info=True)
         return ToolError(Failure.TOOL_ERROR, _description(error)[:MESSAGE_CHARS])
 
