@@ -65,6 +65,7 @@ class RecordedExecutor:
             known = read_result(before)
             if not (known.failure and known.failure.infrastructure):  # what was down may be up again
                 return known
+        self._journal.ask(self._episode, request_id, call.server, call.tool)
         result = await self._executor.execute(call, request_id)
         fields = {"server": call.server, "tool": call.tool, "changes": self._executor.changes(call)}
         self._journal.call(self._episode, request_id, fields | vars(result))
