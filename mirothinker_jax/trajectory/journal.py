@@ -2,8 +2,9 @@
 
 A journal is two files that only grow. NAME.jsonl has a line for each event, for people too (checked_lines.py);
 NAME.columns has the tokens, log-probs and routes that the lines speak of, in binary, each stretch with a checksum in
-its line. Turns and calls say when they were, for who looks on (timeline.py). An episode that ended is in one line with all it holds. One that did not is gone on with: its turns and
-results are read back (rollout/recorded.py), so nothing that was finished is done twice.
+its line. Turns and calls say when they were (timeline.py). An episode that ended is in one line with all it holds. One
+that did not is gone on with: its turns and results are read back (rollout/recorded.py), so nothing that was finished is
+done twice.
 
 Several processes write a journal each, under the name that `share` gives. Readers take all of them, whatever the number
 of processes was. Damaged lines and columns count as never written.

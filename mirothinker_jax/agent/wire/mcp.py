@@ -12,7 +12,16 @@ from __future__ import annotations
 import re
 
 from mirothinker_jax.agent.wire.lenient_json import JsonReader, decode_object
-from mirothinker_jax.agent.wire.turn import Grammar, Malformed, Marks, ParsedTurn, Stretch, read_turn, split_turn, text_of_call
+from mirothinker_jax.agent.wire.turn import (
+    Grammar,
+    Malformed,
+    Marks,
+    ParsedTurn,
+    Stretch,
+    read_turn,
+    split_turn,
+    text_of_call,
+)
 from mirothinker_jax.tools.spec import CALL_TAGS, ToolCall
 
 _MARK = re.compile(
