@@ -88,7 +88,7 @@ async function drawQuestions(root) {
     line.after(h("tr", { class: "opened", "data-episode": episode.name }, cell));
     history.replaceState(null, "", `#${episode.name}`);
     if (document.getElementById(`episode-${episode.name}`)) await openEpisode(place, episode.name);
-    else place.append(h("p", {}, "This episode is not in the page, which would be too large with all of them; the notes above say how to see it."));
+    else place.append(h("p", {}, "This episode is not in the page, which would be too large with all of them; the note at its end says how to see it."));
   }
 
   root.replaceChildren(

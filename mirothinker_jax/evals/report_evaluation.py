@@ -77,7 +77,7 @@ def write_evaluation_report(
     runs = sorted({row["run"] for row in page.rows}, key=lambda run: (len(run), run))
     for row in page.rows:
         row["run"] = runs.index(row["run"])
-    notes = _notes(episodes, manifest, len(page.rows) if questions is None else None)
+    notes = _notes(episodes, manifest, len(page.rows)) if questions is None else []
     parts = template("evaluation.html.j2", "viewer.js", "timeline.js", "page.js", "questions.js").generate(
         title=folder.resolve().name,
         runs=[_verdicts([r for r in page.rows if r["run"] == i], run) for i, run in enumerate(runs)],
@@ -156,16 +156,17 @@ def _verdicts(rows: list[dict[str, Any]], run: str) -> dict[str, Any]:
     }
 
 
-def _notes(episodes: Episodes, manifest: Mapping[str, Any], ended: int | None) -> list[str]:
+def _notes(episodes: Episodes, manifest: Mapping[str, Any], ended: int) -> list[str]:
     notes = []
     if episodes.damaged:
         notes.append(
             f"{episodes.damaged} line(s) or episode(s) of the journal could not be read and are left out."
         )
     if episodes.unfinished:
-        notes.append(f"{episodes.unfinished} episode(s) have begun and not ended.")
+        these = "1 episode has" if episodes.unfinished == 1 else f"{episodes.unfinished} episodes have"
+        notes.append(f"{these} begun and not ended.")
     asked = manifest.get("runs", 0) * len(manifest.get("tasks", {}))
-    if ended is not None and ended < asked:
+    if ended < asked:
         notes.append(f"{ended} of {asked} episodes have ended.")
     return notes
 

@@ -2,6 +2,10 @@
 // All text goes in as text: no string of a record is ever taken for markup.
 "use strict";
 
+// Characters that turn text around, or that nobody sees, by their number: a reader must see what a model was shown.
+const UNSEEN = /[\0-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|[\u{e0000}-\u{e007f}]/gu;
+const visible = (text) => text.replace(UNSEEN, (c) => `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+
 const h = (tag, props = {}, ...children) => {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(props)) {
@@ -9,7 +13,7 @@ const h = (tag, props = {}, ...children) => {
     else if (value === true) node.setAttribute(name, "");
     else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value);
   }
-  node.append(...children.filter((child) => child !== null));
+  node.append(...children.filter((child) => child !== null).map((child) => (typeof child === "string" ? visible(child) : child)));
   return node;
 };
 const svg = (tag, props) => {
@@ -165,7 +169,7 @@ function drawEpisode(record, tokens) {
     button.setAttribute("aria-expanded", String(!there));
     if (there) return there.remove();
     tokenRecord ??= await readChunk(tokens);
-    button.parentElement.after(drawTokens(tokenRecord[index], "all of them trained"));
+    button.parentElement.after(drawTokens(tokenRecord[index], "the ones that training learns from"));
   }
   // Looks in the record, not in the document, whose hidden parts the browser would have to lay out.
   let place = -1;
