@@ -106,7 +106,7 @@ setup(
     ],
     package_dir={"mirothinker_kernels": "kernels", "mirothinker_jax.configs": "configs"},
     package_data={
-        "mirothinker_jax": ["py.typed", "**/*.html.j2", "**/*.txt"],
+        "mirothinker_jax": ["py.typed", "**/*.html.j2", "**/*.txt", "evals/*.css", "evals/*.js"],
         "mirothinker_jax.configs.toy": ["system_prompt.txt"],
         "mirothinker_kernels": ["py.typed"],
         "mirothinker_kernels.flash_attention": ["blocks.json"],
