@@ -97,7 +97,8 @@ def test_inspect_reads_every_export(tmp_path):
         assert [m[0] for m in messages] == [
             *("system", "user", "assistant", "tool", "tool"),
             *("assistant", "tool"),
-        ] + ["assistant"]
+            "assistant",
+        ]
         assert [m[3] for m in messages if m[0] == "assistant"] == [["google_search"] * 2, ["malformed"], []]
         results = [m[4] for m in messages if m[0] == "tool"]
         assert len(set(results)) == 3 and None not in results
