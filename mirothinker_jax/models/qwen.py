@@ -10,6 +10,7 @@ passed, because a scan would copy the whole cache at every decoded token.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -99,6 +100,7 @@ class Qwen(nnx.Module):
         cache: list[Any] | None = None,
         counts: jax.Array | None = None,
         routes: jax.Array | None = None,
+        unstacked: Sequence[Params] | None = None,
     ) -> tuple[jax.Array, list[Any] | None, Routing | None]:
         """Hidden states before the head, [B, T, D] in the compute dtype; the new cache; what the routers did.
 
@@ -108,6 +110,7 @@ class Qwen(nnx.Module):
           cache: one entry per layer, handed to `attend`; None when training.
           counts: bool [B, T], the tokens that routers' statistics are of; None: all.
           routes: int [B, T, L, k], experts to use instead of the routers' choice; None, or −1: theirs.
+          unstacked: with a cache, each layer's parameters, where they lie apart.
         """
         dtype = self.config.compute_dtype
         x = look_up(self.embedding[...], tokens, dtype)
@@ -122,7 +125,8 @@ class Qwen(nnx.Module):
         if cache is not None:
             updated, routings = [], []
             for i, layer_cache in enumerate(cache):
-                layer, route = jax.tree.map(lambda p, i=i: p[i], (layers, routes))
+                route = None if routes is None else routes[i]
+                layer = jax.tree.map(lambda p, i=i: p[i], layers) if unstacked is None else unstacked[i]
                 x, layer_cache, routing = nnx.merge(graph, layer)(
                     x, angles, attend, layer_cache, counts, route
                 )

@@ -36,7 +36,9 @@ class _Turn:
 
     def result(self, complete: bool) -> Turn:
         routes = np.concatenate(self.routes) if self.routes else None
-        return Turn(tuple(self.tokens), tuple(self.logprobs), complete, tuple(self.raw_logprobs), routes)
+        return Turn(
+            tuple(self.tokens), tuple(self.logprobs), complete, tuple(self.raw_logprobs), routes=routes
+        )
 
 
 class Sampler:
