@@ -14,6 +14,8 @@ from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_
 
 from . import xla
 
+KEYS, QUERIES = 1024, 32  # of a block
+
 copy = xla.copy
 
 
@@ -45,5 +47,8 @@ def attend(q: jax.Array, pool, table: jax.Array, places: jax.Array) -> jax.Array
         starts,
         jnp.full(1, rows, jnp.int32),
         sm_scale=width**-0.5,
+        # Given, because the kernel's own table asks for the device that compiles, not for the one compiled for.
+        num_kv_pages_per_block=min(max(1, KEYS // pool[0].shape[1]), table.shape[1]),
+        num_queries_per_block=min(QUERIES, rows * count),
     )
     return out.reshape(q.shape)

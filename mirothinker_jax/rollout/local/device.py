@@ -57,7 +57,7 @@ class Start(NamedTuple):
     last: np.ndarray  # int32, the index in the block of the context's last token
     budget: np.ndarray  # int32
     settings: Settings
-    seen: np.ndarray | jax.Array  # uint8 [blocks, ⌈V / 8⌉], the tokens of the context as bits
+    seen: jax.Array  # uint8 [blocks, ⌈V / 8⌉], the tokens of the context as bits
 
 
 class Sampled(NamedTuple):
@@ -166,7 +166,7 @@ class Device:
             with jax.set_mesh(self.model.mesh):
                 self._pools = self._copy(self._pools, source, target)
 
-    def seen(self, contexts: Sequence[np.ndarray | None], rows: int) -> np.ndarray | jax.Array:
+    def seen(self, contexts: Sequence[np.ndarray | None], rows: int) -> jax.Array:
         """The tokens of contexts as bits, for `Start`; None: nobody asks. All None: an array that is there already."""
         if all(ids is None for ids in contexts):
             return self._unseen[rows]
@@ -174,15 +174,17 @@ class Device:
         for row, ids in enumerate(contexts):
             if ids is not None:
                 bits[row, ids] = True
-        return np.packbits(bits, axis=1, bitorder="little")
+        return self._spread(np.packbits(bits, axis=1, bitorder="little"))
+
+    def _spread(self, values: np.ndarray) -> jax.Array:
+        """On every device. One that is there already and one that comes now must lie alike, or two shapes compile."""
+        return jax.device_put(values, replicated_sharding(self.model.mesh))
 
     def _warm(self) -> None:
         """Runs every shape once, on rows and places that are none."""
         width = -(-self.model.vocab_size // 8)
-        with jax.set_mesh(self.model.mesh):
-            self._unseen = {
-                n * self.shards: jnp.zeros((n * self.shards, width), jnp.uint8) for n in self.feed_rows
-            }
+        sizes = [n * self.shards for n in self.feed_rows]
+        self._unseen = {n: self._spread(np.zeros((n, width), np.uint8)) for n in sizes}
         for n in (size * self.shards for size in self.feed_rows):
             nowhere = np.full((n, self.config.prefill_tokens), -1, np.int32)
             self.feed(np.zeros_like(nowhere), nowhere, self.table(n), self.start(n))
