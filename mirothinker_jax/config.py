@@ -14,7 +14,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from mirothinker_jax.config_episodes import AgentConfig, EvalConfig, RolloutConfig, ToolsConfig, WorldConfig
+from mirothinker_jax.config_agent import PRESETS, AgentConfig
+from mirothinker_jax.config_episodes import EvalConfig, RolloutConfig, ToolsConfig, WorldConfig
 from mirothinker_jax.config_model import EXECUTION as EXECUTION
 from mirothinker_jax.config_model import LORA_TARGETS as LORA_TARGETS
 from mirothinker_jax.config_model import REMAT as REMAT
@@ -23,6 +24,11 @@ from mirothinker_jax.config_model import LoRAConfig as LoRAConfig
 from mirothinker_jax.config_model import ModelConfig as ModelConfig
 from mirothinker_jax.config_model import MoEConfig as MoEConfig
 from mirothinker_jax.config_model import YarnConfig as YarnConfig
+from mirothinker_jax.config_objectives import DPOConfig as DPOConfig
+from mirothinker_jax.config_objectives import GRPOConfig as GRPOConfig
+from mirothinker_jax.config_tasks import TasksConfig as TasksConfig
+from mirothinker_jax.config_training import OptimizerConfig as OptimizerConfig
+from mirothinker_jax.config_training import TrainingConfig as TrainingConfig
 from mirothinker_jax.config_tree import ConfigError as ConfigError
 from mirothinker_jax.config_tree import build as build
 from mirothinker_jax.config_tree import check as check
@@ -128,70 +134,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with warm-up, a schedule and global-norm clipping (optax)."""
-
-    learning_rate: float = 1e-3  # the peak, after warm-up
-    schedule: str = "cosine"  # cosine, linear or constant, from the peak on
-    warmup_fraction: float = 0.1  # of the steps, on the way up; the next step is at the peak
-    final_fraction: float = 0.1  # of the peak learning rate, at the last step
-    weight_decay: float = 0.1  # decoupled, as in AdamW
-    b1: float = 0.9  # decay of the gradient's average
-    b2: float = 0.95  # decay of the squared gradient's average
-    eps: float = 1e-8  # added to the root in AdamW's denominator
-    clip_norm: float = 1.0  # largest global norm of a gradient
-    offload: bool = False  # AdamW's averages wait in the host's memory from one update to the next
-
-    def __post_init__(self):
-        check(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be > 0")
-        one_of("schedule", self.schedule, ("cosine", "linear", "constant"))
-        check(0 <= self.warmup_fraction < 1, f"warmup_fraction is {self.warmup_fraction}; give 0 ≤ x < 1")
-        check(0 <= self.final_fraction <= 1, f"final_fraction is {self.final_fraction}; give 0 ≤ x ≤ 1")
-        for key in ("b1", "b2"):
-            check(0 <= getattr(self, key) < 1, f"{key} is {getattr(self, key)}; give 0 ≤ x < 1")
-        for key in ("weight_decay", "eps"):
-            check(getattr(self, key) >= 0, f"{key} is {getattr(self, key)}; it must be ≥ 0")
-        check(self.clip_norm > 0, f"clip_norm is {self.clip_norm}; it must be > 0 (a large value: no clip)")
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """One run of the training loop. A step sees `batch_size` rows, `microbatch_size` at a time (gradients add up)."""
-
-    steps: int = 100  # optimizer updates; 0 where epochs says how many
-    # Passes over the conversations, the pairs or the question pool, instead of steps, which then is 0.
-    epochs: float = 0.0
-    batch_size: int = 8  # sequences (packed rows) per step, over all devices
-    microbatch_size: int = 8  # of them at a time, over all devices
-    sequence_length: int = 2048  # length of a packed row
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    checkpoint_every: int = 50  # steps between checkpoints
-    keep_checkpoints: int = 2  # how many of the newest stay on disk
-    log_every: int = 10  # steps between lines of metrics
-
-    def __post_init__(self):
-        check(self.epochs >= 0, f"training.epochs is {self.epochs}; it must be ≥ 0")
-        check(
-            self.steps >= 1 if self.epochs == 0 else self.steps == 0,
-            f"training.steps is {self.steps} and training.epochs {self.epochs}; give one of them, and 0 for the other",
-        )
-        for key in (
-            "batch_size",
-            "microbatch_size",
-            "sequence_length",
-            "checkpoint_every",
-            "keep_checkpoints",
-        ):
-            check(getattr(self, key) >= 1, f"training.{key} is {getattr(self, key)}; it must be ≥ 1")
-        check(self.log_every >= 1, f"training.log_every is {self.log_every}; it must be ≥ 1")
-        check(
-            self.batch_size % self.microbatch_size == 0,
-            f"training.batch_size ({self.batch_size}) must be a multiple of training.microbatch_size "
-            f"({self.microbatch_size})",
-        )
-
-
-@dataclass(frozen=True)
 class SFTConfig:
     """Supervised fine-tuning, and the scripted expert that makes its data where there is none."""
 
@@ -212,79 +154,6 @@ class SFTConfig:
 
 
 @dataclass(frozen=True)
-class DPOConfig:
-    """Rafailov et al. (arXiv 2305.18290) on summed log-probs, + sft_coef · SFT on the chosen one."""
-
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(sequence_length=4096)
-    )  # two episodes
-    beta: float = 0.1  # β: how far the policy may move from the SFT model
-    sft_coef: float = 0.1  # λ: weight of the SFT loss on the chosen sequence
-    questions: int = 200  # questions that pairs are sampled for
-    samples: int = 8  # episodes per question; correct against wrong makes pairs
-    pairs_per_question: int = 2  # the most that one question gives
-    pairs_per_row: int = 4  # the most pairs that one row may hold
-
-    def __post_init__(self):
-        check(self.beta > 0, f"dpo.beta is {self.beta}; it must be > 0")
-        check(self.sft_coef >= 0, f"dpo.sft_coef is {self.sft_coef}; it must be ≥ 0")
-        check(self.questions >= 1, f"dpo.questions is {self.questions}; it must be ≥ 1")
-        check(
-            self.pairs_per_question >= 1,
-            f"dpo.pairs_per_question is {self.pairs_per_question}; it must be ≥ 1",
-        )
-        check(self.samples >= 2, f"dpo.samples is {self.samples}; a pair needs two episodes")
-        check(self.pairs_per_row >= 1, f"dpo.pairs_per_row is {self.pairs_per_row}; it must be ≥ 1")
-
-
-@dataclass(frozen=True)
-class GRPOConfig:
-    """Group-relative policy optimisation; the defaults are the MiroThinker paper's (arXiv 2511.11793)."""
-
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    question_pool: int = 1000  # different training questions, walked through in shuffled epochs
-    questions: int = 32  # per step
-    group: int = 8  # episodes per question
-    correct_coef: float = 1.0  # α_c of the reward
-    format_coef: float = 0.1  # α_f: subtracted for a format violation
-    advantage: str = "mean"  # mean: R − mean(R); std: also divided by the group's std; rloo: leave-one-out
-    loss: str = "reinforce"  # reinforce: A·log π; clip: PPO's clipped ratio against the sampler
-    clip_low: float = 0.2  # the ratio stays above 1 − this (loss = clip)
-    clip_high: float = 0.28  # and below 1 + this
-    aggregate: str = "token-mean"  # how the tokens' losses are averaged (data/weights.py has the table)
-    kl_coef: float = 0.0  # β
-    kl: str = "k2"  # estimator of the KL term
-    sampler_correction: str = "none"  # tis: truncated importance sampling; icepop: masked
-    correction_low: float = 0.5  # icepop: ratios below it are masked
-    correction_high: float = 2.0  # tis: ratios are cut to it; icepop: masked above it
-    # Mixture of experts: train on the sampler's routes, which take 2 · layers · experts_per_token bytes a token.
-    replay_routes: bool = False
-
-    def __post_init__(self):
-        check(self.group >= 2, f"grpo.group is {self.group}; a group advantage needs at least 2 episodes")
-        check(self.questions >= 1, f"grpo.questions is {self.questions}; it must be ≥ 1")
-        check(self.kl_coef >= 0, f"grpo.kl_coef is {self.kl_coef}; it must be ≥ 0")
-        one_of("grpo.advantage", self.advantage, ("mean", "std", "rloo"))
-        one_of("grpo.loss", self.loss, ("reinforce", "clip"))
-        one_of(
-            "grpo.aggregate",
-            self.aggregate,
-            ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean"),
-        )
-        # k1 as a loss has zero expected gradient, plain k3 that of the reverse KL (objectives/grpo.py).
-        one_of("grpo.kl", self.kl, ("k2", "k3-ratio"))
-        one_of("grpo.sampler_correction", self.sampler_correction, ("none", "tis", "icepop"))
-        check(
-            self.loss == "reinforce" or self.sampler_correction == "none",
-            f"grpo.sampler_correction is {self.sampler_correction!r} with grpo.loss 'clip', whose ratio is "
-            "already taken against the sampler; set one of the two back ('none', 'reinforce')",
-        )
-        check(self.question_pool >= 1, f"grpo.question_pool is {self.question_pool}; it must be ≥ 1")
-        for key in ("clip_low", "clip_high", "correction_low", "correction_high"):
-            check(getattr(self, key) >= 0, f"grpo.{key} is {getattr(self, key)}; it must be ≥ 0")
-
-
-@dataclass(frozen=True)
 class Config:
     """The whole tree: what a config file returns and `--config.key=value` overrides."""
 
@@ -299,6 +168,7 @@ class Config:
     dpo: DPOConfig = field(default_factory=DPOConfig)
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     world: WorldConfig = field(default_factory=WorldConfig)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
     tools: ToolsConfig = field(default_factory=ToolsConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -336,9 +206,21 @@ class Config:
                 "expert knows no other; give data.path, or leave them empty",
             )
             check(
+                bool(self.data.path) or self.tasks.source == "world",
+                f"the stage sft has no data: the scripted expert answers the embedded world's questions alone, not "
+                f"those of tasks.environment {self.tasks.source!r}; give data.path",
+            )
+            check(
                 bool(self.data.path) or self.sft.expert_calls <= self.agent.max_calls,
                 f"sft.expert_calls ({self.sft.expert_calls}) is more than the agent is allowed: "
                 f"lower it to agent.max_calls ({self.agent.max_calls})",
+            )
+        edits = self.agent.context_edits()
+        for stage in ("dpo", "grpo"):
+            check(
+                stage not in self.stages or not edits,
+                f"{', '.join(edits)}: the agent's contexts are edited, and {stage} trains episodes whose turns saw all "
+                "that came before them; evaluate with it, and leave it out here",
             )
         if "dpo" in self.stages:
             check(
@@ -376,4 +258,6 @@ def default() -> Any:
     """
     from ml_collections import ConfigDict
 
-    return ConfigDict(dataclasses.asdict(Config())).lock()
+    values = dataclasses.asdict(Config())
+    values["agent"] |= dict.fromkeys(PRESETS[""])  # not given, so that a preset decides
+    return ConfigDict(values).lock()

@@ -1,4 +1,4 @@
-"""The settings of what happens around the model: the embedded web, tools, agent, sampler and evaluation.
+"""The settings of what happens around the model: the embedded web, tools, sampler and evaluation.
 
 As in config.py, which has the rest of them and the whole tree.
 """
@@ -8,12 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mirothinker_jax.config_tree import check, one_of
-
-# user:password@ and a port may be there, a path and a query too.
-_SERVICE_URL = re.compile(
-    r"https?://(?:[^\s/?#@]*@)?(?:\[[0-9a-f:.]+\]|[^\s/?#:@\[\]]+)(?::\d{1,5})?(?:[/?]\S*)?", re.IGNORECASE
-)
+from mirothinker_jax.config_tree import check, check_address, one_of
 
 _SEARCH_SERVICES = ("serper", "searxng", "tavily", "brave")
 
@@ -103,11 +98,7 @@ class ToolsConfig:
             one_of("tools.names", name, ("google_search", "scrape_and_extract_info", "run_python_code"))
         one_of("tools.reader", self.reader, ("rules", "trafilatura", "jina"))
         for key in ("search_url", "reader_url", "extractor_url"):
-            url = getattr(self, key)
-            check(
-                not url or _SERVICE_URL.fullmatch(url) is not None,
-                f"tools.{key} is {url!r}, which is no address; write it as http://host:port/path",
-            )
+            check_address(f"tools.{key}", getattr(self, key))
         self._check_search()
         check(
             bool(self.reader_url or self.reader != "jina"),
@@ -173,24 +164,6 @@ class ToolsConfig:
         check(
             not self.corpus or self.reader != "jina",
             f"tools.reader is 'jina', a service that would leave tools.corpus ({self.corpus}); take another reader",
-        )
-
-
-@dataclass(frozen=True)
-class AgentConfig:
-    """The ReAct loop: think → call → observation → … → boxed answer."""
-
-    max_calls: int = 16  # tool calls allowed in an episode; then the final answer is asked for
-    context_tokens: int = 2048  # an episode's most tokens, prompt and tool results included
-    turn_tokens: int = 96  # most new tokens of one assistant turn
-    system_prompt_file: str = ""  # empty: the built-in template
-
-    def __post_init__(self):
-        check(self.max_calls >= 0, f"agent.max_calls is {self.max_calls}; it must be ≥ 0")
-        check(
-            0 < self.turn_tokens < self.context_tokens,
-            f"agent.turn_tokens ({self.turn_tokens}) must be below agent.context_tokens "
-            f"({self.context_tokens})",
         )
 
 

@@ -27,6 +27,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 # Of keys whose values are paths.
 PATH_ENDINGS = ("path", "_dir", "_file", "init_from", "tools.record", "tools.replay", "tools.corpus")
+PATH_ENDINGS += ("tasks.train", "tasks.heldout")
+# user:password@ and a port may be there, a path and a query too.
+_SERVICE_URL = re.compile(
+    r"https?://(?:[^\s/?#@]*@)?(?:\[[0-9a-f:.]+\]|[^\s/?#:@\[\]]+)(?::\d{1,5})?(?:[/?]\S*)?", re.IGNORECASE
+)
 
 
 class ConfigError(ValueError):
@@ -46,6 +51,30 @@ def check(condition: bool, message: str) -> None:
 def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ConfigError unless `value` is one of `choices`."""
     check(value in choices, f"{key} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def check_address(key: str, url: str) -> None:
+    """Raises ConfigError for what is neither empty nor the address of a service."""
+    check(
+        not url or _SERVICE_URL.fullmatch(url) is not None,
+        f"{key} is {url!r}, which is no address; write it as http://host:port/path",
+    )
+
+
+def numbers_by_name(key: str, entries: Iterable[str]) -> dict[str, float]:
+    """`entries` of the form NAME:NUMBER, of either sign, as a dict. Raises ConfigError for another form.
+
+    >>> numbers_by_name("grpo.reward_terms", ("brevity:0.2", "cost:-1"))
+    {'brevity': 0.2, 'cost': -1.0}
+    """
+    numbers: dict[str, float] = {}
+    for entry in entries:
+        match = re.fullmatch(r"([^:\s]+):([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)", entry)
+        check(match is not None, f"{key} holds {entry!r}; write NAME:NUMBER, such as brevity:0.2")
+        assert match is not None
+        check(match[1] not in numbers, f"{key} names {match[1]} twice; give it once")
+        numbers[match[1]] = float(match[2])
+    return numbers
 
 
 def check_local(key: str, path: str) -> None:
@@ -87,18 +116,21 @@ def keys(cls: type, prefix: str = "") -> list[Key]:
 def build(cls: type[T], values: Any, prefix: str = "") -> T:
     """Turns a mapping (dict or ConfigDict) into the frozen dataclass `cls`, checking keys and types.
 
-    Keys that are left out keep their defaults. A whole number serves as a float, and a list or a lone item
-    as a tuple. A path may begin with ~, and must not be a URL.
+    Keys that are left out keep their defaults, and so do those that are None as their default is. A whole number
+    serves as a float, and a list or a lone item as a tuple. A path may begin with ~, and must not be a URL.
 
     Raises:
       ConfigError: one line that names the key, for an unknown key, a wrong type or an invalid value.
     """
     hints = typing.get_type_hints(cls)
+    unset = {field.name for field in dataclasses.fields(typing.cast(Any, cls)) if field.default is None}
     arguments = {}
     for key, value in dict(values).items():
         name = f"{prefix}{key}"
         if key not in hints:
             raise ConfigError(unknown_key(name, [k.name for k in keys(cls, prefix)]))
+        if value is None and key in unset:
+            continue
         if not dataclasses.is_dataclass(hints[key]):
             arguments[key] = _convert(name, value, hints[key])
         elif hasattr(value, "items"):

@@ -152,7 +152,8 @@ def manual(cls: type, description: str, program: str, example: str) -> str:
             group = key.name.rpartition(".")[0]
             lines += ["", f"{group or 'the run'}:"]
         default = ",".join(map(str, key.default)) if isinstance(key.default, tuple) else key.default
-        lines.append(f"  --config.{key.name}={default!s}  ({type_name(key.hint)})")
+        shown = "…" if default is None else default  # where another setting decides, which the meaning says
+        lines.append(f"  --config.{key.name}={shown!s}  ({type_name(key.hint)})")
         lines += textwrap.wrap(key.meaning, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
     return "\n".join(lines).lstrip("\n") + "\n"
 

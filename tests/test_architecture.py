@@ -21,26 +21,38 @@ MAY_IMPORT = {
     "config_tree": set(),
     "config_episodes": {"config_tree"},
     "config_model": {"config_tree"},
-    "config": {"config_tree", "config_episodes", "config_model"},
+    "config_training": {"config_tree"},
+    "config_objectives": {"config_tree", "config_training"},
+    "config_tasks": {"config_tree"},
+    "config_agent": {"config_tree"},
+    "config": {
+        *("config_tree", "config_episodes", "config_model", "config_objectives", "config_tasks"),
+        *("config_agent", "config_training"),
+    },
     "config_file": {"config_tree"},
     "flags": {"config", "config_tree", "config_file"},
     "types": set(),
-    "tasks": set(),
-    "tools": {"config", "config_tree"},
-    "world": {"config", "config_tree", "tasks"},
+    "tasks": {
+        *("config", "config_tree", "tools.spec", "tools.client"),
+        *("data.jsonl", "data.parquet", "data.paths", "data.strict_json"),
+    },
+    "tools": {"config", "config_tree", "checked_lines"},
+    "world": {"config", "config_tree", "tasks", "tools.spec"},
     "agent": {"config", "config_tree", "tasks", "tools", "trajectory.types"},
     "parallel": {"config", "config_tree", "types"},
     "models": {"config", "config_tree", "types", "parallel"},
     "data": {"config", "config_tree", "types", "tools.spec", "tools.hermes"},
     "objectives": {"config", "types"},
-    "trajectory": {"config", "config_tree", "types", "data.packing", "data.atomic"},
+    "checked_lines": set(),
+    "trajectory": {"config", "config_tree", "types", "data.packing", "checked_lines", "tasks.types"},
     "rollout": {
         *("config", "config_tree", "types", "parallel", "models", "data", "tools", "agent", "trajectory"),
+        "tasks.types",
     },
     "trainer": {"config", "config_tree", "types", "parallel", "models", "objectives", "data"},
     "evals": {
         *("config", "config_tree", "types", "parallel", "models", "data", "tools", "agent", "trajectory"),
-        "rollout",
+        *("rollout", "tasks"),
     },
     "planning": {"config", "config_tree", "types", "parallel", "models", "objectives", "trainer"},
     "recipes": {"config", "models.presets"},
@@ -48,6 +60,7 @@ MAY_IMPORT = {
 }
 # These run in processes of their own, or before a config is accepted: jax would cost them seconds and memory.
 NO_JAX = {"config", "config_tree", "config_episodes", "config_model", "config_file"}
+NO_JAX |= {"config_agent", "config_objectives", "config_tasks", "config_training"}
 NO_JAX |= {"flags", "tasks", "tools", "world", "agent"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", KERNELS}
 KERNEL_IMPORTS = {"jax", "jaxlib", "numpy", KERNELS}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirothinker_jax import config, flags
-from mirothinker_jax.config import Config, ConfigError, build, default
+from mirothinker_jax.config import AgentConfig, Config, ConfigError, build, default
 from mirothinker_jax.config_tree import difference, flat, keys, to_plain
 
 
@@ -223,12 +223,57 @@ def test_adapters_need_a_model(capsys, tmp_path):
             "--config.tools.search_url=https://s.test",
             "config.tools.search, tools.search_url or tools.corpus leads away",
         ),
+        ("--config.agent.preset=v2", "config.agent.preset is 'v2'; choose one of "),
+        ("--config.agent.keep_results=0", "config.agent.keep_results is 0; give ≥ 1, or -1 for all"),
+        ("--config.agent.high_results=9", "say when results are cut to agent.keep_results, which is -1"),
+        (
+            "--config.agent.restart_with=hope",
+            "config.agent.restart_with is 'hope'; choose one of summary, nothing",
+        ),
+        ("--config.agent.outage_calls=0", "config.agent.outage_calls is 0; it must be ≥ 1"),
         ("--config.world.port=70000", "config.world.port is 70000; give 0 … 65535"),
     ],
 )
 def test_wrong_arguments(capsys, good, argument, expected):
     line = fails(capsys, "--config", good, argument)
     assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("preset", "numbers"),
+    [  # calls, context, turn, results that are kept, rollbacks in a row, restarts, what they are told
+        ("v1.0", (600, 262_144, 16_384, 5, 4, 5, "summary")),
+        ("v1.5", (400, 262_144, 16_384, 5, 4, 5, "summary")),
+        ("v1.7", (300, 262_144, 16_384, 5, 4, 5, "nothing")),
+        ("react", (20, 262_144, 16_384, -1, 0, 0, "summary")),
+        ("none", (0, 262_144, 16_384, -1, 0, 0, "summary")),
+        ("", (16, 2048, 96, -1, 0, 0, "summary")),
+    ],
+)
+def test_presets_of_the_agent(preset, numbers):
+    names = (
+        "max_calls",
+        "context_tokens",
+        "turn_tokens",
+        "keep_results",
+        "rollbacks",
+        "restarts",
+        "restart_with",
+    )
+    agent = AgentConfig(preset=preset)
+    assert tuple(getattr(agent, name) for name in names) == numbers
+    assert bool(agent.context_edits()) == preset.startswith("v1")
+
+
+def test_a_setting_beside_a_preset_wins(good):
+    """Also one that has the value that it would have without the preset, and one from the file."""
+    argv = ["--config", good, "--config.agent.preset=v1.5", "--config.agent.turn_tokens=64"]
+    argv += ["--config.agent.max_calls=16", "--config.agent.fallback=false"]
+    agent = flags.parse(argv).agent
+    assert (agent.max_calls, agent.fallback) == (16, False)
+    assert (agent.context_tokens, agent.turn_tokens) == (2048, 64)
+    assert (agent.keep_results, agent.final_answer) == (5, "always")
+    assert build(AgentConfig, to_plain(agent)) == agent
 
 
 @pytest.mark.parametrize(
@@ -246,6 +291,23 @@ def test_wrong_arguments(capsys, good, argument, expected):
         (
             ("--config.model.ffn_tokens=64", "--config.model.lora.rank=4", "--config.model.init_from=run"),
             "and adapters (model.lora.targets); give 0",
+        ),
+        (
+            ("--config.agent.keep_results=5", "--config.agent.high_results=4"),
+            "config.agent.high_results (4) must be above agent.keep_results (5)",
+        ),
+        (
+            ("--config.stages=grpo", "--config.agent.keep_results=5", "--config.agent.rollbacks=2"),
+            "agent.keep_results=5, agent.rollbacks=2: the agent's contexts are edited, and grpo trains episodes",
+        ),
+        (
+            (
+                "--config.stages=dpo",
+                "--config.agent.preset=v1.7",
+                "--config.agent.restarts=0",
+                "--config.agent.turn_tokens=9",
+            ),
+            "agent.keep_results=5, agent.overflow=drop, agent.rollbacks=4: the agent's contexts are edited, and dpo",
         ),
         (
             ("--config.grpo.loss=clip", "--config.grpo.sampler_correction=tis"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from mirothinker_jax.config import default
 
 # How every call of the two tools begins: one token, where spelling it out would be most of what the toy computes.
-CALL = "</think><use_mcp_tool><server_name>{}</server_name><tool_name>{}</tool_name><arguments>{}"
+CALL = "</think>\n\n<use_mcp_tool>\n<server_name>{}</server_name>\n<tool_name>{}</tool_name>\n<arguments>\n{}"
 SEARCH = CALL.format("search_and_scrape_webpage", "google_search", '{"q": "')
 SCRAPE = CALL.format("jina_scrape_llm_summary", "scrape_and_extract_info", '{"url": "')
 
@@ -46,7 +46,7 @@ def get_config():
         SEARCH,
         SCRAPE,
         '", "info_to_extract": "',
-        '"}</arguments></use_mcp_tool>',
+        '"}\n</arguments>\n</use_mcp_tool>',
         "http://airports.test/",
         "http://mirror.test/",
         "\\boxed{",

@@ -31,7 +31,7 @@ def get_config():
 
     c.sft.expert_episodes, c.sft.expert_calls = 18, 4
     t = c.sft.training
-    t.steps, t.batch_size, t.microbatch_size, t.sequence_length = 160, 8, 8, 192
+    t.steps, t.batch_size, t.microbatch_size, t.sequence_length = 160, 8, 8, 256
     t.checkpoint_every, t.log_every = 40, 10
     t.optimizer.learning_rate = 1e-2
 

@@ -10,8 +10,10 @@ import re
 
 from mirothinker_jax.tasks.rules import says_nothing
 
-# An escaped brace is text. Of \\boxed, as JSON writes it, the second backslash begins the box.
-_BRACE = re.compile(r"(?P<box>\\boxed\s*+\{)|\\(?:[{}]|\\(?!boxed))|[{}]")
+# Of \\boxed, as JSON writes it, the second backslash begins the box.
+_BOX = re.compile(r"\\boxed\s*+\{")
+_BRACE = re.compile(r"\\[{}\\]|[{}]")  # an escaped brace is text
+_LONGEST_NOTHING = 1000  # characters; what is longer says something
 
 
 def boxed_answer(text: str) -> str | None:
@@ -21,20 +23,23 @@ def boxed_answer(text: str) -> str | None:
     'f{1}'
     """
     inside = last_box(text)
-    return None if inside is None or says_nothing(inside) else inside
+    nothing = inside is None or (len(inside) <= _LONGEST_NOTHING and says_nothing(inside))
+    return None if nothing else inside
 
 
 def last_box(text: str) -> str | None:
-    """The text in the last balanced box, whatever it says; None where there is none. One pass."""
-    opened: list[
-        tuple[bool, int]
-    ] = []  # for each open brace: does a box begin there, and where its content does
-    last = (-1, -1)
-    for brace in _BRACE.finditer(text):
-        if brace["box"] or brace[0] == "{":
-            opened.append((bool(brace["box"]), brace.end()))
-        elif brace[0] == "}" and opened:
-            is_box, start = opened.pop()
-            if is_box and start > last[0]:
-                last = (start, brace.start())
-    return text[last[0] : last[1]].strip() if last[0] >= 0 else None
+    """The text in the last balanced box, whatever it says; None where there is none. Linear in the text: a box that is
+    open where the next one begins is closed only if that one is, so no stretch is read for two boxes."""
+    stop = len(text)
+    for box in reversed(list(_BOX.finditer(text))):
+        depth = 1
+        for brace in _BRACE.finditer(text, box.end(), stop):
+            mark = brace[0]
+            if mark == "{":
+                depth += 1
+            elif mark == "}":
+                depth -= 1
+                if not depth:
+                    return text[box.end() : brace.start()].strip()
+        stop = box.start()
+    return None

@@ -13,8 +13,25 @@ Numbered = tuple[str, ToolCall | Malformed]  # (request id, call)
 
 
 class Executor(Protocol):
+    """Whoever makes the calls (tools/executor.py, or a record of them)."""
+
+    async def begin(self, episode: str, files: Sequence[str]) -> None:
+        """Before the first turn: tools that keep something for an episode make it, and get the task's `files`.
+
+        Raises ToolError where one cannot.
+        """
+        ...
+
+    async def end(self, episode: str) -> None:
+        """After the last turn, also of an episode that did not begin or was cancelled: what was kept goes."""
+        ...
+
     def concurrent(self, call: ToolCall) -> bool:
         """Whether the call may run at the same time as others of its turn."""
+        ...
+
+    def changes(self, call: ToolCall) -> bool:
+        """Whether the call may change something that lasts, such as a sandbox."""
         ...
 
     async def execute(self, call: ToolCall, request_id: str) -> ToolResult: ...

@@ -1,19 +1,20 @@
 """A scripted expert: it answers chain questions through the real tools, errs now and then, and recovers.
 
-It is a Policy like any other, so its episodes run through the same loop as the model's. Its tokens are
+It is an engine like any other, so its episodes run through the same loop as the model's. Its tokens are
 Unicode code points (`Characters`), because it writes the corpus that the tokenizer is trained on.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mirothinker_jax.agent.policy import Turn
+from mirothinker_jax.agent.policy import Request, Turn
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
-from mirothinker_jax.agent.wire.formats import WIRES, Wire
+from mirothinker_jax.agent.wire.formats import WIRES
 from mirothinker_jax.tools.hermes import RESULT_TAGS
 from mirothinker_jax.tools.spec import ToolCall
 from mirothinker_jax.trajectory.types import Source, Trajectory
@@ -44,7 +45,10 @@ class Characters:
     encode_untrusted = encode
 
     def decode(self, ids: Sequence[int]) -> str:
-        return "".join(chr(i) if i < _FIRST_CONTROL else _CONTROL[i - _FIRST_CONTROL] for i in ids)
+        try:
+            return "".join(map(chr, ids))
+        except ValueError:  # there are control tokens among them
+            return "".join(chr(i) if i < _FIRST_CONTROL else _CONTROL[i - _FIRST_CONTROL] for i in ids)
 
     def truncate(self, text: str, max_tokens: int) -> tuple[str, bool]:
         return text[:max_tokens], len(text) > max_tokens
@@ -73,35 +77,50 @@ class Plan:
 
 
 class Expert:
-    """The policy of one question. `mistake_rate` is the chance per page read of a deliberate error; `call_format` is
-    how it writes its calls."""
+    """The engine of one question, or of many: `plans` says what the expert knows of the question that a user's message
+    asks. `mistake_rate` is the chance per page read of a deliberate error; `call_format` is how calls are written.
 
-    def __init__(self, plan: Plan, mistake_rate: float, call_format: str = "mcp"):
-        self._plan, self._rate, self._wire = plan, mistake_rate, WIRES[call_format]
+    What a session errs in is drawn from `seed` and the session's name. The seeds of its turns do not matter: a script
+    that is gone on with, by an engine that did not hear its beginning, must come to the same.
+    """
 
-    async def open(self, seed: int) -> ExpertSession:
-        script = _script(self._plan, self._rate, random.Random(seed))
-        next(script)
-        return ExpertSession(script, self._wire)
+    def __init__(
+        self,
+        plans: Callable[[str], Plan],
+        mistake_rate: float,
+        call_format: str = "mcp",
+        seed: int = 0,
+        final_request: str = FINAL_REQUEST,
+    ):
+        self._plans, self._rate, self._wire = plans, mistake_rate, WIRES[call_format]
+        self._seed, self._final, self._codec = seed, final_request, Characters()
 
-
-class ExpertSession:
-    def __init__(self, script: Generator[Said, str, None], wire: Wire):
-        self._script, self._wire, self._codec = script, wire, Characters()
-
-    async def sample(self, tokens: Sequence[int], max_tokens: int) -> Turn:
-        heard = read_messages(tokens)[-1]["content"]
-        if heard.endswith(FINAL_REQUEST):
-            said = "<think>no calls left</think>\\boxed{unknown}"
+    async def generate(self, request: Request) -> Turn:
+        """What the script says to the last of the messages, after having heard the others."""
+        heard = _heard(request.ids)
+        if heard[-1].endswith(self._final):
+            said: Said = "<think>no calls left</think>\\boxed{unknown}"
         else:
-            said = self._script.send(heard)
-            if not isinstance(said, str):
-                said = f"<think>{said[0]}</think>{self._wire.render([said[1]])}"
+            rng = random.Random(f"{self._seed}|{request.session}")
+            script = _script(self._plans(heard[0]), self._rate, rng)
+            next(script)
+            for message in heard[:-1]:
+                script.send(message)
+            said = script.send(heard[-1])
+        if not isinstance(said, str):
+            said = f"<think>{said[0]}</think>{self._wire.render([said[1]])}"
         ids = (*self._codec.encode(said), self._codec.im_end_id)
         return Turn(ids, (0.0,) * len(ids), True)
 
-    def close(self) -> None:
-        self._script.close()
+    def forget(self, session: str) -> None:
+        """Nothing is kept of a session."""
+
+
+def _heard(ids: Sequence[int]) -> list[str]:
+    """What was said last before each turn of the expert, the one to come included."""
+    said = read_messages(ids)
+    before = [earlier for earlier, turn in itertools.pairwise(said) if turn["role"] == "assistant"]
+    return [message["content"] for message in (*before, said[-1])]
 
 
 def _say(thought: str, tool: tuple[str, str], arguments: Mapping[str, str]) -> Said:

@@ -3,30 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
-import numpy as np
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One sampled assistant turn. `complete`: it ended by one of the model's end tokens, which is its last.
-
-    `logprobs` are under the distribution that the tokens were drawn from (for greedy turns: the model's own),
-    `raw_logprobs` under the model's own, at temperature 1 and whole; () where the engine does not tell them.
-    `versions` are of the policy that sampled each token; () where it is one.
-
-    `routes`, where they are recorded: int16 [n, L, k], the experts of the n tokens that were fed to the model for this
-    turn. The last token of a turn is fed with what follows it.
-    """
-
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    complete: bool
-    raw_logprobs: tuple[float, ...] = ()
-    versions: tuple[int, ...] = ()
-    routes: np.ndarray | None = field(default=None, compare=False)
+from mirothinker_jax.trajectory.types import Turn as Turn
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
-"""The system prompt: a template file, because a released checkpoint wants the words it was trained with.
+"""What we say to the policy, as template files, because a released checkpoint wants the words it was trained with.
 
-The template is filled by `string.Template`: in "mcp" `$tools` becomes the list of tools with their JSON schemas. In
-"hermes" the chat lists the tools after the template's words, where Qwen's own chat template puts them.
+Templates are filled by `string.Template`. In the system prompt of "mcp" `$tools` becomes the list of tools with their
+JSON schemas; in "hermes" the chat lists the tools after the template's words, where Qwen's own chat template puts them.
+What we ask for later may hold `$question`.
 """
 
 from __future__ import annotations
 
 import json
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mirothinker_jax.agent.wire.formats import WIRES
@@ -16,6 +17,14 @@ from mirothinker_jax.config import ConfigError
 from mirothinker_jax.tools.spec import ToolSpec
 
 FINAL_REQUEST = "No calls are left. Answer now in \\boxed{}."
+FAILURE_REQUEST = (
+    "This attempt ends here, without an answer. For whoever tries next, write down in a few lines: what was tried, why "
+    "it did not lead to an answer, and every fact found on the way that is worth keeping, with its source. Make no "
+    "calls."
+)
+RESTART_PROMPT = "$question\n\nEarlier attempts at this failed. What they left for you:\n\n$failures"
+
+_DIRECT_PROMPT = Path(__file__).with_name("system_prompt_direct.txt")
 
 
 def describe(specs: Sequence[ToolSpec]) -> str:
@@ -27,27 +36,54 @@ def describe(specs: Sequence[ToolSpec]) -> str:
 
 
 def system_prompt(path: str, specs: Sequence[ToolSpec], call_format: str = "mcp") -> str | None:
-    """The filled template at `path` ("" for the built-in one); None where the template is empty.
+    """The filled template at `path`; None where the template is empty. "" is a built-in one: the call format's, or
+    where there are no tools, one that speaks of none.
 
     Raises ConfigError for a missing file or a $placeholder that the call format does not have.
     """
     wire = WIRES[call_format]
-    file = Path(path) if path else wire.prompt_file
-    try:
-        template = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"config.agent.system_prompt_file: cannot read {file} ({error.strerror})") from None
+    file = Path(path) if path else wire.prompt_file if specs else _DIRECT_PROMPT
     values = {} if wire.function else {"tools": describe(specs)}
-    try:
-        filled = string.Template(template).substitute(values).strip()
-    except (KeyError, ValueError) as error:
-        if wire.function and error.args == ("tools",):
-            raise ConfigError(
-                f"config.agent.system_prompt_file: {file} has $tools, but with data.call_format={call_format} the "
-                "tools are listed after the template's words; take it out"
-            ) from None
-        known = "" if wire.function else " other than $tools"
+    text = _read("system_prompt_file", file)
+    if wire.function and "tools" in string.Template(text).get_identifiers():
         raise ConfigError(
-            f"config.agent.system_prompt_file: {file} has a placeholder{known}: {error}; write $$ for a dollar sign"
+            f"config.agent.system_prompt_file: {file} has $tools, but with data.call_format={call_format} the "
+            "tools are listed after the template's words; take it out"
+        )
+    return _filled("system_prompt_file", file, text, values).strip() or None
+
+
+def template(key: str, path: str, built_in: str, names: Sequence[str] = ()) -> str:
+    """The template in the file `path` that config.agent.`key` names, "" for the built-in one. It may hold $question
+    and $`names`; raises ConfigError where it cannot be read or holds another one, or not all of `names`."""
+    if not path:
+        return built_in
+    text = _read(key, Path(path)).strip()
+    _filled(key, Path(path), text, {name: "" for name in ("question", *names)})
+    missing = [name for name in names if name not in string.Template(text).get_identifiers()]
+    if missing:
+        raise ConfigError(f"config.agent.{key}: {path} has no ${missing[0]}; say where it goes")
+    return text
+
+
+def fill(text: str, **values: str) -> str:
+    """A template of `template` with $question and what else it has; "" for what is not given."""
+    return string.Template(text).substitute({"question": "", "failures": "", **values})
+
+
+def _read(key: str, file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"config.agent.{key}: cannot read {file} ({why})") from None
+
+
+def _filled(key: str, file: Path, text: str, values: Mapping[str, str]) -> str:
+    try:
+        return string.Template(text).substitute(values)
+    except (KeyError, ValueError) as error:
+        known = f" other than {', '.join(f'${name}' for name in values)}" if values else ""
+        raise ConfigError(
+            f"config.agent.{key}: {file} has a placeholder{known}: {error}; write $$ for a dollar sign"
         ) from None
-    return filled or None

@@ -31,7 +31,7 @@ from mirothinker_jax.data.messages import DataError, Message, tool_calls
 from mirothinker_jax.data.templates import CHATML, Template, assistant_text, has_question
 from mirothinker_jax.data.tokenizer import ByteCodec, TextCodec
 from mirothinker_jax.tools.hermes import tools_section
-from mirothinker_jax.tools.spec import ToolCall, render_call
+from mirothinker_jax.tools.spec import ToolCall, render_calls
 
 _HEADER = "assistant\n"
 _THOUGHT = "<think>\n"
@@ -186,7 +186,7 @@ class Chat:
         text, apart = assistant_text(self.template, message, last)
         if self._hermes:
             return text + calls_text(message, field, apart)
-        parts = [text]
+        calls = []
         for where, name, arguments in tool_calls(message, field):
             if name not in self._servers:
                 known = ", ".join(sorted(self._servers)) or "none"
@@ -194,5 +194,5 @@ class Chat:
                     f"{where}.function.name: no server is known for tool {name!r} (known: {known}); "
                     "name a tool of this run, set data.call_format=hermes (no servers), or write the call into content"
                 )
-            parts.append(render_call(ToolCall(self._servers[name], name, arguments)))
-        return "".join(parts)
+            calls.append(ToolCall(self._servers[name], name, arguments))
+        return text + render_calls(calls, text)

@@ -55,6 +55,13 @@ class JsonlConversations:
         return canonical_record(_parsed(content, where), where, self._ignore)
 
 
+def plain_records(path: str) -> Iterator[tuple[int, Any]]:
+    """(line number, record as it is written) of a file of JSON Lines. Raises DataError for a line that is not JSON."""
+    with Path(path).open("rb") as file:
+        for line, _, content in _lines(file.readline, path):
+            yield line, _parsed(content, f"{path}:{line}")
+
+
 def gzip_records(path: str) -> Iterator[tuple[int, Any]]:
     """(line number, record as it is written) of a gzip file of JSON Lines.
 
@@ -77,7 +84,7 @@ def _lines(readline: Callable[[], bytes], name: str) -> Iterator[tuple[int, int,
     start = 0
     first = True
     for number, content in enumerate(iter(readline, b""), 1):
-        if content.strip():
+        if content.removeprefix(_BOM).strip():
             if first:
                 _refuse_other_formats(content, name)
             first = False

@@ -38,7 +38,7 @@ _FRAMES = {"mcp": (), "hermes": hermes.RESULT_TAGS}  # and that nobody may: data
 CUT_NOTICE = "\n[cut]"  # six bytes: never more than six tokens
 
 _SPACE = "\u2581"  # how sentencepiece writes a space
-_NOT_TRAINED = re.compile("|".join(["\n", "\0", _SPACE, *(re.escape(control) for control in CONTROL)]))
+_NOT_LEARNED = "|".join(["\n", "\0", _SPACE, *map(re.escape, CONTROL)])
 _LONGEST_LINE_BYTES = 1 << 20  # sentencepiece drops longer ones without a word
 _FIXED_PIECES = 1 + len(CONTROL) + 256 + 1  # unknown, control, bytes, newline; and the format's own
 _logger = logging.getLogger(__name__)
@@ -251,7 +251,11 @@ def train_tokenizer(
             f"tokenizer.vocab_size is {settings.vocab_size}, of which bytes, control tokens, tags and "
             f"symbols take {settings.vocab_size - free}; raise it, or give fewer tokenizer.symbols"
         )
-    lines = _without_rare(list(itertools.chain.from_iterable(map(_lines, texts))), most=free // 2)
+    # A symbol is a token as it is: nothing is learned from it. sentencepiece sees to that, but not across lines.
+    across = sorted((symbol for symbol in settings.symbols if "\n" in symbol), key=len, reverse=True)
+    not_learned = re.compile("|".join([*map(re.escape, across), _NOT_LEARNED]))
+    lines = (line for text in texts for line in _lines(text, not_learned))
+    lines = _without_rare(list(lines), most=free // 2)
     if not lines:
         raise ConfigError("no text to train a tokenizer on; give a corpus, or a trained tokenizer.path")
     model = io.BytesIO()
@@ -304,9 +308,9 @@ def _symbols(symbols: Sequence[str]) -> list[str]:
     return [symbol for symbol in unique if symbol != "\n"]
 
 
-def _lines(text: str) -> Iterator[str]:
+def _lines(text: str, not_learned: re.Pattern[str]) -> Iterator[str]:
     """What sentencepiece may learn from: no newline (a token already), no control token, no overlong line."""
-    for line in _NOT_TRAINED.split(text):
+    for line in not_learned.split(text):
         step = _LONGEST_LINE_BYTES // 4  # a character is at most four bytes
         for start in range(0, len(line), step):
             yield line[start : start + step].encode("utf-8", "replace").decode()

@@ -1,9 +1,7 @@
 """Recorded episodes as a person reads them: who said what, in order.
 
-Works on the JSON lines themselves, so that a file written by another version, or a half-written one, still
-shows what it can: a line that cannot be read is counted, not fatal. The text stays untrusted; whoever shows
-it escapes it. Control tokens are taken off the frame of a message only: those that a web page *wrote* stay
-visible.
+A journal that is half written, or damaged, still shows what it can: what cannot be read is counted, not fatal. The
+text stays untrusted; whoever shows it escapes it. Control tokens that a web page *wrote* stay visible.
 """
 
 from __future__ import annotations
@@ -14,13 +12,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from mirothinker_jax.trajectory.journal import History
+from mirothinker_jax.trajectory.types import Trajectory
 
 LONGEST_PART_CHARS = 2000
 
-_FRAME = re.compile(
-    r"\A(?:<\|im_end\|>)?\s*<\|im_start\|>user\n|<\|im_end\|>\s*(?:<\|im_start\|>assistant\n)?\Z|\A<\|im_end\|>\s*"
-)
 # A thought, or a call; a turn cut by its length limit may leave either open.
 _SPOKEN = re.compile(r"<think>(.*?)(?:</think>|\Z)|<use_mcp_tool>(.*?)(?:</use_mcp_tool>|\Z)", re.DOTALL)
 _CALL = re.compile(
@@ -58,17 +55,10 @@ class Episode:
 
 
 def read_episodes(path: str | os.PathLike[str]) -> tuple[list[Episode], int]:
-    """The episodes of a JSONL file of trajectories, and how many lines could not be read."""
-    episodes, unreadable = [], 0
-    with Path(path).open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            if not line.strip():
-                continue
-            try:
-                episodes.append(_episode(json.loads(line)))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                unreadable += 1
-    return episodes, unreadable
+    """The episodes of a journal that were judged, and how many of its lines and episodes could not be read."""
+    history = History(Path(path))
+    found = [_episode(t) for t in history.trajectories() if t.correct is not None]
+    return found, history.damaged
 
 
 def choose(episodes: Sequence[Episode]) -> list[Episode]:
@@ -101,27 +91,26 @@ def split_thought(text: str) -> list[Part]:
     return parts + _said(text[end:])
 
 
-def _episode(record: dict[str, Any]) -> Episode:
+def _episode(trajectory: Trajectory) -> Episode:
     parts: list[Part] = []
-    for segment in record["segments"]:
-        text = str(segment["text"])
-        if segment["source"] == "policy":
-            parts += split_thought(text)
+    for message in trajectory.messages():
+        if message["role"] == "assistant":
+            parts += split_thought(message["content"])
         else:
-            kind = "prompt" if segment["source"] == "prompt" else "observation"
-            parts.append(_part(kind, text if kind == "prompt" else _FRAME.sub("", text)))
-    allowed = record.get("metrics", {}).get("max_calls")
+            kind = "prompt" if not parts or parts[-1].kind == "prompt" else "observation"
+            parts.append(_part(kind, message["content"]))
+    allowed = trajectory.metrics.get("max_calls")
     return Episode(
-        question=str(record["question"]),
-        expected=str(record["expected"]),
-        answer=None if record["answer"] is None else str(record["answer"]),
-        correct=bool(record["correct"]),
-        reward=float(record["reward"]),
-        stop=str(record["stop"]),
-        calls=int(record["calls"]),
-        failed_calls=int(record["failed_calls"]),
-        malformed_calls=int(record["malformed_calls"]),
-        hops=int(record["hops"]),
+        question=trajectory.question,
+        expected=trajectory.expected,
+        answer=trajectory.answer,
+        correct=bool(trajectory.correct),
+        reward=trajectory.reward,
+        stop=str(trajectory.stop),
+        calls=trajectory.calls,
+        failed_calls=trajectory.failed_calls,
+        malformed_calls=trajectory.malformed_calls,
+        hops=int(trajectory.metadata.get("hops", 0)),
         allowed_calls=None if allowed is None else int(allowed),
         parts=tuple(parts),
     )

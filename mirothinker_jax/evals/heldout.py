@@ -6,47 +6,28 @@ import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from mirothinker_jax.agent.episode import Task
-from mirothinker_jax.config import EvalConfig
 from mirothinker_jax.evals.statistics import Accuracy, accuracy_by
-from mirothinker_jax.models.qwen import Params
-from mirothinker_jax.rollout.collect import Collector, EpisodeSpec
-from mirothinker_jax.rollout.sampling import Sampling
-from mirothinker_jax.trajectory.reward import Grade, with_reward
+from mirothinker_jax.rollout.collect import EpisodeSpec
+from mirothinker_jax.tasks.types import Task
 from mirothinker_jax.trajectory.types import Trajectory
 
 
-def evaluate(
-    stage: str,
-    params: Params,
-    tasks: Sequence[Task],
-    collector: Collector,
-    grade: Grade,
-    settings: EvalConfig,
-    seed: int,
-    bar: Any,
-) -> list[Trajectory]:
-    """One fresh episode per question and budget; its budget is kept as the figure `max_calls`.
+def budget_specs(stage: str, tasks: Sequence[Task], budgets: Sequence[int], seed: int) -> list[EpisodeSpec]:
+    """One fresh episode per question and budget of calls.
 
     The same questions, sampling seeds and noise of the embedded web (which looks at what follows the slash of an
     episode's id) for every stage and budget, so that lines differ by policy alone.
     """
-    episodes = []
-    for budget in settings.budgets:
+    specs = []
+    for budget in budgets:
         for task in tasks:
             number = int.from_bytes(hashlib.sha256(task.id.encode()).digest()[:4])
             episode_seed = int(np.random.default_rng((seed, number)).integers(2**31))
-            episodes.append(EpisodeSpec(f"{stage}-{budget}/{task.id}", task, episode_seed, budget))
-    sampling = Sampling(settings.temperature, settings.top_p)
-    trajectories, _ = collector.run(params, episodes, sampling, bar)
-    return [
-        dataclasses.replace(with_reward(t, grade), metrics={"max_calls": e.max_calls})
-        for t, e in zip(trajectories, episodes, strict=True)
-    ]
+            specs.append(EpisodeSpec(f"{stage}-{budget}/{task.id}", task, episode_seed, budget))
+    return specs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +42,16 @@ class Evaluation:
 
 
 def assess(trajectories: Sequence[Trajectory]) -> Evaluation:
-    """Accuracies with 95% intervals. Episodes that the infrastructure broke count as wrong here."""
+    """Accuracies with 95% intervals, of the episodes that were judged."""
     budget = lambda t: int(t.metrics["max_calls"])  # noqa: E731
-    curve = accuracy_by((budget(t), t.correct) for t in trajectories)
+    judged = [t for t in trajectories if t.correct is not None]
+    curve = accuracy_by((budget(t), bool(t.correct)) for t in judged)
     most = max(curve)
-    free = [t for t in trajectories if budget(t) == most]
+    free = [t for t in judged if budget(t) == most]
     return Evaluation(
         accuracy=curve[most],
         scaling=curve,
-        by_hops=accuracy_by((t.hops, t.correct) for t in free),
-        stops=dict(Counter(str(t.stop) for t in free)),
+        by_hops=accuracy_by((int(t.metadata.get("hops", 0)), bool(t.correct)) for t in free),
+        stops=dict(Counter(str(t.stop) for t in trajectories if budget(t) == most)),
         calls=float(np.mean([t.calls for t in free])),
     )

@@ -1,12 +1,23 @@
 """Group-relative policy optimisation: the MiroThinker paper's formula and its common relatives.
 
 Paper (arXiv 2511.11793): maximise A·log π − β·KL(π‖ref), strictly on-policy, A = R − mean of the group; no
-ratio, no clip. `loss="clip"` is PPO's clipped ratio against the sampler's log-probs, with separate bounds
-(DAPO, arXiv 2503.14476).
+ratio, no clip. With r = π/μ, the ratio to what a token was sampled with, and clip(r) between 1 − low and 1 + high, a
+token's loss is
 
-Which KL estimator may stand in a loss is not a matter of taste: differentiated on-policy, k1 = log π − log ref
-has an expected gradient of ZERO, and plain k3 gives the gradient of KL(ref‖π). k2 = ½(log π − log ref)², and
-k3 times the ratio π/stop(π), give that of KL(π‖ref). Only the last two can be chosen.
+    reinforce   −A·log π                          the paper's
+    clip        −min(r·A, clip(r)·A)              PPO, with separate bounds (DAPO, arXiv 2503.14476); where A < 0, at
+                                                  most −c·A (dual clip, arXiv 1912.09729): far from the sampler, one
+                                                  bad token cannot decide the step
+    gspo        −min(s·A, clip(s)·A)              s = the geometric mean of r over the sequence (arXiv 2507.18071)
+    cispo       −stop(clip(r))·A·log π            every token keeps a gradient (MiniMax-M1, arXiv 2506.13585, eq. 4)
+
+`ratio_to="start"` parts the two things that the ratio speaks of (decoupled PPO, arXiv 2110.00641): r = π/π_start is
+clipped, which is how far the step has moved, and stop(π_start/μ), how far the sampler lags or rounds differently, is a
+weight (`sampler_correction`) of its own. π_start is `batch.start_logprobs`. A batch that takes one update needs no such
+column: there the parameters are those of the step's start, and π_start is stop(π).
+
+Left out: a ratio of a whole trajectory where its context was edited and it takes several rows. Each row then has a
+ratio of its own (objectives/ratios.py).
 
 No log-prob makes a NaN: what is not trained is zeroed before the formula, and log-ratios are bounded to ±20 nats
 before they are exponentiated.
@@ -18,49 +29,30 @@ import jax
 import jax.numpy as jnp
 
 from mirothinker_jax.config import GRPOConfig
+from mirothinker_jax.objectives.kl import kl_estimate
+from mirothinker_jax.objectives.ratios import gspo_log_ratio, sampler_mask, sampler_weights
 from mirothinker_jax.objectives.tokens import bounded_log_ratio, select_trained, token_mean
 from mirothinker_jax.types import Array, Batch, LossOutput, Objective
 
 
-def kl_estimate(logprobs: Array, ref_logprobs: Array, kind: str) -> Array:
-    """Per-token estimate of KL(π‖ref) from samples of π (Schulman's k1, k2, k3), shape of `logprobs`.
-
-    The log-ratio is bounded to ±20 nats in value alone: a token that has gone further is still pulled back. "k3-ratio"
-    is k3 times π/stop_gradient(π): the value of k3 with the right gradient as a loss, which is the log-ratio. It is
-    formed as that: in the product's own gradient it is what is left of two exponentials.
-    """
-    bounded = bounded_log_ratio(jax.lax.stop_gradient(logprobs), ref_logprobs)
-    delta = bounded + _without_value(logprobs)
-    if kind == "k1":
-        return delta
-    k2 = 0.5 * delta * delta
-    if kind == "k2":
-        return k2
-    k3 = jnp.exp(-delta) - 1.0 + delta
-    if kind == "k3":
-        return k3
-    assert kind == "k3-ratio", kind
-    return jax.lax.stop_gradient(k3) + _without_value(k2)
-
-
-def _without_value(x: Array) -> Array:
-    """Zero, with the gradient of x."""
-    return x - jax.lax.stop_gradient(x)
-
-
-def sampler_weights(logprobs: Array, sampler_logprobs: Array, kind: str, low: float, high: float) -> Array:
-    """Importance weights π/μ for the difference between trainer and sampler, no gradient.
-
-    "tis" truncates them at `high` (arXiv 2508.03680-style); "icepop" zeroes those outside [low, high] and
-    leaves the denominator of the loss as it is.
-    """
-    if kind == "none":
-        return jnp.ones_like(logprobs)
-    ratio = jnp.exp(bounded_log_ratio(jax.lax.stop_gradient(logprobs), sampler_logprobs))
-    if kind == "tis":
-        return jnp.minimum(ratio, high)
-    assert kind == "icepop", kind
-    return jnp.where((low <= ratio) & (ratio <= high), ratio, 0.0)
+def policy_loss(
+    logprobs: Array, advantages: Array, log_ratio: Array, config: GRPOConfig
+) -> tuple[Array, Array]:
+    """(loss, 1 where the bounds took the gradient), [B, T] each, of the table above; `log_ratio` is log r, or log s."""
+    if config.loss == "reinforce":
+        return -advantages * logprobs, jnp.zeros_like(log_ratio)
+    ratio = jnp.exp(log_ratio)
+    bounded = jnp.clip(ratio, 1.0 - config.clip_low, 1.0 + config.clip_high)
+    if config.loss == "cispo":
+        loss = -jax.lax.stop_gradient(bounded) * advantages * logprobs
+        return loss, (bounded != ratio).astype(loss.dtype)
+    gain = jnp.minimum(ratio * advantages, bounded * advantages)
+    clipped = ratio * advantages > bounded * advantages
+    if config.clip_dual > 0:
+        floor = config.clip_dual * advantages
+        clipped |= (advantages < 0) & (gain < floor)
+        gain = jnp.where(advantages < 0, jnp.maximum(gain, floor), gain)
+    return -gain, clipped.astype(gain.dtype)
 
 
 def make_grpo(config: GRPOConfig) -> Objective:
@@ -71,25 +63,27 @@ def make_grpo(config: GRPOConfig) -> Objective:
         logprobs, entropy, advantages, sampler, reference = select_trained(
             batch, logprobs, entropy, batch.advantages, batch.sampler_logprobs, batch.ref_logprobs
         )
-        log_ratio = bounded_log_ratio(logprobs, sampler)
-        if c.loss == "reinforce":
-            policy = -advantages * logprobs
-            clipped = jnp.zeros_like(log_ratio)
-        else:
-            ratio = jnp.exp(log_ratio)
-            bounded = jnp.clip(ratio, 1.0 - c.clip_low, 1.0 + c.clip_high)
-            policy = -jnp.minimum(ratio * advantages, bounded * advantages)
-            clipped = (ratio * advantages > bounded * advantages).astype(log_ratio.dtype)
-        correction = sampler_weights(
-            logprobs, sampler, c.sampler_correction, c.correction_low, c.correction_high
-        )
-        losses = policy * correction
+        to_sampler = bounded_log_ratio(logprobs, sampler)
+        moved, behind = to_sampler, to_sampler  # log r, and the log-ratio that is corrected for
+        if c.ratio_to == "start":
+            start = jax.lax.stop_gradient(logprobs)
+            if batch.start_logprobs is not None:
+                (start,) = select_trained(batch, batch.start_logprobs)
+            moved, behind = bounded_log_ratio(logprobs, start), bounded_log_ratio(start, sampler)
+        if c.loss == "gspo":
+            moved = gspo_log_ratio(moved, batch)
+        losses, clipped = policy_loss(logprobs, advantages, moved, c)
+        kept = sampler_mask(behind, batch, c.sampler_mask, c.mask_low, c.mask_high)
+        weights = sampler_weights(behind, batch, c.sampler_correction, c.correction_low, c.correction_high)
+        losses = losses * weights * kept
         metrics = {
-            "logprob_gap": token_mean(jnp.abs(log_ratio), batch),
-            "logprob_gap_signed": token_mean(log_ratio, batch),
+            "logprob_gap": token_mean(jnp.abs(to_sampler), batch),
+            "logprob_gap_signed": token_mean(to_sampler, batch),
             "clip_fraction": token_mean(clipped, batch),
             "entropy": token_mean(entropy, batch),
         }
+        if c.sampler_mask != "none":
+            metrics["mask_fraction"] = token_mean(1.0 - kept, batch)
         if c.kl_coef > 0:
             losses = losses + c.kl_coef * kl_estimate(logprobs, reference, c.kl)
             metrics["kl"] = token_mean(kl_estimate(logprobs, reference, "k3"), batch)

@@ -10,7 +10,7 @@ from mirothinker_jax.types import Objective
 
 
 def objective_of(config: Config, stage: str) -> Objective:
-    c = config.dpo
+    """The objective of "sft", "dpo" or "grpo"."""
     if stage == "dpo":
-        return make_dpo(c.beta, c.sft_coef, c.pairs_per_row)
+        return make_dpo(config.dpo)
     return make_grpo(config.grpo) if stage == "grpo" else sft

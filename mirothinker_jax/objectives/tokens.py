@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from mirothinker_jax.types import Array, Batch
@@ -27,3 +28,8 @@ def bounded_log_ratio(logprobs: Array, others: Array) -> Array:
     """log(π/other) of the same tokens, within ±20 nats. Beyond the bound there is no gradient, as for a ratio that is
     clipped."""
     return jnp.clip(logprobs - others, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+
+
+def without_value(x: Array) -> Array:
+    """Zero, with the gradient of x."""
+    return x - jax.lax.stop_gradient(x)

@@ -29,6 +29,14 @@ FREE = (
     *("tools.deadline_s", "tools.concurrency", "tools.search_key_env", "tools.unsafe_sandbox"),
     *("tools.tool_concurrency", "tools.tool_rates", "tools.retries", "tools.breaker_", "tools.record"),
     *("tools.reader_key_env", "tools.extractor_key_env"),
+    *(
+        "tasks.tries",
+        "tasks.broken_share",
+        "tasks.judge_key_env",
+        "tasks.judge_concurrency",
+        "tasks.judge_retries",
+    ),
+    *("tasks.judge_timeout_s", "tasks.judge_deadline_s", "tasks.grader_timeout_s"),
 )
 FREE_OF_TRAINING = (
     "microbatch_size",
@@ -40,7 +48,7 @@ FREE_OF_TRAINING = (
 # What a stage leaves behind that was made from the parameters that it starts with.
 MADE_BY = {
     "sft": ("sft/checkpoints/*",),
-    "dpo": ("dpo/samples.jsonl", "dpo/reference.npz", "dpo/checkpoints/*"),
+    "dpo": ("dpo/samples.*", "dpo/reference.npz", "dpo/checkpoints/*"),
     "grpo": ("grpo/rollouts/*", "grpo/checkpoints/*"),
 }
 # Free until the run has left something behind that was made with them. A start that failed before that leaves nothing
@@ -49,9 +57,9 @@ FREE_UNTIL = {
     "sft.training.": MADE_BY["sft"],
     "dpo.": MADE_BY["dpo"],
     "grpo.": MADE_BY["grpo"],
-    "evaluation.": ("*/eval_trajectories.jsonl",),
+    "evaluation.": ("*/eval_trajectories.*",),
 }
-WORK = ("data/expert.jsonl", *(pattern for patterns in FREE_UNTIL.values() for pattern in patterns))
+WORK = ("data/expert*.jsonl", *(pattern for patterns in FREE_UNTIL.values() for pattern in patterns))
 MADE = ("data/*", *(pattern for patterns in FREE_UNTIL.values() for pattern in patterns))
 
 logger = logging.getLogger(__name__)
@@ -140,9 +148,10 @@ def _set_aside(folder: Path, change: str) -> None:
     logger.info(
         "%s, from step %d on; the learning rate follows the schedule of the new length", change, trained
     )
-    evaluation = folder / "eval_trajectories.jsonl"
-    if evaluation.exists():
-        evaluation.rename(evaluation.with_name(f"eval_trajectories.of_step_{trained}.jsonl"))
+    for part in sorted(folder.glob("eval_trajectories.*")):
+        place = folder / f"of_step_{trained}"
+        place.mkdir(exist_ok=True)
+        part.rename(place / part.name)
     for rollout in sorted((folder / "rollouts").glob("step_*")):
         if int(rollout.name[len("step_") :].partition(".")[0]) > trained:
             place = rollout.parent / f"beyond_step_{trained}"

@@ -11,19 +11,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mirothinker_jax.agent.episode import Setting, Task, run_episode
 from mirothinker_jax.agent.expert import Characters, Expert, Plan, messages
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
-from mirothinker_jax.agent.wire.formats import WIRES
+from mirothinker_jax.agent.setting import Setting, episode_setting
 from mirothinker_jax.config import Config
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource
 from mirothinker_jax.data.tokenizer import train_tokenizer
+from mirothinker_jax.rollout.collect import EpisodeSpec, Runtime, collect
+from mirothinker_jax.tasks.graders import by_rule
+from mirothinker_jax.tasks.rules import is_correct
+from mirothinker_jax.tasks.types import Task
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.tools.hermes import tools_section
 from mirothinker_jax.tools.spec import Tool
-from mirothinker_jax.world.questions import Question
+from mirothinker_jax.trajectory.journal import History, Journal
+from mirothinker_jax.trajectory.types import Stop, Trajectory
 
 _UNBOUNDED = 1 << 20  # the expert counts characters, not the model's tokens
 _SPARE_CALLS = 4  # beyond what the question needs, for recoveries; then the expert must give up
@@ -32,71 +36,63 @@ _CORPUS_CHARS = 4_000_000  # enough for a toy vocabulary
 
 
 def write_expert_episodes(
-    path: Path, config: Config, questions: list[Question], tools: list[Tool], system: str | None, bar: Any
+    path: Path, config: Config, tasks: Sequence[Task], tools: Sequence[Tool], bar: Any
 ) -> None:
-    """Plays one scripted episode per question through the real tools; writes {"messages": […]} JSONL, with `tools`
-    where the call format lists them."""
+    """Plays one scripted episode per task through the real tools; writes {"messages": […]} JSONL, with `tools`
+    where the call format lists them. A journal beside it has the episodes, so one that was stopped goes on."""
     settings = dataclasses.replace(config.tools, output_tokens=_UNBOUNDED)
-    codec = Characters()
-    call_format = config.data.call_format
-    chat = Chat(codec, call_format=call_format)
-    functions = WIRES[call_format].functions([tool.spec for tool in tools])
-    setting = Setting(
-        system, config.agent.max_calls, _UNBOUNDED * 64, _UNBOUNDED, _UNBOUNDED, functions=functions
-    )
-    budgets = call_budgets(questions, config.sft.expert_calls, config.seed)
+    codec, call_format = Characters(), config.data.call_format
+    agent = dataclasses.replace(config.agent, context_tokens=_UNBOUNDED * 64, turn_tokens=_UNBOUNDED)
+    setting = episode_setting(agent, [tool.spec for tool in tools], _UNBOUNDED, call_format)
+    budgets = call_budgets(tasks, config.sft.expert_calls, config.seed)
+    specs = [
+        EpisodeSpec(f"expert-{number}", task, config.seed * 1_000_003 + number, budget)
+        for number, (task, budget) in enumerate(zip(tasks, budgets, strict=True))
+    ]
+    plans = {task.question: Plan(task.metadata["start"], tuple(task.metadata["reads"])) for task in tasks}
+    engine = Expert(plans.__getitem__, config.sft.expert_mistake_rate, call_format, config.seed)
 
-    async def play() -> list[dict[str, Any]]:
-        gate = asyncio.Semaphore(config.tools.concurrency)
+    async def play() -> list[Trajectory]:
         async with ToolExecutor(tools, settings, codec.truncate) as executor:
+            runtime = Runtime(
+                executor=executor,
+                chat=Chat(codec, call_format=call_format),
+                decode=codec.decode,
+                setting=setting,
+                grader=by_rule(is_correct),
+                concurrency=config.tools.concurrency,
+                tries=config.tasks.tries,
+                broken_share=config.tasks.broken_share,
+            )
+            with Journal(journal) as written:
+                return await collect(
+                    specs, engine=engine, runtime=runtime, journal=written, history=History(journal), bar=bar
+                )
 
-            async def one(number: int, question: Question, max_calls: int) -> dict[str, Any]:
-                plan = Plan(question.start, (*question.relations, question.attribute))
-                async with gate:
-                    trajectory = await run_episode(
-                        Task(question.id, question.text, question.answer, question.hops),
-                        policy=Expert(plan, config.sft.expert_mistake_rate, call_format),
-                        executor=executor,
-                        chat=chat,
-                        decode=codec.decode,
-                        setting=dataclasses.replace(setting, max_calls=max_calls),
-                        episode_id=f"expert-{number}",
-                        seed=config.seed * 1_000_003 + number,
-                    )
-                bar.update(1)
-                return _record(messages(trajectory), system, functions)
-
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(one(number, question, calls))
-                    for number, (question, calls) in enumerate(zip(questions, budgets, strict=True))
-                ]
-        return [t.result() for t in tasks]
-
-    records = asyncio.run(play())
+    journal = path.with_name("expert_episodes.jsonl")
+    episodes = asyncio.run(play())
+    records = [_record(messages(t), setting) for t in episodes if t.stop is not Stop.INFRASTRUCTURE]
     with replacing(path) as scratch:
         scratch.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), "utf-8")
 
 
-def _record(
-    conversation: list[dict[str, str]], system: str | None, functions: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _record(conversation: list[dict[str, str]], setting: Setting) -> dict[str, Any]:
     """A training record. The list of tools, where the system message ends with it, is kept as `tools`."""
-    if not functions:
+    if not setting.functions:
         return {"messages": conversation}
-    given = [{"role": "system", "content": system}] if system is not None else []
-    return {"messages": [*given, *conversation[1:]], "tools": list(functions)}
+    given = [{"role": "system", "content": setting.system}] if setting.system is not None else []
+    return {"messages": [*given, *conversation[1:]], "tools": list(setting.functions)}
 
 
-def call_budgets(questions: Sequence[Question], most: int, seed: int) -> list[int]:
-    """How many calls each question's expert may make: some more than it needs, but never more than `most`.
+def call_budgets(tasks: Sequence[Task], most: int, seed: int) -> list[int]:
+    """How many calls each task's expert may make: some more than it needs, but never more than `most`.
 
     Now and then it is fewer than it needs, so that the model also sees how an episode without calls left ends.
     """
     rng = random.Random(seed)
     budgets = []
-    for question in questions:
-        needed = question.hops + 2  # a search, a page per hop, and the page that answers
+    for task in tasks:
+        needed = task.metadata["hops"] + 2  # a search, a page per hop, and the page that answers
         short = rng.random() < _CUT_SHORT
         calls = rng.randint(0, needed - 1) if short else needed + _SPARE_CALLS
         budgets.append(min(calls, most))

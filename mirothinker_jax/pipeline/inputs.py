@@ -7,7 +7,9 @@ later.
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +21,12 @@ from mirothinker_jax.data.tokenizer import TextCodec
 from mirothinker_jax.models.hf_files import Folder
 from mirothinker_jax.models.presets import read_hf_config
 from mirothinker_jax.pipeline.hf_folder import eos_ids, read_json
+from mirothinker_jax.tasks.environments import open_environment
+from mirothinker_jax.tasks.graders import open_grader
+from mirothinker_jax.tasks.types import Environment, Task
 from mirothinker_jax.tools.build import check_tools, key_env
+from mirothinker_jax.tools.spec import Tool
+from mirothinker_jax.world.environment import WorldEnvironment
 
 
 class Inputs(NamedTuple):
@@ -62,8 +69,12 @@ def _open(config: Config) -> Inputs:
     if config.model.init_from and not started:
         _check_init_from(config.model.init_from)
     _check_run_dir(config.run_dir)
-    if purposes(config):
+    if wanted := purposes(config):
         check_tools(config.tools, os.environ.get(key_env(config.tools), ""))
+        if config.tasks.source == "files":  # a module is called once only, and the world is of this program
+            environment = open_tasks(config, list)
+            for purpose in wanted:
+                draw_tasks(environment, config, purpose)
     return Inputs(conversations, tokenizer, validation)
 
 
@@ -74,6 +85,27 @@ def purposes(config: Config) -> list[str]:
     wanted = {"expert": expert, "evaluation": c.evaluation.questions > 0}
     wanted |= {stage: stage in c.stages for stage in ("dpo", "grpo")}
     return [purpose for purpose, needed in wanted.items() if needed]
+
+
+def open_tasks(config: Config, tools: Callable[[], Sequence[Tool]]) -> Environment:
+    """The environment that the config names; `tools` are those of config.tools. Raises ConfigError or DataError."""
+
+    def world(c: Config) -> Environment:
+        return WorldEnvironment(c.world, c.seed, open_grader(c.tasks), tools)
+
+    return open_environment(config, world, lambda _: tools())
+
+
+def draw_tasks(environment: Environment, config: Config, purpose: str) -> Sequence[Task]:
+    """Those for the "expert", "dpo", "grpo" or the "evaluation". Raises ConfigError where there are none."""
+    split, count = {
+        "expert": ("train", config.sft.expert_episodes),
+        "dpo": ("train", config.dpo.questions),
+        "grpo": ("train", config.grpo.question_pool),
+        "evaluation": ("heldout", config.evaluation.questions),
+    }[purpose]
+    seed = int.from_bytes(hashlib.sha256(f"{config.seed}|{purpose}".encode()).digest()[:4])
+    return environment.tasks(split, count, seed)
 
 
 def padded_vocabulary(size: int, tokenizer: TextCodec) -> int:

@@ -15,10 +15,10 @@ from typing import Any
 
 import jax
 
+from mirothinker_jax.agent.policy import Sampling
 from mirothinker_jax.config import Config, TrainingConfig, check
 from mirothinker_jax.config_tree import to_plain
-from mirothinker_jax.data.loader import check_same_data
-from mirothinker_jax.evals.heldout import Evaluation, assess, evaluate
+from mirothinker_jax.evals.heldout import Evaluation, assess, budget_specs
 from mirothinker_jax.evals.summary import write_summary
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import gather_texts, start_processes
@@ -27,16 +27,21 @@ from mirothinker_jax.pipeline.inputs import Inputs
 from mirothinker_jax.pipeline.lock import RunLock
 from mirothinker_jax.pipeline.params import LazyParams, StepLost, load_step
 from mirothinker_jax.pipeline.phases import Phases
-from mirothinker_jax.pipeline.preflight import check_run, check_tokens
-from mirothinker_jax.pipeline.records import read_or_sample
+from mirothinker_jax.pipeline.preflight import check_data, check_settings, check_tokens, sampled_setting
+from mirothinker_jax.pipeline.prepare import (
+    Acting,
+    Place,
+    Prepared,
+    open_acting,
+    open_collector,
+    open_learner,
+    open_text,
+)
 from mirothinker_jax.pipeline.stages import STAGES
-from mirothinker_jax.pipeline.workshop import Workshop, task
-from mirothinker_jax.tasks.rules import is_correct
 from mirothinker_jax.trainer import loop
 from mirothinker_jax.trainer.checkpoint import load_params, read_item
 from mirothinker_jax.trainer.metrics import MetricsLog
 from mirothinker_jax.trainer.steps import trained_steps
-from mirothinker_jax.trajectory.types import Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -52,68 +57,73 @@ def run(config: Config, inputs: Inputs) -> dict[str, Any]:
         if first:
             stack.enter_context(RunLock(folder))
         stack.enter_context(nothing_left_of_a_refusal(folder, enabled=first))
-        phases = Phases(folder / "phases.json", first)
-        shop = stack.enter_context(Workshop(config, folder, phases, inputs))
+        place = Place(config, folder, Phases(folder / "phases.json", first))
         resized = check_same(folder, to_plain(config))
-        check_run(shop)
-        _check_data(shop)
+        check_settings(config)
+        acting = open_acting(config, stack)
+        check_data(place, inputs)
         claim(folder, config, resized, first)
         log = stack.enter_context(MetricsLog(folder, enabled=first))
         fresh = not exists_any(folder, MADE_BY["sft"])
-        check_tokens(shop, survey_data=config.data.survey and "sft" in config.stages and fresh)
-        while (evaluations := _run_stages(shop, log)) is None:
+        ready = _prepare(place, acting, inputs, fresh, stack)
+        while (evaluations := _run_stages(ready, log)) is None:
             pass
-        return _conclude(config, folder, phases, evaluations) if first else {}
+        return _conclude(config, folder, place.phases, evaluations) if first else {}
 
 
-def _check_data(shop: Workshop) -> None:
-    """Raises ConfigError where SFT, done or not, was trained on other data than the settings name now."""
-    checkpoints = shop.folder / "sft" / "checkpoints"
-    step = trained_steps(checkpoints)
-    if "sft" not in shop.config.stages or not step:
-        return
-    try:
-        saved = read_item(checkpoints / str(step), "source")
-    except (OSError, ValueError):  # damaged: the loop compares, with the step that it goes on from
-        return
-    check_same_data(saved, shop.conversations)
+def _prepare(
+    place: Place, acting: Acting | None, inputs: Inputs, fresh: bool, stack: contextlib.ExitStack
+) -> Prepared:
+    """Whatever else the stages need. `fresh`: SFT has not begun."""
+    c = place.config
+    text = open_text(place, acting, inputs)
+    samples = acting is not None and set(acting.tasks) != {"expert"}
+    setting = sampled_setting(c, acting, text) if acting is not None and samples else None
+    survey = c.data.survey and "sft" in c.stages and fresh
+    lengths = check_tokens(place, text, setting, survey)
+    learner = open_learner(c, place.folder, text.tokenizer)
+    collector = None
+    if acting is not None and setting is not None:
+        collector = open_collector(c, acting, text, learner.model.vocab_size, setting, stack)
+    return Prepared(place, acting, text, learner, collector, lengths)
 
 
-def _run_stages(shop: Workshop, log: MetricsLog) -> dict[str, Evaluation] | None:
+def _run_stages(ready: Prepared, log: MetricsLog) -> dict[str, Evaluation] | None:
     """What was measured after each stage; None where one that was done has to do its last steps again."""
     evaluations = {}
-    params = LazyParams(lambda: _initial(shop))
+    params = LazyParams(lambda: _initial(ready))
     try:
-        for stage in shop.config.stages:
-            params = _train(shop, log, stage, params)
-            if shop.config.evaluation.questions:
-                evaluations[stage] = _evaluate(shop, stage, params)
+        for stage in ready.place.config.stages:
+            params = _train(ready, log, stage, params)
+            if ready.place.config.evaluation.questions:
+                evaluations[stage] = _evaluate(ready, stage, params)
     except StepLost:  # whoever set the step aside has said so; one step fewer is left each time
         return None
     return evaluations
 
 
-def _initial(shop: Workshop) -> Params:
-    c = shop.config
+def _initial(ready: Prepared) -> Params:
+    c, learner = ready.place.config, ready.learner
     if c.model.init_from:
-        return load_params(c.model.init_from, shop.model, shop.identity, c.seed)
-    return shop.model.init(c.seed)
+        return load_params(c.model.init_from, learner.model, learner.identity, c.seed)
+    return learner.model.init(c.seed)
 
 
-def _train(shop: Workshop, log: MetricsLog, stage: str, before: LazyParams) -> LazyParams:
+def _train(ready: Prepared, log: MetricsLog, stage: str, before: LazyParams) -> LazyParams:
     """What the stage ends with. A stage that is done is left on disk until somebody asks for its parameters."""
-    checkpoints = shop.folder / stage / "checkpoints"
+    place, model, identity = ready.place, ready.learner.model, ready.learner.identity
+    checkpoints = place.folder / stage / "checkpoints"
     trained = int(gather_texts(str(trained_steps(checkpoints)))[0])  # as the first process sees it
 
     def load(step: int) -> Params:
-        return load_step(checkpoints, step, shop.model, shop.identity)
+        return load_step(checkpoints, step, model, identity)
 
-    if trained and _is_last(checkpoints / str(trained), stage, getattr(shop.config, stage).training):
+    if trained and _is_last(checkpoints / str(trained), stage, getattr(place.config, stage).training):
         logger.info("%s: its %d steps are done", stage, trained)
         return LazyParams(lambda: load(trained))
     if not trained:
         before.get()  # what is wrong with them is said before the stage has a folder
-    training, source, objective, validation = STAGES[stage](shop, before)
+    training, source, objective, validation = STAGES[stage](ready, before)
     check(
         training.steps >= trained,
         f"config.{stage}.training asks for {training.steps} steps, and {checkpoints} has step {trained}; "
@@ -121,22 +131,22 @@ def _train(shop: Workshop, log: MetricsLog, stage: str, before: LazyParams) -> L
     )
     if trained:
         before.drop()  # the stage goes on from its own checkpoint, for which there must be room
-    config = to_plain(shop.config)
+    config = to_plain(place.config)
     config[stage]["training"]["steps"] = training.steps  # also where epochs say how many
     job = loop.Job(
         stage=stage,
-        folder=shop.folder / stage,
+        folder=place.folder / stage,
         training=training,
-        model=shop.model,
+        model=model,
         initial=before.take,
         source=source,
         objective=objective,
         log=log,
-        identity=shop.identity,
+        identity=identity,
         config=config,
         validation=validation,
     )
-    with shop.phases(f"{stage} training"):
+    with place.phases(f"{stage} training"):
         return LazyParams(lambda: load(training.steps), loop.run(job).params)
 
 
@@ -151,17 +161,15 @@ def _is_last(step: Path, stage: str, training: TrainingConfig) -> bool:
     return (saved["epochs"], saved["steps"]) == (training.epochs, int(step.name))
 
 
-def _evaluate(shop: Workshop, stage: str, params: LazyParams) -> Evaluation:
+def _evaluate(ready: Prepared, stage: str, params: LazyParams) -> Evaluation:
     """On held-out questions, each allowed budget of calls apart."""
-    c, phase = shop.config, f"{stage} evaluation"
-
-    def sample(index: int, count: int) -> list[Trajectory]:
-        tasks = [task(q) for q in shop.questions("evaluation")[index::count]]
-        total = len(tasks) * len(c.evaluation.budgets)
-        with shop.phases(phase), shop.bar(total, phase, "episode") as bar:
-            return evaluate(stage, params.get(), tasks, shop.collector, is_correct, c.evaluation, c.seed, bar)
-
-    return assess(read_or_sample(shop.folder / stage / "eval_trajectories.jsonl", sample))
+    place, c = ready.place, ready.place.config.evaluation
+    assert ready.acting is not None and ready.collector is not None
+    specs = budget_specs(stage, ready.acting.tasks["evaluation"], c.budgets, place.config.seed)
+    path = place.folder / stage / "eval_trajectories.jsonl"
+    phase = place.phase(f"{stage} evaluation", "episode")
+    sampling = Sampling(c.temperature, c.top_p)
+    return assess(ready.collector.run(params.get, specs, path, sampling, phase)[0])
 
 
 def _conclude(

@@ -21,16 +21,13 @@ from mirothinker_jax.data.preference import PreferenceSource
 from mirothinker_jax.objectives.of_stage import objective_of
 from mirothinker_jax.pipeline.lengths import sft_batches_per_epoch
 from mirothinker_jax.pipeline.params import LazyParams
-from mirothinker_jax.pipeline.records import read_or_fill, read_or_sample
-from mirothinker_jax.pipeline.workshop import Workshop, task
+from mirothinker_jax.pipeline.prepare import Prepared
+from mirothinker_jax.pipeline.records import read_or_fill
 from mirothinker_jax.rollout.collect import EpisodeSpec
-from mirothinker_jax.rollout.sampling import Sampling
 from mirothinker_jax.rollout.source import GRPOSource
-from mirothinker_jax.tasks.rules import is_correct
 from mirothinker_jax.trainer.reference import make_reference
 from mirothinker_jax.trainer.validation import Validation, make_heldout_loss
 from mirothinker_jax.trajectory.pairs import make_pairs
-from mirothinker_jax.trajectory.reward import with_reward
 from mirothinker_jax.trajectory.types import Trajectory
 from mirothinker_jax.trajectory.views import preference_pair
 from mirothinker_jax.types import Batch, BatchSource, Objective
@@ -43,97 +40,95 @@ class Stage(NamedTuple):
     validation: Validation | None = None
 
 
-def sft_stage(shop: Workshop, before: LazyParams) -> Stage:
+def sft_stage(ready: Prepared, before: LazyParams) -> Stage:
     """Conversations, packed; mean negative log-likelihood."""
-    c = shop.config
-    training = with_steps(c.sft.training, lambda: sft_batches_per_epoch(shop))
+    c, text, learner = ready.place.config, ready.text, ready.learner
+    assert text.conversations is not None
+    training = with_steps(
+        c.sft.training, lambda: sft_batches_per_epoch(ready.place, text, learner, ready.lengths)
+    )
     source = SFTSource(
-        shop.conversations,
-        shop.chat,
+        text.conversations,
+        text.chat,
         c.data,
         training.sequence_length,
         training.batch_size,
         c.seed,
-        *shop.shard,
+        *learner.shard,
     )
     objective = objective_of(c, "sft")
-    heldout = shop.heldout
+    heldout = text.heldout
     if heldout is None:
         return Stage(training, source, objective)
-    rows = lambda: packed_rows(heldout, shop.chat, training.sequence_length)  # noqa: E731
-    loss = make_heldout_loss(shop.model, objective, rows, training.microbatch_size)
+    rows = lambda: packed_rows(heldout, text.chat, training.sequence_length)  # noqa: E731
+    loss = make_heldout_loss(learner.model, objective, rows, training.microbatch_size)
     return Stage(training, source, objective, Validation(c.sft.validate_every, loss))
 
 
-def dpo_stage(shop: Workshop, before: LazyParams) -> Stage:
+def dpo_stage(ready: Prepared, before: LazyParams) -> Stage:
     """Pairs sampled from the policy that this stage starts from, which is also the reference."""
-    c = shop.config.dpo
-    episodes = _samples(shop, before)
-    pairs = make_pairs(episodes, c.pairs_per_question, shop.config.seed)
+    config, folder, model = ready.place.config, ready.place.folder / "dpo", ready.learner.model
+    c = config.dpo
+    pairs = make_pairs(_samples(ready, before), c.pairs_per_question, config.seed)
 
     def reference(batch: Batch) -> Batch:
-        return make_reference(shop.model, before.get(), c.training.microbatch_size, shared=True)(batch)
+        return make_reference(model, before.get(), c.training.microbatch_size, shared=True)(batch)
 
     source = PreferenceSource(
         [preference_pair(*pair) for pair in pairs],
-        lambda batch: read_or_fill(shop.folder / "dpo" / "reference.npz", batch, reference),
+        lambda batch: read_or_fill(folder / "reference.npz", batch, reference),
         sequence_length=c.training.sequence_length,
         pairs_per_row=c.pairs_per_row,
         rows=c.training.batch_size,
-        seed=shop.config.seed,
-        shard=shop.shard,
+        seed=config.seed,
+        shard=ready.learner.shard,
     )
     training = with_steps(c.training, lambda: source.rows / c.training.batch_size)
-    return Stage(training, source, objective_of(shop.config, "dpo"))
+    return Stage(training, source, objective_of(config, "dpo"))
 
 
-def _samples(shop: Workshop, before: LazyParams) -> list[Trajectory]:
+def _samples(ready: Prepared, before: LazyParams) -> list[Trajectory]:
     """Several episodes for each of the stage's questions."""
-    c = shop.config
-
-    def sample(index: int, count: int) -> list[Trajectory]:
-        tasks = [task(q) for q in shop.questions("dpo")]
-        episodes = [
-            EpisodeSpec(f"dpo-{n}-{m}", tasks[n], _seed(c.seed, n, m), c.agent.max_calls)
-            for n in range(index, len(tasks), count)
-            for m in range(c.dpo.samples)
-        ]
-        with shop.phases("dpo samples"), shop.bar(len(episodes), "dpo samples", "episode") as bar:
-            sampled, _ = shop.collector.run(before.get(), episodes, Sampling(), bar)
-        return [with_reward(t, is_correct) for t in sampled]
-
-    return read_or_sample(shop.folder / "dpo" / "samples.jsonl", sample)
+    place, c = ready.place, ready.place.config
+    assert ready.acting is not None and ready.collector is not None
+    specs = [
+        EpisodeSpec(f"dpo-{n}-{m}", task, _seed(c.seed, n, m))
+        for n, task in enumerate(ready.acting.tasks["dpo"])
+        for m in range(c.dpo.samples)
+    ]
+    path = place.folder / "dpo" / "samples.jsonl"
+    return ready.collector.run(before.get, specs, path, phase=place.phase("dpo samples", "episode"))[0]
 
 
 def _seed(*parts: int) -> int:
     return int(np.random.default_rng(parts).integers(2**31))
 
 
-def grpo_stage(shop: Workshop, before: LazyParams) -> Stage:
+def grpo_stage(ready: Prepared, before: LazyParams) -> Stage:
     """Fresh episodes for every step, with group advantages."""
-    c, m = shop.config.grpo, shop.model.config
+    config, learner = ready.place.config, ready.learner
+    c, m = config.grpo, learner.model.config
+    assert ready.acting is not None and ready.collector is not None
     reference = None
     if c.kl_coef > 0:
         reference = make_reference(
-            shop.model, before.get(), c.training.microbatch_size, shared=False, offload=True
+            learner.model, before.get(), c.training.microbatch_size, shared=False, offload=True
         )
-    tasks = [task(q) for q in shop.questions("grpo")]
+    tasks = ready.acting.tasks["grpo"]
     source = GRPOSource(
         c,
         tasks,
-        shop.collector,
-        is_correct,
-        max_calls=shop.config.agent.max_calls,
-        folder=shop.folder / "grpo" / "rollouts",
-        seed=shop.config.seed,
-        microbatch_size=c.training.microbatch_size // shop.shard[1],
+        ready.collector,
+        folder=ready.place.folder / "grpo" / "rollouts",
+        seed=config.seed,
+        microbatch_size=c.training.microbatch_size // learner.shard[1],
         shard=(jax.process_index(), jax.process_count()),
-        block=shop.shard,
+        block=learner.shard,
         reference=reference,
         routes=(m.layers, m.moe.experts_per_token) if c.replay_routes else None,
     )
     training = with_steps(c.training, lambda: len(tasks) / c.questions)
-    return Stage(training, source, objective_of(shop.config, "grpo"))
+    return Stage(training, source, objective_of(config, "grpo"))
 
 
 def with_steps(training: TrainingConfig, batches_per_epoch: Callable[[], float]) -> TrainingConfig:
@@ -145,7 +140,7 @@ def with_steps(training: TrainingConfig, batches_per_epoch: Callable[[], float])
     return dataclasses.replace(training, steps=max(1, steps), epochs=0.0)
 
 
-STAGES: dict[str, Callable[[Workshop, LazyParams], Stage]] = {
+STAGES: dict[str, Callable[[Prepared, LazyParams], Stage]] = {
     "sft": sft_stage,
     "dpo": dpo_stage,
     "grpo": grpo_stage,

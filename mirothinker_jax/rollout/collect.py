@@ -1,88 +1,190 @@
-"""Many episodes at once: the agent loop over one engine and one set of tools, on one event loop."""
+"""Episodes by their specs: what the journal has is read, what it lacks is run, graded and written down.
+
+What the infrastructure broke is no episode: it is tried again, and left out after `tries` times. Where more than a
+set share is left out, collecting stops with one line, and starting again goes on from the journal. A grader that
+cannot judge is asked again in the same way; an episode that stays unjudged has no reward, and is never taken for a
+wrong one.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mirothinker_jax.agent.episode import Setting, Task, run_episode
-from mirothinker_jax.data.chat import Chat
-from mirothinker_jax.data.tokenizer import TextCodec
-from mirothinker_jax.models.qwen import Params
-from mirothinker_jax.parallel.placement import to_host
-from mirothinker_jax.rollout.engine import Engine
-from mirothinker_jax.rollout.sampler import Sampler
-from mirothinker_jax.rollout.sampling import Sampling
-from mirothinker_jax.tools.executor import ToolExecutor
-from mirothinker_jax.trajectory.types import Trajectory
+from mirothinker_jax.agent.calls import Executor
+from mirothinker_jax.agent.episode import Setting, run_episode
+from mirothinker_jax.agent.policy import Chat, Engine, Sampling
+from mirothinker_jax.rollout.recorded import RecordedEngine, RecordedExecutor, can_go_on
+from mirothinker_jax.tasks.types import Grader, Task, Verdict
+from mirothinker_jax.trajectory.journal import History, Journal, Unfinished
+from mirothinker_jax.trajectory.types import Stop, Trajectory
+
+
+class OutageError(Exception):
+    """Too much of what was asked for was broken by services, not by the policy. Starting again goes on."""
 
 
 @dataclass(frozen=True)
 class EpisodeSpec:
-    """One episode to run. `seed` decides all its sampling; `id` also names its requests to the tools."""
+    """One episode to run. `seed` decides all its sampling; `id` also names its requests to the tools; `max_calls`
+    takes the setting's place where it is given."""
 
     id: str
     task: Task
     seed: int
-    max_calls: int
+    max_calls: int | None = None
+    version: int = 0  # of the policy that samples it
 
 
-class Collector:
-    """Runs batches of episodes. The event loop and the tools' connections live as long as it does."""
+@dataclass(frozen=True)
+class Runtime:
+    """What all episodes of a run share.
+
+    Attributes:
+      concurrency: episodes at once; 0: as many as there are, and the engine says who waits.
+      tries: how often an episode is begun that the infrastructure breaks.
+      broken_share: of the episodes asked for, the most that may be left out.
+    """
+
+    executor: Executor
+    chat: Chat
+    decode: Callable[[Sequence[int]], str]
+    setting: Setting
+    grader: Grader
+    concurrency: int = 0
+    tries: int = 3
+    broken_share: float = 0.1
+
+
+async def collect(
+    specs: Sequence[EpisodeSpec],
+    *,
+    engine: Engine,
+    runtime: Runtime,
+    journal: Journal,
+    history: History,
+    sampling: Sampling = Sampling(),
+    retry_broken: bool = False,
+    bar: Any = None,
+) -> list[Trajectory]:
+    """The episodes of `specs`, in their order. Those left out have Stop.INFRASTRUCTURE, or `correct` None.
+
+    `history` is what the journal held before. With `retry_broken`, what was left out the last time is tried again.
+
+    Raises OutageError.
+    """
+    worker = _Worker(engine, runtime, journal, history, sampling, len(specs), retry_broken, bar)
+    gate = asyncio.Semaphore(runtime.concurrency) if runtime.concurrency else contextlib.nullcontext()
+
+    async def one(spec: EpisodeSpec) -> Trajectory:
+        async with gate:
+            return await worker.trajectory(spec)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(spec)) for spec in specs]
+    except BaseExceptionGroup as errors:
+        outages = errors.subgroup(OutageError)
+        if outages is None:
+            raise
+        raise outages.exceptions[0] from None
+    trajectories = [task.result() for task in tasks]
+    if left_out := [t.id for t in trajectories if t.correct is None and not history.finished(t.id)]:
+        journal.leave_out(left_out)
+    return trajectories
+
+
+class _Worker:
+    """What one call of `collect` shares."""
 
     def __init__(
-        self, engine: Engine, executor: ToolExecutor, chat: Chat, codec: TextCodec, setting: Setting
+        self,
+        engine: Engine,
+        runtime: Runtime,
+        journal: Journal,
+        history: History,
+        sampling: Sampling,
+        total: int,
+        retry_broken: bool,
+        bar: Any,
     ):
-        self._engine, self._executor, self._chat, self._codec = engine, executor, chat, codec
-        self._setting = setting
-        self._runner = asyncio.Runner()
+        self._engine, self._runtime, self._journal, self._history = engine, runtime, journal, history
+        self._sampling, self._total, self._retry_broken, self._bar = sampling, total, retry_broken, bar
+        self._broken = 0
 
-    def run(
-        self, params: Params, episodes: Sequence[EpisodeSpec], sampling: Sampling, bar: Any = None
-    ) -> tuple[list[Trajectory], dict[str, float]]:
-        """The episodes' trajectories, in order, and figures of sampler and tools. `bar` counts finished ones."""
-        self._engine.load(to_host(params))
-        try:
-            return self._runner.run(self._run(episodes, sampling, bar))
-        finally:
-            self._engine.unload()
+    async def trajectory(self, spec: EpisodeSpec) -> Trajectory:
+        found = self._history.trajectory(spec.id)
+        if found is None or (
+            found.correct is None and (self._retry_broken or spec.id not in self._history.left_out)
+        ):
+            if found is None or found.stop is Stop.INFRASTRUCTURE:
+                found = await self._run(spec)
+            if found.stop is not Stop.INFRASTRUCTURE:
+                found = await self._graded(spec, found)
+        if self._bar is not None:
+            self._bar.update(1)
+        return found
 
-    async def _run(
-        self, episodes: Sequence[EpisodeSpec], sampling: Sampling, bar: Any
-    ) -> tuple[list[Trajectory], dict[str, float]]:
-        begun, before = time.monotonic(), self._executor.counters.snapshot()
-        async with Sampler(self._engine, sampling) as sampler:
+    async def _run(self, spec: EpisodeSpec) -> Trajectory:
+        known = self._history.unfinished.get(spec.id, Unfinished())
+        if not can_go_on(known):
+            known = Unfinished()
+        trajectory = None
+        for number in range(self._runtime.tries):
+            # The tools, and the noise of the embedded web, know a second try by its name.
+            requests = spec.id if number == 0 else f"{spec.id}~{number}"
+            trajectory = await self._episode(spec, requests, known)
+            if trajectory.stop is not Stop.INFRASTRUCTURE:
+                break
+            known = Unfinished()
+        assert trajectory is not None
+        self._journal.end(trajectory)
+        if trajectory.stop is Stop.INFRASTRUCTURE:
+            self._journal.verdict(spec.id, Verdict(None, trajectory.reason))
+            self._leave_out("broke", trajectory.reason)
+        return trajectory
 
-            async def one(episode: EpisodeSpec) -> Trajectory:
-                trajectory = await run_episode(
-                    episode.task,
-                    policy=sampler,
-                    executor=self._executor,
-                    chat=self._chat,
-                    decode=self._codec.decode,
-                    setting=dataclasses.replace(self._setting, max_calls=episode.max_calls),
-                    episode_id=episode.id,
-                    seed=episode.seed,
-                )
-                if bar is not None:
-                    bar.update(1)
-                return trajectory
+    async def _episode(self, spec: EpisodeSpec, requests: str, known: Unfinished) -> Trajectory:
+        runtime = self._runtime
+        setting = runtime.setting
+        if spec.max_calls is not None:
+            setting = dataclasses.replace(setting, max_calls=spec.max_calls)
+        trajectory = await run_episode(
+            spec.task,
+            engine=RecordedEngine(self._engine, self._journal, spec.id, known, runtime.decode),
+            executor=RecordedExecutor(runtime.executor, self._journal, spec.id, known),
+            chat=runtime.chat,
+            decode=runtime.decode,
+            setting=setting,
+            episode_id=requests,
+            seed=spec.seed,
+            sampling=self._sampling,
+        )
+        metrics = {**trajectory.metrics, "max_calls": setting.max_calls}
+        return dataclasses.replace(
+            trajectory, id=spec.id, policy_version=spec.version, metrics=metrics, correct=None
+        )
 
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(e)) for e in episodes]
-            seconds = max(time.monotonic() - begun, 1e-9)  # no episodes take no time
-            figures = {
-                "rollout/seconds": seconds,
-                "rollout/sampled_tokens_per_s": sampler.sampled_tokens / seconds,
-                "rollout/prefilled_tokens_per_s": sampler.prefilled_tokens / seconds,
-            }
-        tools = (self._executor.counters - before).figures()
-        return [t.result() for t in tasks], figures | tools
+    async def _graded(self, spec: EpisodeSpec, trajectory: Trajectory) -> Trajectory:
+        verdict = Verdict(None, "not asked")
+        for _ in range(self._runtime.tries):
+            verdict = await self._runtime.grader(spec.task, trajectory)
+            if verdict.correct is not None:
+                break
+        self._journal.verdict(spec.id, verdict)
+        if verdict.correct is None:
+            self._leave_out("could not be judged", verdict.reason)
+        return dataclasses.replace(trajectory, **vars(verdict))
 
-    def close(self) -> None:
-        self._runner.run(self._executor.aclose())
-        self._runner.close()
+    def _leave_out(self, what: str, reason: str) -> None:
+        self._broken += 1
+        if self._broken > self._runtime.broken_share * self._total:
+            raise OutageError(
+                f"{self._broken} of {self._total} episodes {what}, more than tasks.broken_share="
+                f"{self._runtime.broken_share:g} allows ({reason or 'see the journal'}); mend the service and start "
+                "again: what is done is kept"
+            )

@@ -1,29 +1,27 @@
 """GRPO's batches: questions → episodes → rewards → group advantages → packed rows.
 
-Strictly on-policy: every rollout is sampled with the step's own parameters and used once. It is recorded before
-it is trained on, so that a run that was killed repeats the steps after its checkpoint from the record (on as
-many processes as made it: with another number the steps are sampled again).
+Strictly on-policy: every rollout is sampled with the step's own parameters and used once. A step has a journal, from
+which a run that was killed repeats the steps after its checkpoint, and goes on with the one that it was in.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mirothinker_jax.agent.episode import Task
 from mirothinker_jax.config import ConfigError, GRPOConfig
+from mirothinker_jax.config_tree import numbers_by_name
 from mirothinker_jax.data.packing import Sample, pack_rows, shift
 from mirothinker_jax.models.qwen import Params
-from mirothinker_jax.parallel.processes import all_processes, barrier, max_over_processes, mean_figures
-from mirothinker_jax.rollout.collect import Collector, EpisodeSpec
-from mirothinker_jax.rollout.sampling import Sampling
-from mirothinker_jax.trajectory import store
+from mirothinker_jax.parallel.processes import max_over_processes, mean_figures
+from mirothinker_jax.rollout.collect import EpisodeSpec
+from mirothinker_jax.rollout.collector import Collector
+from mirothinker_jax.tasks.types import Task
 from mirothinker_jax.trajectory.advantage import group_advantages
-from mirothinker_jax.trajectory.reward import Grade, violates_format, with_reward
+from mirothinker_jax.trajectory.reward import violates_format, with_reward
 from mirothinker_jax.trajectory.types import Stop, Trajectory
 from mirothinker_jax.trajectory.views import policy_sample
 from mirothinker_jax.types import Batch
@@ -39,9 +37,7 @@ class GRPOSource:
         config: GRPOConfig,
         tasks: Sequence[Task],
         collector: Collector,
-        grade: Grade,
         *,
-        max_calls: int,
         folder: Path,
         seed: int,
         microbatch_size: int,
@@ -55,22 +51,25 @@ class GRPOSource:
         block (they split its tokens or heads), each trains on what all of them sampled. `microbatch_size` is a
         block's share of a micro-batch; `reference` fills in `ref_logprobs` where a KL term needs them. `routes` is
         the (L, k) of the routers whose choices are recorded and replayed; None: they are not."""
-        self._config, self._tasks, self._collector, self._grade = config, tasks, collector, grade
-        self._max_calls, self._folder, self._seed = max_calls, folder, seed
-        self._microbatch_size, self._shard, self._reference, self._routes = (
-            microbatch_size,
-            shard,
-            reference,
-            routes,
+        self._config, self._tasks, self._collector = config, tasks, collector
+        self._folder, self._seed, self._microbatch_size = folder, seed, microbatch_size
+        self._reference, self._routes = reference, routes
+        self._sampled, self._trained = (
+            _part(config.questions * config.group, *p) for p in (shard, block or shard)
         )
-        index, count = block or shard
-        self._members = range(index * shard[1] // count, (index + 1) * shard[1] // count)
 
     def next(self, step: int, params: Params) -> tuple[Batch, dict[str, float]]:
-        figures = self._record(step, params)
-        trajectories = [t for member in self._members for t in store.read(self._path(step, member))]
-        samples, left_out, equal = self._samples(trajectories)
         c = self._config
+        found, figures = self._collector.run(
+            lambda: params,
+            self._episodes(step),
+            self._folder / f"step_{step:06d}.jsonl",
+            mine=self._sampled,
+            wanted=self._trained,
+        )
+        terms = numbers_by_name("grpo.reward_terms", c.reward_terms)
+        trajectories = [with_reward(t, c.correct_coef, c.format_coef, terms) for t in found]
+        samples, left_out, equal = self._samples(trajectories)
         batch = pack_rows(
             samples, c.training.sequence_length, self._microbatch_size, self._routes, c.aggregate
         )
@@ -84,38 +83,17 @@ class GRPOSource:
             batch = self._reference(batch)
         return batch, mean_figures(figures | describe(trajectories) | {"equal_groups": equal})
 
-    def _path(self, step: int, process: int) -> Path:
-        return store.share(self._folder / f"step_{step:06d}.jsonl", process, self._shard[1])
-
-    def _record(self, step: int, params: Params) -> dict[str, float]:
-        """Samples what is not on record yet. Gathering the parameters takes every process, so one that has
-        its share goes along, with nothing to sample, where another has not."""
-        path = self._path(step, self._shard[0])
-        recorded = path.exists()
-        if all_processes(recorded):
-            return {}
-        episodes = [] if recorded else self._episodes(step)
-        sampled, figures = self._collector.run(params, episodes, Sampling(routes=self._routes is not None))
-        if not recorded:
-            c = self._config
-            graded = [with_reward(t, self._grade, c.correct_coef, c.format_coef) for t in sampled]
-            store.write(path, [dataclasses.replace(t, policy_version=step) for t in graded])
-        barrier(f"rollouts of step {step}")
-        return figures
-
     def _episodes(self, step: int) -> list[EpisodeSpec]:
-        """This process's episodes of the step: a shuffled walk through the questions, epoch by epoch."""
-        index, count = self._shard
+        """The episodes of the step: a shuffled walk through the questions, epoch by epoch."""
         per_step, total = self._config.questions, len(self._tasks)
-        places = np.arange(step * per_step, (step + 1) * per_step).reshape(count, -1)[index]
         episodes = []
-        for place in places:
-            order = np.random.default_rng((self._seed, int(place) // total)).permutation(total)
-            task = self._tasks[int(order[int(place) % total])]
+        for place in range(step * per_step, (step + 1) * per_step):
+            order = np.random.default_rng((self._seed, place // total)).permutation(total)
+            task = self._tasks[int(order[place % total])]
             for member in range(self._config.group):
                 episode_id = f"grpo-{step}-{place}-{member}"
                 seed = int(np.random.default_rng((self._seed, step, place, member)).integers(2**31))
-                episodes.append(EpisodeSpec(episode_id, task, seed, self._max_calls))
+                episodes.append(EpisodeSpec(episode_id, task, seed, version=step))
         return episodes
 
     def _samples(self, trajectories: list[Trajectory]) -> tuple[list[Sample], list[Sample], float]:
@@ -126,8 +104,9 @@ class GRPOSource:
         left_out: list[Sample] = []
         groups = [trajectories[i : i + size] for i in range(0, len(trajectories), size)]
         for group in groups:
-            # What failed for reasons outside the policy, or never asked it for a token, says nothing about it.
-            usable = [t for t in group if t.stop is not Stop.INFRASTRUCTURE and t.segments]
+            # What failed for reasons outside the policy, or was not judged, says nothing about it; nor does an episode
+            # that never asked it for a token.
+            usable = [t for t in group if t.correct is not None and t.segments]
             rewards = np.asarray([t.reward for t in usable])
             advantages = group_advantages(rewards, self._config.advantage)
             silent = not np.any(advantages)
@@ -144,12 +123,19 @@ class GRPOSource:
             raise ConfigError(f"this run began with seed {state['seed']}, not {self._seed}; give it back")
 
 
+def _part(total: int, index: int, count: int) -> range:
+    """The `index`th of `count` equal stretches of 0 … total."""
+    return range(index * total // count, (index + 1) * total // count)
+
+
 def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Figures of a set of episodes, means over episodes."""
-    mean = lambda values: float(np.mean(list(values)))  # noqa: E731
+    """Figures of a set of episodes: means over all, of reward and accuracy over those that were judged."""
+    mean = lambda values: float(np.mean(list(values) or [0.0]))  # noqa: E731
+    judged = [t for t in trajectories if t.correct is not None]
     figures = {
-        "reward": mean(t.reward for t in trajectories),
-        "accuracy": mean(t.correct for t in trajectories),
+        "reward": mean(t.reward for t in judged),
+        "accuracy": mean(bool(t.correct) for t in judged),
+        "left_out": mean(t.correct is None for t in trajectories),
         "calls": mean(t.calls for t in trajectories),
         "failed_calls": mean(t.failed_calls for t in trajectories),
         "format_violations": mean(violates_format(t) for t in trajectories),

@@ -52,8 +52,8 @@ def is_correct(expected: str, answer: str | None) -> bool:
     """
     if answer is None:
         return False
-    wanted, given = plain(expected), plain(answer)
-    return wanted == given != "" or _same_number(wanted, given)
+    given = canonical(answer)
+    return given != "" and given == canonical(expected)
 
 
 def is_correct_gaia(expected: str, answer: str | None) -> bool:
@@ -97,6 +97,17 @@ def plain(text: str) -> str:
     text = unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", text)))
     text = _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match[0]), text)
     return re.sub(r"(?<=\d) %", "%", text)
+
+
+def canonical(text: str) -> str | tuple[Decimal, str]:
+    """What is equal for two spellings of one answer, and hashable: `plain` text, or a number and its percent sign.
+
+    >>> canonical("1{,}234.50"), canonical("São Tomé")
+    ((Decimal('1234.50'), ''), 'sao tome')
+    """
+    text = plain(text)
+    number = _NUMBER.fullmatch(text)
+    return text if number is None else (Decimal(number[1]), number[2])
 
 
 def _without_notation(text: str) -> str:
@@ -156,10 +167,3 @@ def _float(text: str) -> float | None:
 
 def _bare(text: str, without: str = "") -> str:
     return "".join(text.split()).translate(str.maketrans("", "", without)).lower()
-
-
-def _same_number(wanted: str, given: str) -> bool:
-    first, second = _NUMBER.fullmatch(wanted), _NUMBER.fullmatch(given)
-    if first is None or second is None or first[2] != second[2]:
-        return False
-    return Decimal(first[1]) == Decimal(second[1])

@@ -53,7 +53,7 @@ class Breaker:
         except ToolError as error:
             if error.failure.infrastructure:
                 self._failed(probe, str(error))
-            elif error.failure is Failure.TOOL_ERROR:
+            elif error.failure.answered:
                 self._answered()
             raise
         else:

@@ -18,6 +18,7 @@ import asyncio
 from collections.abc import Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import httpx
@@ -32,6 +33,7 @@ from mirothinker_jax.tools.spec import Failure, ToolError
 _HEADER_BYTES = (
     1 << 17
 )  # of one response header; aiohttp's own 8,190 is less than some sites' security policies
+_HEADER_SAFE = " !#$&'()*+,/:;=?@[]|"  # a task's id, which a request's begins with, may be in any script
 # Set by aiohttp itself, or no longer true of a body that it has decompressed and cut.
 _REQUEST_SKIPS = (b"connection", b"content-length", b"transfer-encoding")
 _RESPONSE_SKIPS = (b"content-encoding", b"content-length", b"transfer-encoding")
@@ -197,7 +199,7 @@ class WebClient:
         if not service:
             url = web_address(url)
         if service or self._through_proxy:
-            headers = {**(headers or {}), "X-Request-Id": request_id}
+            headers = {**(headers or {}), "X-Request-Id": quote(request_id, _HEADER_SAFE)}
         try:
             return await self._client.send(
                 self._client.build_request(method, url, headers=headers, json=json)

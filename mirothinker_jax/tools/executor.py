@@ -23,7 +23,7 @@ from mirothinker_jax.tools.memory import Memory
 from mirothinker_jax.tools.mend import find_spec, mend_arguments
 from mirothinker_jax.tools.recording import Record
 from mirothinker_jax.tools.replay import Replay
-from mirothinker_jax.tools.spec import Failure, Tool, ToolCall, ToolResult, ToolSpec
+from mirothinker_jax.tools.spec import Failure, Tool, ToolCall, ToolError, ToolResult, ToolSpec
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +61,42 @@ class ToolExecutor:
         self._replay = Replay(settings.replay) if settings.replay else None
         self.counters = Counters(latency={tool.spec.name: Latency() for tool in tools})
 
+    async def begin(self, episode: str, files: Sequence[str]) -> None:
+        """Tells the tools that keep something for an episode (`begin`) that it starts, with these attachments.
+
+        Raises:
+          ToolError: one of them cannot; `end` is called all the same.
+        """
+        for tool in self._tools.values():
+            begin = getattr(tool, "begin", None)
+            if begin is None or self._replay is not None:  # nothing is called where calls are replayed
+                continue
+            try:
+                await begin(episode, files)
+            except Exception as error:
+                text = f"{tool.spec.name} cannot begin an episode: {type(error).__name__}: {error}"
+                raise ToolError(Failure.NETWORK, text[:MESSAGE_CHARS]) from error
+
+    async def end(self, episode: str) -> None:
+        """Tells them that it is over. What one of them does wrong is logged: the episode has happened."""
+        for tool in self._tools.values():
+            end = getattr(tool, "end", None)
+            if end is None or self._replay is not None:
+                continue
+            try:
+                await end(episode)
+            except Exception:
+                logger.warning("%s did not end episode %s", tool.spec.name, episode, exc_info=True)
+
     def concurrent(self, call: ToolCall) -> bool:
         """Whether the call may run at the same time as others of its turn."""
         spec = find_spec(call, self._specs())
         return spec is None or spec.concurrent
+
+    def changes(self, call: ToolCall) -> bool:
+        """Whether the call may change something that lasts, such as a sandbox."""
+        spec = find_spec(call, self._specs())
+        return spec is not None and not spec.repeatable
 
     async def execute(self, call: ToolCall, request_id: str) -> ToolResult:
         """The call's result. `request_id` names the call for logs, servers and the record ("episode:turn.call").

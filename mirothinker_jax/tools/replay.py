@@ -7,13 +7,13 @@ import glob
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mirothinker_jax.config_tree import check
-from mirothinker_jax.tools.recording import CRC_CHARS, KEY, call_key
+from mirothinker_jax.checked_lines import read_lines
+from mirothinker_jax.config_tree import ConfigError, check
+from mirothinker_jax.tools.recording import KEY, call_key
 from mirothinker_jax.tools.spec import Failure, ToolCall, ToolError, ToolResult, ToolSpec
 
 _SHOWN_CHARS = 200  # of the arguments of a call that is not on record
@@ -82,21 +82,14 @@ def parts(path: str) -> list[Path]:
 
 def _places(path: Path) -> Iterator[tuple[bytes, tuple[int, int]]]:
     """(key, (where its JSON starts, bytes of it)) of each whole line."""
-    start = 0
-    with path.open("rb") as file:
-        for count, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            text = line[CRC_CHARS:-1]
-            check(
-                line[:CRC_CHARS] == b"%08x " % zlib.crc32(text),
-                f"tools.replay: {path}:{count}: the line does not fit its checksum: it was damaged or changed; "
-                "delete the line and its call counts as not recorded",
+    for number, start, text in read_lines(path):
+        if text is None:
+            raise ConfigError(
+                f"tools.replay: {path}:{number}: the line does not fit its checksum: it was damaged or changed; "
+                "delete the line and its call counts as not recorded"
             )
-            said = json.loads(text)
-            key = [said[name] for name in KEY]
-            yield _digest(key), (start + CRC_CHARS, len(text))
-            start += len(line)
+        said = json.loads(text)
+        yield _digest([said[name] for name in KEY]), (start, len(text))
 
 
 def _digest(key: list[Any]) -> bytes:

@@ -104,7 +104,7 @@ class GoogleSearch:
         facts = [line for box in answer.boxes for line in self._facts(box)]
         hits = [lines for hit in answer.hits if (lines := self._lines(hit))][:count]
         if not hits and not facts:
-            raise ToolError(Failure.TOOL_ERROR, f"no results for {arguments['q']}")
+            raise ToolError(Failure.NO_RESULTS, f"no results for {arguments['q']}")
         listed = ["\n".join([f"{i}. {hit[0]}", *hit[1:]]) for i, hit in enumerate(hits, start=1)]
         return "\n".join([*facts, *listed])
 

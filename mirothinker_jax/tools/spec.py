@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -59,13 +59,20 @@ class Failure(enum.StrEnum):
     UNKNOWN_TOOL = "unknown_tool"
     INVALID_ARGUMENTS = "invalid_arguments"
     TOOL_ERROR = "tool_error"  # the tool ran and says no: a dead link, an exception in the user's code
+    NO_RESULTS = "no_results"  # a search that found nothing
     UNREACHABLE = "unreachable"  # a host that the model named: unknown, refusing, too slow, 5xx, 429
     DEADLINE = "deadline"  # a service of ours took too long
     NETWORK = "network"  # a service of ours refuses or breaks
 
     @property
     def infrastructure(self) -> bool:
+        """Whether a service of our own failed."""
         return self in (Failure.DEADLINE, Failure.NETWORK)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the services behind the tool did their work."""
+        return self in (Failure.TOOL_ERROR, Failure.NO_RESULTS)
 
 
 @dataclass(frozen=True)
@@ -99,14 +106,28 @@ class Tool(Protocol):
 
 
 def render_call(call: ToolCall) -> str:
-    """The call in the wire format that the released MiroThinker checkpoints speak. A tag inside an argument
-    is written as JSON's \\u003c, so that it is the argument's and not the call's.
+    """The call in the wire format that the released MiroThinker checkpoints speak, to the newline. A tag inside an
+    argument is written as JSON's \\u003c, so that it is the argument's and not the call's.
 
-    >>> print(render_call(ToolCall("s", "t")))
-    <use_mcp_tool><server_name>s</server_name><tool_name>t</tool_name><arguments>{}</arguments></use_mcp_tool>
+    >>> print(render_call(ToolCall("s", "t", {"q": "x"})))
+    <use_mcp_tool>
+    <server_name>s</server_name>
+    <tool_name>t</tool_name>
+    <arguments>
+    {"q": "x"}
+    </arguments>
+    </use_mcp_tool>
     """
     arguments = _TAG.sub(r"\\u003c", json.dumps(dict(call.arguments), ensure_ascii=False))
     return (
-        f"<use_mcp_tool><server_name>{call.server}</server_name><tool_name>{call.tool}</tool_name>"
-        f"<arguments>{arguments}</arguments></use_mcp_tool>"
+        f"<use_mcp_tool>\n<server_name>{call.server}</server_name>\n<tool_name>{call.tool}</tool_name>\n"
+        f"<arguments>\n{arguments}\n</arguments>\n</use_mcp_tool>"
     )
+
+
+def render_calls(calls: Iterable[ToolCall], after: str | None = None) -> str:
+    """A turn's calls as they follow `after`, what the turn says before them; None where it says something. Two newlines
+    stand before each call, but not where a turn begins, nor a second time."""
+    text = "\n\n".join(map(render_call, calls))
+    apart = after is None or (after and not after.endswith("\n\n"))
+    return f"\n\n{text}" if text and apart else text

@@ -43,6 +43,7 @@ class Stop(enum.StrEnum):
 
     ANSWERED = "answered"  # a boxed answer, given freely
     FORCED = "forced"  # a boxed answer after the budget of calls or of context was used up
+    FALLBACK = "fallback"  # a box beside an earlier turn, for want of one in the final answer
     GAVE_UP = "gave_up"  # a box that says nothing, such as "unknown": no answer, but no fault of form
     NO_ANSWER = "no_answer"  # neither a call nor a boxed answer
     LENGTH = "length"  # a turn ran into its token limit
@@ -77,6 +78,26 @@ class Segment:
     def text(self) -> str:
         """What it says, message after message."""
         return "\n".join(content for _, content in self.messages)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One sampled assistant turn. `complete`: it ended by one of the model's end tokens, which is its last.
+
+    `logprobs` are under the distribution that the tokens were drawn from (for greedy turns: the model's own),
+    `raw_logprobs` under the model's own, at temperature 1 and whole; () where the engine does not tell them.
+    `versions` are of the policy that sampled each token; () where it is one.
+
+    `routes`, where they are recorded: int16 [n, L, k], the experts of the n tokens that were fed to the model for this
+    turn. The last token of a turn is fed with what follows it.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    complete: bool
+    raw_logprobs: tuple[float, ...] = ()
+    versions: tuple[int, ...] = ()
+    routes: np.ndarray | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

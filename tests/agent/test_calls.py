@@ -8,7 +8,7 @@ import pytest
 from scripted import CODEC, Script, Tools, call
 
 from mirothinker_jax.agent.calls import batches
-from mirothinker_jax.agent.episode import INFRASTRUCTURE_LIMIT
+from mirothinker_jax.agent.setting import Setting
 from mirothinker_jax.agent.wire.turn import Malformed
 from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.tools.executor import ToolExecutor
@@ -16,6 +16,7 @@ from mirothinker_jax.tools.replay import Recorded
 from mirothinker_jax.tools.spec import Failure, ToolCall, ToolError, ToolResult, ToolSpec
 from mirothinker_jax.trajectory.types import Stop
 
+OUTAGE = Setting(None, 0, 0, 0, 0).outage_calls
 SPECS = [
     ToolSpec("web", name, "", {"type": "object"}, concurrent=name == "look") for name in ("look", "code")
 ]
@@ -75,7 +76,7 @@ def test_results_come_in_the_order_of_the_calls(play):
 
 def test_outages_end_the_episode_where_they_did_one_by_one(play):
     """Calls beyond the limit may have run; the trajectory is that of a run in which they did not."""
-    turn = "".join(call(n=n) for n in range(INFRASTRUCTURE_LIMIT + 3))
+    turn = "".join(call(n=n) for n in range(OUTAGE + 3))
 
     def answer(call):
         return ToolResult("HTTP 503", Failure.NETWORK if call.arguments["n"] != 1 else None)
@@ -85,8 +86,8 @@ def test_outages_end_the_episode_where_they_did_one_by_one(play):
     alone.concurrent = lambda call: False
     one_by_one = play([turn, "\\boxed{x}"], alone, max_calls=20, turn_tokens=2000)[0]
     assert together == one_by_one
-    assert (together.stop, together.calls) == (Stop.INFRASTRUCTURE, INFRASTRUCTURE_LIMIT + 2)
-    assert len(alone.calls) == INFRASTRUCTURE_LIMIT + 2
+    assert (together.stop, together.calls) == (Stop.INFRASTRUCTURE, OUTAGE + 2)
+    assert len(alone.calls) == OUTAGE + 2
 
 
 class Curious(Script):
@@ -96,15 +97,14 @@ class Curious(Script):
         super().__init__([])
         self.turns = turns
 
-    async def sample(self, tokens, max_tokens):
-        seen = CODEC.decode(tokens)
+    def next_line(self, request):
+        seen = CODEC.decode(self.heard[-1][0])
         number = len(self.said)
         marks = [mark.partition(")")[0] for mark in seen.split("(")[1:]] or ["start"]
         words = "".join(
             call(name, q=f"{mark} {number}") for mark, name in zip(marks, itertools.cycle(("look", "code")))
         )
-        self.lines = [(words or "hm") if number < self.turns else f"\\boxed{{{marks[0]}}}"]
-        return await super().sample(tokens, max_tokens)
+        return (words or "hm") if number < self.turns else f"\\boxed{{{marks[0]}}}"
 
 
 class Flaky:

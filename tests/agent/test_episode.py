@@ -7,18 +7,20 @@ import numpy as np
 import pytest
 from scripted import CODEC, Cut, Ended, Script, Tools, call
 
-from mirothinker_jax.agent.episode import INFRASTRUCTURE_LIMIT, Setting, min_context_tokens
-from mirothinker_jax.agent.prompt import FINAL_REQUEST
+from mirothinker_jax.agent.policy import EngineError
+from mirothinker_jax.agent.prompt import FAILURE_REQUEST, FINAL_REQUEST
+from mirothinker_jax.agent.setting import Setting, min_context_tokens
 from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.tools.browse import ScrapePage
 from mirothinker_jax.tools.client import WebClient
 from mirothinker_jax.tools.executor import ToolExecutor
-from mirothinker_jax.tools.spec import Failure, ToolResult
+from mirothinker_jax.tools.spec import Failure, ToolError, ToolResult
 from mirothinker_jax.trajectory.reward import violates_format
 from mirothinker_jax.trajectory.types import Source, Stop
 
 THOUGHT = "<think>hm</think>"
+OUTAGE = Setting(None, 0, 0, 0, 0).outage_calls
 
 
 def sources(trajectory):
@@ -26,26 +28,30 @@ def sources(trajectory):
 
 
 class Routed(Script):
-    """A Script that says for every token it was fed how many it had been fed before."""
+    """A Script that says of every token it is fed which place that has. `forgets`: it is fed the whole context."""
 
-    fed = 0
+    def __init__(self, lines, forgets=False):
+        super().__init__(lines)
+        self.fed, self.forgets = 0, forgets
 
-    async def sample(self, tokens, max_tokens):
-        turn = await super().sample(tokens, max_tokens)
-        count = (
-            len(tokens) + sum(map(len, self.said)) - 1 + sum(len(t) for t, _ in self.heard[:-1]) - self.fed
-        )
-        routes = np.arange(self.fed, self.fed + count, dtype=np.int16).reshape(-1, 1, 1)
-        self.fed += count
-        return dataclasses.replace(turn, routes=routes)
+    async def generate(self, request):
+        turn = await super().generate(request)
+        fed = len(request.ids) + len(turn.tokens) - 1
+        first, self.fed = 0 if self.forgets else self.fed, fed
+        return dataclasses.replace(turn, routes=np.arange(first, fed, dtype=np.int16).reshape(-1, 1, 1))
 
 
 def test_an_answer_given_freely(play):
     trajectory, policy, tools = play([f"{THOUGHT}\\boxed{{Nepal}}"])
     assert (trajectory.stop, trajectory.answer, trajectory.calls) == (Stop.ANSWERED, "Nepal", 0)
     assert sources(trajectory) == [Source.PROMPT, Source.POLICY]
-    assert (trajectory.question_id, trajectory.expected, trajectory.hops) == ("q", "Kathmandu", 2)
-    assert tools.calls == [] and policy.closed == 1 and policy.seed == 5
+    assert (trajectory.question_id, trajectory.expected, trajectory.metadata) == (
+        "q",
+        "Kathmandu",
+        {"hops": 2},
+    )
+    assert tools.calls == [] and policy.forgotten == ["e"]
+    assert tools.events == [("begin", "e", ("a.pdf",)), ("end", "e")]
 
 
 def test_calls_and_then_an_answer(play):
@@ -64,9 +70,10 @@ def test_calls_and_then_an_answer(play):
     assert policy.text(2) == "\n<|im_start|>user\nfound b\nfound c<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_routes_are_of_the_ledger_in_order(play):
+@pytest.mark.parametrize("forgets", [False, True])
+def test_routes_are_of_the_ledger_in_order(play, forgets):
     """Of every token but the last, which nothing follows."""
-    trajectory, _, _ = play(Routed([call(q="a"), "\\boxed{x}"]))
+    trajectory, _, _ = play(Routed([call(q="a"), "\\boxed{x}"], forgets))
     np.testing.assert_array_equal(trajectory.routes[:, 0, 0], np.arange(trajectory.tokens - 1))
     assert play(["\\boxed{x}"])[0].routes is None
 
@@ -83,8 +90,33 @@ def test_the_ledger_is_what_was_fed_and_sampled(play):
     assert [s.tokens for s in sampled] == policy.said
     logprobs = [x for s in sampled for x in s.logprobs]
     assert logprobs == [-float(i) for i in range(len(logprobs))]
-    assert all(s.text == CODEC.decode(s.tokens) for s in trajectory.segments)
+    assert [turn.context for turn in trajectory.turns] == [(0,), (0, 1, 2), (0, 1, 2, 3, 4)]
+    assert [turn.segment for turn in trajectory.turns] == [1, 3, 5] and trajectory.linear
     assert all(most == 300 for _, most in policy.heard)
+
+
+def test_what_a_ledger_says(play):
+    """As chat messages, without the frames of a template."""
+    lines = [THOUGHT + call(q="a") + call(q="b"), Cut("\\boxed{x}")]
+    trajectory, _, _ = play(
+        lines, Tools(lambda c: f"found {c.arguments['q']}"), system="Be brief.", max_calls=2
+    )
+    assert trajectory.messages() == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Where is KTM?"},
+        {"role": "assistant", "content": lines[0]},
+        {"role": "tool", "content": "found a"},
+        {"role": "tool", "content": "found b"},
+        {"role": "user", "content": FINAL_REQUEST},
+        {"role": "assistant", "content": "\\boxed{x}"},
+    ]
+
+
+def test_every_turn_has_a_seed_of_its_own_and_of_its_episode(play):
+    lines = [call(q="a"), call(q="b"), "\\boxed{x}"]
+    seeds = [[r.seed for r in play(lines, seed=seed)[1].requests] for seed in (5, 5, 6)]
+    assert seeds[0] == seeds[1] and len({*seeds[0], *seeds[2]}) == 6
+    assert all(0 <= seed < 2**31 for seed in seeds[0])
 
 
 @pytest.mark.parametrize("said", [f"{THOUGHT}I do not know.", "", "<think>\\boxed{x}</think>so"])
@@ -113,6 +145,8 @@ def test_made_up_hosts_through_the_real_tools(play):
 
     class Closing:
         concurrent = executor.concurrent
+
+        begin, end = executor.begin, executor.end
 
         async def execute(self, call, request_id):
             async with executor:
@@ -192,8 +226,9 @@ def test_failures_that_are_not_the_models_fault_end_the_episode(play, kind):
     tools = Tools(lambda c: ToolResult("down", kind))
     trajectory, policy, _ = play([call(q="a")] * 20, tools, max_calls=20)
     assert (trajectory.stop, trajectory.answer) == (Stop.INFRASTRUCTURE, None)
-    assert trajectory.calls == len(tools.calls) == INFRASTRUCTURE_LIMIT
-    assert sources(trajectory)[-1] is Source.POLICY and policy.closed == 1
+    assert trajectory.calls == len(tools.calls) == OUTAGE
+    assert sources(trajectory)[-1] is Source.POLICY and policy.forgotten == ["e"]
+    assert trajectory.reason == "down"
 
 
 def test_addresses_that_the_model_made_up_are_its_own_fault(play):
@@ -211,12 +246,12 @@ def test_what_does_not_reach_a_service_does_not_speak_for_it(play, between):
 
     tools = Tools(answer)
     trajectory, _, _ = play([call(q="a")] * 20, tools, max_calls=20)
-    assert (trajectory.stop, trajectory.calls) == (Stop.INFRASTRUCTURE, 2 * INFRASTRUCTURE_LIMIT - 1)
+    assert (trajectory.stop, trajectory.calls) == (Stop.INFRASTRUCTURE, 2 * OUTAGE - 1)
 
 
 def test_only_failures_in_a_row_count_as_broken_tools(play):
     def answer(c):
-        down = len(tools.calls) % INFRASTRUCTURE_LIMIT
+        down = len(tools.calls) % OUTAGE
         return ToolResult("down", Failure.NETWORK) if down else "fine"
 
     tools = Tools(answer)
@@ -234,10 +269,8 @@ def test_a_context_that_fills_up_forces_the_answer(play, context):
     lines = [call(q="a" * 20)] * 20
 
     class Obedient(Script):
-        async def sample(self, tokens, max_tokens):
-            if FINAL_REQUEST in self.codec.decode(tokens):
-                self.lines = ["\\boxed{x}"]
-            return await super().sample(tokens, max_tokens)
+        def next_line(self, request):
+            return "\\boxed{x}" if FINAL_REQUEST in self.codec.decode(request.ids) else lines[0]
 
     trajectory, policy, _ = play(
         Obedient(lines), Tools(lambda c: "r" * 150), max_calls=50, context_tokens=context, turn_tokens=200,
@@ -264,39 +297,68 @@ def test_results_that_leave_no_room_are_dropped(play):
 def test_a_prompt_that_leaves_no_room_for_a_turn(play):
     trajectory, policy, _ = play([], question="?" * 500, context_tokens=600, turn_tokens=100)
     assert (trajectory.stop, trajectory.answer, trajectory.segments) == (Stop.CONTEXT, None, ())
-    assert policy.heard == [] and policy.closed == 1
+    assert policy.heard == [] and policy.forgotten == ["e"]
 
 
-def test_the_session_is_closed_when_the_policy_breaks(play):
+@pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError])
+def test_engine_and_tools_let_go_when_the_episode_breaks(play, error):
     class Broken(Script):
-        async def sample(self, tokens, max_tokens):
-            raise RuntimeError("no device")
+        def next_line(self, request):
+            raise error
 
-    policy = Broken([])
-    with pytest.raises(RuntimeError, match="no device"):
-        play(policy)
-    assert policy.closed == 1
+    engine, tools = Broken([]), Tools()
+    with pytest.raises(error):
+        play(engine, tools)
+    assert engine.forgotten == ["e"] and tools.events[-1] == ("end", "e")
 
 
-def test_the_session_is_closed_when_the_episode_is_cancelled(play):
-    class Hung(Script):
-        async def sample(self, tokens, max_tokens):
-            raise asyncio.CancelledError
+def test_an_engine_that_does_not_answer_is_infrastructure(play):
+    class Down(Script):
+        def next_line(self, request):
+            if not self.lines:
+                raise EngineError("HTTP 503 from the engine")
+            return super().next_line(request)
 
-    policy = Hung([])
-    with pytest.raises(asyncio.CancelledError):
-        play(policy)
-    assert policy.closed == 1
+    trajectory, engine, tools = play(Down([call(q="a")]))
+    assert (trajectory.stop, trajectory.reason) == (Stop.INFRASTRUCTURE, "HTTP 503 from the engine")
+    assert (trajectory.calls, len(trajectory.turns)) == (1, 1)
+    assert engine.forgotten == ["e"] and tools.events[-1] == ("end", "e")
+
+
+def test_tools_that_cannot_begin_are_infrastructure(play):
+    class Full(Tools):
+        async def begin(self, episode, files):
+            raise ToolError(Failure.NETWORK, "no sandbox is left")
+
+    trajectory, engine, tools = play([], Full())
+    assert (trajectory.stop, trajectory.reason) == (Stop.INFRASTRUCTURE, "no sandbox is left")
+    assert trajectory.segments == () and engine.requests == [] and tools.events == [("end", "e")]
 
 
 @pytest.mark.parametrize("missing", [0, 1])
-def test_the_least_context_has_room_for_two_turns_with_calls(play, missing):
-    """With turns and results of full length; one token less, and the second turn is the forced one."""
-    setting = dict(turn_tokens=200, output_tokens=150, max_calls=9)
+@pytest.mark.parametrize(
+    ("more", "request_then"),
+    [
+        ({}, FINAL_REQUEST),
+        ({"overflow": "drop"}, FINAL_REQUEST),
+        ({"overflow": "drop", "restarts": 1}, FAILURE_REQUEST),
+    ],
+)
+def test_the_least_context_has_room_for_two_turns_with_calls(play, missing, more, request_then):
+    """With turns and results of full length; one token less, and the second turn is the one that is asked to end."""
+    setting = dict(turn_tokens=400, output_tokens=150, max_calls=9) | more
     least = min_context_tokens(Setting(None, context_tokens=0, **setting), Chat(CODEC))
-    lines = [THOUGHT + call(q="a"), THOUGHT + call(q="b"), "\\boxed{x}"]
-    lines[0] += "." * (200 - len(lines[0]) - 1)  # and <|im_end|>
+    lines = [THOUGHT + call(q="a"), THOUGHT + call(q="b"), *["\\boxed{x}"] * 2]
+    lines[0] += "." * (400 - len(lines[0]) - 1)  # and <|im_end|>
     _, policy, _ = play(
         lines, Tools(lambda c: "r" * 150), question="", context_tokens=least - missing, **setting
     )
-    assert (FINAL_REQUEST in policy.text(1)) == bool(missing)
+    assert (request_then in policy.text(1)) == bool(missing)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_the_least_context_without_calls_has_room_for_the_answer(play, missing):
+    setting = dict(turn_tokens=200, output_tokens=150, max_calls=0)
+    least = min_context_tokens(Setting(None, context_tokens=0, **setting), Chat(CODEC))
+    trajectory, _, _ = play(["\\boxed{x}"], question="", context_tokens=least - missing, **setting)
+    assert trajectory.stop is (Stop.CONTEXT if missing else Stop.FORCED)

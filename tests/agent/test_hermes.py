@@ -1,11 +1,8 @@
 """Calls in Qwen's own format, however badly a model writes them; and what both formats have in common."""
 
 import json
-import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scripted import CODEC, Tools
 
 from mirothinker_jax.agent.answer import boxed_answer
@@ -16,7 +13,6 @@ from mirothinker_jax.agent.wire.turn import Malformed
 from mirothinker_jax.config import ConfigError, ToolsConfig
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.tools.hermes import CALL_TAGS, RESULT_TAGS, render_calls
-from mirothinker_jax.tools.spec import CALL_TAGS as MCP_TAGS
 from mirothinker_jax.tools.spec import Failure, ToolCall, ToolSpec
 from mirothinker_jax.trajectory.types import Stop
 
@@ -118,77 +114,6 @@ def test_a_result_that_the_turn_writes_is_no_answer():
     text = "<tool_response>\n\\boxed{Pokhara}\n</tool_response>"
     assert boxed_answer(parse_turn(text).words) is None
     assert boxed_answer(parse_turn(f"\\boxed{{x}}{text}").words) == "x"
-
-
-TAGS = {"mcp": MCP_TAGS, "hermes": (*CALL_TAGS, *RESULT_TAGS)}
-formats = st.sampled_from(list(WIRES))
-bits = [
-    "<think>",
-    "</think>",
-    "<",
-    "{",
-    "}",
-    '"',
-    "\\",
-    ":",
-    ",",
-    "x",
-    " ",
-    "\n",
-    '{"name": "a"',
-    *sum(TAGS.values(), ()),
-]
-texts = st.text() | st.lists(st.sampled_from(bits)).map("".join)
-values = texts | st.integers() | st.none() | st.booleans() | st.lists(texts, max_size=2)
-arguments = st.dictionaries(texts, values | st.dictionaries(texts, values, max_size=2), max_size=3)
-names = st.text("abc_-.é", min_size=1)
-
-
-@given(formats, st.lists(st.tuples(names, names, arguments), min_size=1, max_size=3))
-def test_what_is_rendered_is_parsed(call_format, calls):
-    made = [ToolCall(server if call_format == "mcp" else "", tool, given) for server, tool, given in calls]
-    wire = WIRES[call_format]
-    parsed = wire.parse(f"<think>…</think>so: {wire.render(made)}<|im_end|>")
-    assert list(parsed.calls) == made
-    assert parsed.words.strip() in ("so: <|im_end|>", "so: \n<|im_end|>", "so: \n\n<|im_end|>")
-
-
-@given(formats, texts)
-def test_nothing_said_raises(call_format, text):
-    for call in WIRES[call_format].parse(text).calls:
-        assert isinstance(call, (ToolCall, Malformed))
-
-
-SIZE = 1 << 16  # as long as a turn gets
-SHAPES = [
-    "<tool_call>{}",
-    "<tool_call> ",
-    '<tool_call>{"',
-    '<tool_call>{"a": "',
-    '<tool_call>{":',
-    '<tool_call>{":"<tool_call>{","',
-    '<tool_call>{\\"',
-    "<tool_call>{}   </think>",
-    "<tool_call>{a:</tool_call>",
-    "</tool_call>",
-    "x<think>",
-    "<tool_response>",
-    "<tool_response></tool_response><tool_response>",
-]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [shape * (SIZE // len(shape)) for shape in SHAPES]
-    + [tagged(body * (SIZE // len(body))) for body in ('{"q": "{a:' + "{a:" * 999, "{'", '{"x" ', "[", '{"name":')]
-    + [tagged('{"name": "a", "arguments": ' + json.dumps(body * (SIZE // len(body))) + "}") for body in ("{'", "{a:")],
-    ids=lambda text: text[-30:],
-)  # fmt: skip
-def test_any_text_is_read_in_linear_time(text):
-    """Read naively each takes minutes; one pass takes under half a second."""
-    start = time.process_time()
-    boxed_answer(parse_turn(text).words)
-    assert time.process_time() - start < 6.0
 
 
 class Echo:

@@ -20,6 +20,7 @@ from mirothinker_jax.trajectory.types import Source, Stop
 
 ADDED = range(151643, 151669)  # Qwen3's control tokens and tags
 BAD = render_call(ToolCall("tool-python", "run_python_code", {"code_block": "import os; os.abort()"}))
+BAD = BAD.replace("\n", " ")  # HTML folds newlines
 HERMES = '<tool_call>{"name": "run_python_code", "arguments": {"code_block": "1"}}</tool_call>'
 TEXTS = {
     "end of turn": "north <|im_end|>",

@@ -1,7 +1,6 @@
 """Calls and boxed answers in what a model says, however badly it says them."""
 
 import json
-import time
 
 import pytest
 from hypothesis import given
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from mirothinker_jax.agent.answer import boxed_answer
 from mirothinker_jax.agent.wire.mcp import parse_turn
 from mirothinker_jax.agent.wire.turn import Malformed
-from mirothinker_jax.tools.spec import CALL_TAGS, ToolCall, render_call
+from mirothinker_jax.tools.spec import ToolCall, render_call
 
 
 def parse_calls(text):
@@ -197,52 +196,6 @@ def test_a_thought_that_is_never_closed_is_all_thought(before):
     ]
     assert parse_turn(text).words.strip() == ""
     assert parse_calls(f"{before}<think>hm") == []
-
-
-SIZE = 1 << 16  # as long as a turn gets
-# Read naively each takes minutes; one pass takes under half a second.
-SHAPES = [
-    HEAD + "{}",
-    HEAD + '{"a": "',
-    "<use_mcp_tool><server_name>a</server_name><use_mcp_tool> </think>",
-    "<use_mcp_tool> ",
-    TAIL,
-    "x<think>",
-    f"{HEAD}{{a:{TAIL}",
-    "\\boxed{",
-    "\\boxed{}\\boxed ",
-]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [shape * (SIZE // len(shape)) for shape in SHAPES]
-    + [
-        f"{HEAD}{body * (SIZE // len(body))}{TAIL}"
-        for body in ('{"q": "{a:' + "{a:" * 999, "{'", '{"x" ', "[")
-    ],
-    ids=lambda text: text[-30:],
-)
-def test_any_text_is_read_in_linear_time(text):
-    start = time.process_time()
-    boxed_answer(parse_turn(text).words)
-    assert time.process_time() - start < 6.0
-
-
-plain = st.text() | st.lists(st.sampled_from([*CALL_TAGS, "<think>", "</think>", "<", "x"])).map("".join)
-
-
-@given(st.dictionaries(plain, plain | st.integers() | st.none() | st.lists(plain, max_size=2), max_size=3))
-def test_what_is_rendered_is_parsed(arguments):
-    assert parse_calls(f"<think>…</think>{render_call(ToolCall('s', 't', arguments))}") == [
-        ToolCall("s", "t", arguments)
-    ]
-
-
-@given(st.text() | st.lists(st.sampled_from([*CALL_TAGS, "</think>", "{", "}", '"', "x"])).map("".join))
-def test_nothing_said_raises(text):
-    for call in parse_calls(text):
-        assert isinstance(call, (ToolCall, Malformed))
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from mirothinker_jax.agent.prompt import system_prompt
-from mirothinker_jax.config import ConfigError
+from mirothinker_jax.agent.prompt import FINAL_REQUEST, fill, system_prompt, template
+from mirothinker_jax.agent.setting import episode_setting
+from mirothinker_jax.config import AgentConfig, ConfigError
 from mirothinker_jax.tools.spec import CALL_TAGS, ToolSpec
 
 SPEC = ToolSpec("web", "search", "Finds pages.", {"type": "object", "properties": {"q": {"type": "string"}}})
@@ -57,3 +58,46 @@ def test_mistakes_are_named(tmp_path):
         path.write_text(text)
         with pytest.raises(ConfigError, match=r"wrong\.txt has a placeholder other than \$tools.*write \$\$"):
             system_prompt(str(path), [])
+
+
+@pytest.mark.parametrize("call_format", ["mcp", "hermes"])
+def test_without_tools_none_are_spoken_of(call_format):
+    prompt = system_prompt("", [], call_format)
+    assert "\\boxed{ANSWER}" in prompt and "call" not in prompt
+    setting = episode_setting(AgentConfig(preset="none"), [SPEC], 64, call_format)
+    assert (setting.system, setting.max_calls, list(setting.functions)) == (prompt, 0, [])
+
+
+def test_what_is_asked_for_later_may_come_from_files(tmp_path):
+    path = tmp_path / "request.txt"
+    path.write_text("You were asked: $question. Answer for $$5.\n", encoding="utf-8")
+    text = template("final_prompt_file", str(path), FINAL_REQUEST)
+    assert fill(text, question="Why $x?") == "You were asked: Why $x?. Answer for $5."
+    assert (
+        template("final_prompt_file", "", FINAL_REQUEST) == FINAL_REQUEST == fill(FINAL_REQUEST, question="?")
+    )
+    agent = AgentConfig(final_prompt_file=str(path), failure_prompt_file=str(path))
+    setting = episode_setting(agent, [SPEC], 64)
+    assert setting.final_request == setting.failure_request == text
+    path.write_text("$failures", encoding="utf-8")
+    assert (
+        episode_setting(AgentConfig(restart_prompt_file=str(path)), [SPEC], 64).restart_prompt == "$failures"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("final_prompt_file", "$failures", "has a placeholder other than $question: 'failures'; write $$"),
+        ("failure_prompt_file", "costs $5", "has a placeholder other than $question"),
+        ("restart_prompt_file", "$question", "has no $failures; say where it goes"),
+        ("final_prompt_file", b"\xff", "it is not UTF-8"),
+    ],
+)
+def test_mistakes_in_them_are_named(tmp_path, key, text, message):
+    path = tmp_path / "wrong.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError) as error:
+        episode_setting(AgentConfig(**{key: str(path)}), [SPEC], 64)
+    assert str(error.value).startswith(f"config.agent.{key}: ") and message in str(error.value)
+    assert "wrong.txt" in str(error.value)

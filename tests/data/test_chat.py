@@ -10,11 +10,17 @@ from mirothinker_jax.data.messages import DataError
 from mirothinker_jax.data.tokenizer import TAGS
 from mirothinker_jax.tools.spec import CALL_TAGS, ToolCall, render_call
 
-CALL = render_call(ToolCall("web", "scrape", {"url": "http://airports.test/KTM"}))
+CALL = """<use_mcp_tool>
+<server_name>web</server_name>
+<tool_name>scrape</tool_name>
+<arguments>
+{"url": "http://airports.test/KTM"}
+</arguments>
+</use_mcp_tool>"""
 EPISODE = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "How high is KTM?"},
-    {"role": "assistant", "content": f"<think>look it up</think>{CALL}"},
+    {"role": "assistant", "content": f"<think>look it up</think>\n\n{CALL}"},
     {"role": "tool", "content": "elevation: 4390 ft"},
     {"role": "assistant", "content": "<think>done</think>\\boxed{4390}"},
 ]
@@ -73,8 +79,7 @@ def test_an_episode_trains_thoughts_calls_and_answers_only(codec, chat):
             False,
         ),
         (
-            "<think>look it up</think><use_mcp_tool><server_name>web</server_name><tool_name>"
-            'scrape</tool_name><arguments>{"url": "http://airports.test/KTM"}</arguments></use_mcp_tool><|im_end|>',
+            f"<think>look it up</think>\n\n{CALL}<|im_end|>",
             True,
         ),
         ("\n<|im_start|>user\nelevation: 4390 ft<|im_end|>\n<|im_start|>assistant\n", False),
@@ -95,14 +100,17 @@ def test_tool_calls_become_text_in_the_wire_format(codec, chat, arguments, conte
     assert set(codec.encode("".join(CALL_TAGS))) <= set(by_field.tokens[by_field.trained].tolist())
 
 
-def test_several_tool_calls_follow_the_content(codec, chat):
+@pytest.mark.parametrize(
+    ("text", "apart"), [("<think>x</think>", "\n\n"), ("so:\n", "\n\n"), ("</think>\n\n", ""), ("", "")]
+)
+def test_several_tool_calls_follow_the_content(codec, chat, text, apart):
     calls = [
         {"function": {"name": "run", "arguments": {"code": "1"}}},
         {"function": {"name": "run", "arguments": {}}},
     ]
-    rendered = chat.render([user("q"), assistant("<think>x</think>", tool_calls=calls)])
+    rendered = chat.render([user("q"), assistant(text, tool_calls=calls)])
     one, two = (render_call(ToolCall("python", "run", a)) for a in ({"code": "1"}, {}))
-    assert runs(codec, rendered)[1] == (f"<think>x</think>{one}{two}<|im_end|>", True)
+    assert runs(codec, rendered)[1] == (f"{text}{apart}{one}\n\n{two}<|im_end|>", True)
 
 
 def test_consecutive_tool_messages_are_one_user_message(codec, chat):

@@ -153,9 +153,11 @@ def in_mcp_terms(messages):
                     arguments = json.loads(arguments)
                 if not isinstance(arguments, Written):
                     arguments = json.dumps(arguments, ensure_ascii=False)
-                plain[-1]["content"] = (plain[-1]["content"] or "") + (
-                    f"<use_mcp_tool><server_name>{SERVERS[name]}</server_name><tool_name>{name}</tool_name>"
-                    f"<arguments>{arguments}</arguments></use_mcp_tool>"
+                said = plain[-1]["content"] or ""
+                said += "\n\n" if said and not said.endswith("\n\n") else ""
+                plain[-1]["content"] = said + (
+                    f"<use_mcp_tool>\n<server_name>{SERVERS[name]}</server_name>\n<tool_name>{name}</tool_name>\n"
+                    f"<arguments>\n{arguments}\n</arguments>\n</use_mcp_tool>"
                 )
     return plain
 

@@ -119,6 +119,21 @@ def test_symbols_are_one_token_and_words_do_not_depend_on_what_stands_before(cod
     assert len(word) < len("elevation")  # merges were learned
 
 
+def test_a_symbol_of_several_lines_is_one_token_and_teaches_no_words(tmp_path):
+    said, plain = "<arguments>\n{} and outside", "outside"
+    for name, symbols in (("a", ("<arguments>\n{}",)), ("b", ("q",))):
+        settings = TokenizerConfig(vocab_size=330, symbols=symbols)
+        train_tokenizer(
+            [said, plain] * 9 if name == "a" else [" and outside", plain] * 9, tmp_path / name, settings
+        )
+    across, without = Tokenizer(tmp_path / "a"), Tokenizer(tmp_path / "b")
+    assert len(across.encode("<arguments>\n{}")) == 1
+    assert across.vocab_size == without.vocab_size
+    assert [across.decode([i]) for i in across.encode(said)[1:]] == [
+        without.decode([i]) for i in without.encode(" and outside")
+    ]
+
+
 def test_training_is_deterministic(tmp_path):
     corpus = ["one text", "another text\nof two lines", "<|im_end|> é 中"] * 5
     for name in ("a", "b"):

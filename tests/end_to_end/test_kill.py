@@ -13,7 +13,7 @@ import pytest
 import tiny
 from command import SMOKE, finish, left_overs, start
 
-from mirothinker_jax.trajectory import store
+from mirothinker_jax.trajectory import journal
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ def run_until(moment, folder):
 def same_episodes(path, other):
     """The same tokens, answers and rewards in both records. Log-probs to 1e-4: which episodes share a dispatch is
     up to timing, and with its shape the last bits of what it computes."""
-    ours, theirs = list(store.read(path)), list(store.read(other))
+    ours, theirs = (sorted(journal.read(p), key=lambda t: t.id) for p in (path, other))
     assert len(ours) == len(theirs) > 0
     for a, b in zip(ours, theirs, strict=True):
         for new, old in zip(a.segments, b.segments, strict=True):
@@ -110,9 +110,10 @@ def test_rollouts_that_were_lost_are_sampled_again(smoke, tmp_path):
     """
     folder = tmp_path / "run"
     shutil.copytree(smoke.folder, folder)
-    last = sorted((folder / "grpo" / "rollouts").iterdir())[-1]
-    kept = shutil.copy(last, tmp_path / "lost.jsonl")
-    last.unlink()
+    last = sorted((folder / "grpo" / "rollouts").glob("*.jsonl"))[-1]
+    kept = tmp_path / "lost.jsonl"
+    for suffix in (".jsonl", ".columns"):
+        shutil.move(last.with_suffix(suffix), kept.with_suffix(suffix))
     shutil.rmtree(folder / "grpo" / "checkpoints" / str(STAGES["grpo"]))
     (folder / "grpo" / "eval_trajectories.jsonl").unlink()
     code, _, err = finish(start(SMOKE, f"--config.run_dir={folder}"))

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 CONFIG = """
 from mirothinker_jax.config import default
+from mirothinker_jax.trajectory import journal
 
 def get_config():
     c = default()
@@ -134,17 +135,18 @@ def test_rollouts_of_two_processes_are_repeated_from_the_record_and_completed(fo
     content = bytearray(flipped.read_bytes())
     content[len(content) // 2] ^= 4
     flipped.write_bytes(content)
-    (stage / "eval_trajectories.jsonl").unlink()
+    for part in stage.glob("eval_trajectories.*"):
+        part.unlink()
     lost = stage / "rollouts" / "step_000003.1-of-2.jsonl"
-    before = lost.read_text()
+    before = {t.id: t for t in journal.read(lost)}
     lost.unlink()
     output = finish(launch(folder, "rollouts", 2, 1, *command, config=smoke))
     (line,) = [line for line in output.splitlines() if "damaged" in line]
     assert line.endswith("is not what was written; set aside as damaged-4, using step 2")
     assert sorted(p.name for p in (stage / "checkpoints").iterdir()) == ["2", "4", "damaged-4"]
     assert losses(folder, "rollouts", "grpo") == first
-    assert lost.read_text() == before
-    assert len((stage / "eval_trajectories.jsonl").read_text().splitlines()) == 2
+    assert {t.id: t for t in journal.read(lost)} == before
+    assert len(journal.read(stage / "eval_trajectories.jsonl")) == 2
 
 
 @pytest.mark.slow

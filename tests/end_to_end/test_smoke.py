@@ -10,7 +10,7 @@ from command import SMOKE, finish, left_overs, start
 
 from mirothinker_jax import convert
 from mirothinker_jax.data.tokenizer import Tokenizer
-from mirothinker_jax.trajectory import store
+from mirothinker_jax.trajectory import journal
 from mirothinker_jax.trajectory.types import Source
 
 STAGES = ("sft", "dpo", "grpo")
@@ -80,16 +80,16 @@ def test_the_sampler_and_the_trainer_agree(smoke):
 
 def test_episodes_are_on_record(smoke):
     for stage in STAGES:
-        episodes = list(store.read(smoke.folder / stage / "eval_trajectories.jsonl"))
+        episodes = journal.read(smoke.folder / stage / "eval_trajectories.jsonl")
         assert len(episodes) == QUESTIONS * len(BUDGETS)
         assert {int(t.metrics["max_calls"]) for t in episodes} == {0, 2, 4}
         assert all(t.calls + t.malformed_calls <= t.metrics["max_calls"] for t in episodes)
-    rollouts = sorted((smoke.folder / "grpo" / "rollouts").iterdir())
+    rollouts = sorted((smoke.folder / "grpo" / "rollouts").glob("*.jsonl"))
     assert [p.name for p in rollouts] == [f"step_{i:06d}.jsonl" for i in range(4)]
-    groups = [list(store.read(p)) for p in rollouts]
+    groups = [journal.read(p) for p in rollouts]
     assert [len(g) for g in groups] == [16] * 4
     assert [{t.policy_version for t in g} for g in groups] == [{i} for i in range(4)]
-    samples = list(store.read(smoke.folder / "dpo" / "samples.jsonl"))
+    samples = journal.read(smoke.folder / "dpo" / "samples.jsonl")
     assert len(samples) == 48 and 0 < sum(t.correct for t in samples) < 48
     observed = [s.text for t in samples for s in t.segments if s.source is Source.OBSERVATION]
     assert any("http://airports.test/" in text for text in observed), "no search reached the embedded web"

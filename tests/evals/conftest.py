@@ -12,6 +12,8 @@ from mirothinker_jax.config_tree import build, to_plain
 from mirothinker_jax.evals.report import write_report
 from mirothinker_jax.evals.statistics import wilson
 from mirothinker_jax.evals.summary import write_summary
+from mirothinker_jax.trajectory import journal
+from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
 
 SCRIPT = "<script>alert('page')</script>"
 BUDGETS = (0, 1, 2, 4, 8, 16, 32)
@@ -23,48 +25,41 @@ CURVES = {
 
 
 def trajectory(stage, number, correct, hops):
-    """One line of eval_trajectories.jsonl: follow `hops` links, then answer."""
+    """An episode as it is evaluated: follow `hops` links, then answer."""
     airports = ["KTM", "LUA", "BIR", "TMI", "PPL"]
     path = ", ".join(["north", "east", "higher", "nearest"][:hops])
     question = f"Find the city: go {path or 'nowhere'} from KTM."
-    prompt = (
-        "<|im_start|>system\nYou are a research agent.<|im_end|>\n"
-        f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-    )
-    segments = [{"source": "prompt", "text": prompt, "tokens": [1, 2, 3]}]
+    prompt = (("system", "You are a research agent."), ("user", question))
+    segments = [Segment(Source.PROMPT, (1, 2, 3), prompt)]
     for here, there in itertools.islice(itertools.pairwise(airports), hops):
         said = (
             f"<think>I am at {here}; its page names the next one.</think><use_mcp_tool><server_name>"
             "jina_scrape_llm_summary</server_name><tool_name>scrape_and_extract_info</tool_name><arguments>"
             + json.dumps({"url": f"http://airports.test/{here}", "info_to_extract": "north"})
-            + "</arguments></use_mcp_tool><|im_end|>"
+            + "</arguments></use_mcp_tool>"
         )
-        seen = (
-            f"\n<|im_start|>user\n{here}\nnorth: [{there}](http://airports.test/{there}) {SCRIPT} "
-            "<|im_end|>\n<|im_start|>assistant\n"
-        )
-        segments.append({"source": "policy", "text": said, "tokens": [7, 8], "logprobs": [-0.1, -0.25]})
-        segments.append({"source": "observation", "text": seen, "tokens": [9]})
+        seen = f"{here}\nnorth: [{there}](http://airports.test/{there}) {SCRIPT} "
+        segments.append(Segment(Source.POLICY, (7, 8), (("assistant", said),), (-0.5, -0.25)))
+        segments.append(Segment(Source.OBSERVATION, (9,), (("tool", seen),)))
     answer = "Tumlingtar" if correct else "Pokhara & <b>Bharatpur</b>"
-    last = f"<think>The page says so.</think>\\boxed{{{answer}}}<|im_end|>"
-    segments.append({"source": "policy", "text": last, "tokens": [5], "logprobs": [-0.5]})
-    return {
-        "id": f"{stage}-{number}",
-        "question_id": f"q{number}",
-        "question": question,
-        "expected": "Tumlingtar",
-        "answer": answer,
-        "correct": correct,
-        "reward": float(correct),
-        "stop": "answered",
-        "calls": hops,
-        "failed_calls": int(hops > 2),
-        "malformed_calls": 0,
-        "hops": hops,
-        "policy_version": 0,
-        "metrics": {"max_calls": 32},
-        "segments": segments,
-    }
+    last = f"<think>The page says so.</think>\\boxed{{{answer}}}"
+    segments.append(Segment(Source.POLICY, (5,), (("assistant", last),), (-0.5,)))
+    return Trajectory(
+        id=f"{stage}-{number}",
+        question_id=f"q{number}",
+        question=question,
+        expected="Tumlingtar",
+        answer=answer,
+        stop=Stop.ANSWERED,
+        calls=hops,
+        failed_calls=int(hops > 2),
+        malformed_calls=0,
+        segments=tuple(segments),
+        reward=float(correct),
+        correct=correct,
+        metadata={"hops": hops},
+        metrics={"max_calls": 32},
+    )
 
 
 def metrics(stage, steps, rng):
@@ -138,6 +133,6 @@ def make_run(run):
     (run / "config.json").write_text(json.dumps(to_plain(build(Config, config))))
     for stage, rate in (("sft", 3), ("dpo", 2), ("grpo", 6)):
         (run / stage).mkdir()
-        lines = [json.dumps(trajectory(stage, i, i % rate != 0, i % 5)) for i in range(40)]
-        (run / stage / "eval_trajectories.jsonl").write_text("\n".join(lines) + "\n")
+        episodes = [trajectory(stage, i, i % rate != 0, i % 5) for i in range(40)]
+        journal.write(run / stage / "eval_trajectories.jsonl", episodes)
     return run

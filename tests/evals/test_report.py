@@ -116,7 +116,7 @@ def test_episodes_read_like_a_dialogue(tree):
     assert len(episodes) == 9
     assert len(tree.css(".episode.is-wrong")) == 3
     kinds = [part.attributes["class"].split()[1] for part in episodes[0].css(".part")]
-    assert kinds == ["prompt", *["think", "call", "observation"] * 4, "think", "answer"]
+    assert kinds == ["prompt"] * 2 + [*["think", "call", "observation"] * 4, "think", "answer"]
     call = episodes[0].css_first(".part.call")
     assert call.css_first(".who").text() == "call · jina_scrape_llm_summary / scrape_and_extract_info"
     assert call.css_first("pre").text() == "url = http://airports.test/KTM\ninfo_to_extract = north"

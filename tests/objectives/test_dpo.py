@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import tiny
 
+from mirothinker_jax.config import DPOConfig
 from mirothinker_jax.data.packing import Pair, pack_pairs
-from mirothinker_jax.objectives.dpo import make_dpo, sequence_sums
+from mirothinker_jax.objectives.dpo import make_dpo
+from mirothinker_jax.objectives.sequences import own_sums, sequence_sums
 from mirothinker_jax.types import Batch
 
 LENGTH, PER_ROW = 40, 2
@@ -28,8 +30,12 @@ def random_logprobs(batch, seed=1):
     return jnp.asarray(np.where(batch.weights > 0, draw, 0.0), jnp.float32)
 
 
+def objective(beta, sft_coef):
+    return make_dpo(DPOConfig(beta=beta, sft_coef=sft_coef, pairs_per_row=PER_ROW))
+
+
 def loss(logprobs, batch, beta=0.3, sft_coef=0.0):
-    out = make_dpo(beta, sft_coef, PER_ROW)(logprobs, jnp.zeros(batch.shape, jnp.float32), batch)
+    out = objective(beta, sft_coef)(logprobs, jnp.zeros(batch.shape, jnp.float32), batch)
     return out.total / batch.denominator.sum(), out
 
 
@@ -90,7 +96,7 @@ def test_the_gradient_is_beta_times_sigmoid_of_minus_the_margin():
     """On each chosen token −β·σ(−m), on each rejected one +β·σ(−m) (the paper's eq. 7), none elsewhere."""
     batch, beta = make_batch(), 0.3
     logprobs = random_logprobs(batch)
-    gradient = jax.grad(lambda x: make_dpo(beta, 0.0, PER_ROW)(x, x, batch).total)(logprobs)
+    gradient = jax.grad(lambda x: objective(beta, 0.0)(x, x, batch).total)(logprobs)
     delta = np.where(batch.weights > 0, logprobs - batch.ref_logprobs, 0.0)
     expected = np.zeros(batch.shape)
     for row in range(batch.shape[0]):
@@ -108,10 +114,11 @@ def test_padding_counts_for_nothing():
     padded = jax.tree.map(lambda a, b: np.concatenate([a, b]), batch, padding)
     more = jnp.concatenate([logprobs, jnp.full((3, LENGTH), -5.0, jnp.float32)])
     assert loss(more, padded, sft_coef=0.2)[0] == pytest.approx(float(loss(logprobs, batch, sft_coef=0.2)[0]))
-    assert float(make_dpo(0.3, 0.2, PER_ROW)(more[-3:], more[-3:], padding).total) == 0
+    assert float(objective(0.3, 0.2)(more[-3:], more[-3:], padding).total) == 0
 
 
 def test_a_sum_per_sequence():
     values = jnp.asarray([[1.0, 2.0, 4.0, 8.0]], jnp.float32)
     sequence = jnp.asarray([[0, -1, 2, 0]], jnp.int32)
     np.testing.assert_array_equal(sequence_sums(values, sequence, 3), [[9.0, 0.0, 4.0]])
+    np.testing.assert_array_equal(own_sums(values, sequence), [[9.0, 0.0, 4.0, 9.0]])

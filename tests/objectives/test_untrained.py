@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from rows import packed, preferences
+from rows import DPO, GSPO, packed, preferences
 
 from mirothinker_jax.config import GRPOConfig
-from mirothinker_jax.objectives.dpo import make_dpo
 from mirothinker_jax.objectives.grpo import make_grpo
 from mirothinker_jax.objectives.sft import sft
 
 CASES = {
     "sft": (sft, packed()),
-    "dpo": (make_dpo(0.5, 0.2, 2), preferences()),
+    "dpo": (DPO, preferences()),
+    "gspo": (GSPO, packed()),
     "clip": (make_grpo(GRPOConfig(loss="clip")), packed()),
     "tis": (make_grpo(GRPOConfig(sampler_correction="tis")), packed()),
     "icepop": (make_grpo(GRPOConfig(sampler_correction="icepop")), packed()),

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from rows import DPO, GRPO, LENGTH, LENGTHS, ROWS, packed, preferences
+from rows import DPO, GRPO, GSPO, LENGTH, LENGTHS, ROWS, packed, preferences
 
 from mirothinker_jax.config import ContextConfig, OptimizerConfig
 from mirothinker_jax.data.packing import Sample, pack_pairs, pack_rows
@@ -130,8 +130,8 @@ def test_so_does_a_feed_forward_block_in_chunks(one_device, params, layout, toke
 
 @pytest.mark.parametrize(
     ("objective", "rows"),
-    [(DPO, preferences()), (GRPO, packed(aggregate="seq-mean-token-mean"))],
-    ids=["dpo", "grpo"],
+    [(DPO, preferences()), (GRPO, packed(aggregate="seq-mean-token-mean")), (GSPO, packed())],
+    ids=["dpo", "grpo", "gspo"],
 )
 def test_sums_over_a_sequence_do_not_depend_on_where_its_tokens_lie(objective, rows):
     """DPO and GRPO add up over sequences, which a context axis cuts: the loss and its gradient."""

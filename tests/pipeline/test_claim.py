@@ -135,7 +135,7 @@ def test_a_finished_stage_is_lengthened_and_evaluated_again(folder, caplog):
         in caplog.text
     )
     assert kept(folder)["sft"]["training"]["steps"] == 300
-    assert [p.name for p in (folder / "sft").glob("eval*")] == ["eval_trajectories.of_step_100.jsonl"]
+    assert [p.name for p in (folder / "sft" / "of_step_100").iterdir()] == ["eval_trajectories.jsonl"]
     take(folder, trained(steps=300))
     take(folder, trained(steps=100))  # nothing was trained beyond that yet
     with pytest.raises(

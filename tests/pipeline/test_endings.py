@@ -22,6 +22,9 @@ from pathlib import Path
 from mirothinker_jax.pipeline.endings import one_line_endings
 from mirothinker_jax.pipeline.lock import RunLock
 
+# A shell's background job is told to ignore Ctrl-C, and tests may run in one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def deaf():
     # Locks a mutex twice: like a compilation, a call that does not come back when a signal arrives.
     mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock

@@ -19,11 +19,10 @@ from mirothinker_jax.data.hf_tokenizer import HFTokenizer
 from mirothinker_jax.models.hf import tensors
 from mirothinker_jax.models.hf_config import to_hf
 from mirothinker_jax.models.hf_files import write
-from mirothinker_jax.pipeline import preflight, workshop
+from mirothinker_jax.pipeline import preflight, prepare
 from mirothinker_jax.pipeline import run as pipeline
-from mirothinker_jax.pipeline.inputs import open_inputs
-from mirothinker_jax.pipeline.phases import Phases
-from mirothinker_jax.trajectory import store
+from mirothinker_jax.pipeline.inputs import draw_tasks, open_inputs, open_tasks
+from mirothinker_jax.trajectory import journal
 from mirothinker_jax.trajectory.types import Source
 
 pytestmark = pytest.mark.usefixtures("relaxed_promotion")
@@ -83,8 +82,10 @@ def folder(tmp_path_factory, qwen_folder):
     """A Hugging Face folder of a model that speaks the format."""
     path = tmp_path_factory.mktemp("hf")
     config = flags.parse(["--config", "qwen/grpo:qwen3-1.7b", *settings()])
-    shop = workshop.Workshop(config, path, Phases(path / "phases.json", False))
-    answers = sorted({q.answer for stage in ("dpo", "grpo") for q in shop.questions(stage)})
+    environment = open_tasks(config, list)
+    answers = sorted(
+        {task.answer for stage in ("dpo", "grpo") for task in draw_tasks(environment, config, stage)}
+    )
     after = follow(HFTokenizer(qwen_folder), answers)
     code = dict(zip(after, codes(len(after)), strict=True))
     values = {t.name: np.zeros(t.part, np.float32) for t in tensors(MODEL, VOCAB)}
@@ -112,13 +113,13 @@ def settings(**changed):
 def test_a_model_of_qwens_format_goes_through_dpo_and_grpo(folder, tmp_path, monkeypatch):
     base, trained = tmp_path / "base", tmp_path / "trained"
     assert convert.main(["--from", "hf", "--path", str(folder), "--out", str(base)]) == 0
-    for module in (workshop, preflight):
+    for module in (prepare, preflight):
         monkeypatch.setattr(module, "make_mesh", lambda _: tiny.mesh())
     config = flags.parse(["--config", f"qwen/grpo:{base}", *settings(run_dir=trained)])
-    monkeypatch.setattr(workshop, "local_mesh", tiny.mesh)
+    monkeypatch.setattr(prepare, "local_mesh", tiny.mesh)
     summary = pipeline.run(config, open_inputs(config))
 
-    episodes = list(store.read(trained / "dpo" / "samples.jsonl"))
+    episodes = journal.read(trained / "dpo" / "samples.jsonl")
     assert len(episodes) == 12 and not any(e.malformed_calls or e.failed_calls for e in episodes)
     assert {e.calls for e in episodes} == {0, 1, 2}
     assert 0 < sum(e.correct for e in episodes) < 12
@@ -133,7 +134,7 @@ def test_a_model_of_qwens_format_goes_through_dpo_and_grpo(folder, tmp_path, mon
     dpo, grpo = ([line for line in lines if line["stage"] == stage] for stage in ("dpo", "grpo"))
     np.testing.assert_allclose(dpo[0]["loss"], np.log(2), atol=1e-3)
     assert len(dpo) == len(grpo) == 1
-    rewards = [e.reward for e in store.read(trained / "grpo" / "rollouts" / "step_000000.jsonl")]
+    rewards = [e.reward for e in journal.read(trained / "grpo" / "rollouts" / "step_000000.jsonl")]
     assert len(rewards) == 6 and len(set(rewards)) > 1
     assert set(summary["accuracy"]) == {"dpo", "grpo"}
     assert jax.default_backend() == "cpu"

@@ -1,4 +1,4 @@
-"""What a run keeps across restarts besides checkpoints: seconds by phase, and sampled episodes."""
+"""What a run keeps across restarts besides checkpoints: seconds by phase, and a reference's log-probs."""
 
 import dataclasses
 import json
@@ -8,9 +8,7 @@ import tiny
 
 from mirothinker_jax.data.packing import pack_rows
 from mirothinker_jax.pipeline.phases import Phases
-from mirothinker_jax.pipeline.records import read_or_fill, read_or_sample
-from mirothinker_jax.trajectory import store
-from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
+from mirothinker_jax.pipeline.records import read_or_fill
 
 
 def test_seconds_add_up_over_restarts(tmp_path, monkeypatch):
@@ -36,36 +34,6 @@ def test_only_the_first_process_writes(tmp_path):
     with phases("sft"):
         pass
     assert "sft" in phases.seconds and list(tmp_path.iterdir()) == []
-
-
-def episode(number):
-    segments = (Segment(Source.PROMPT, (1,), "?"), Segment(Source.POLICY, (2,), "!", (-0.5,)))
-    return Trajectory(
-        id=f"t{number}", question_id="q", question="?", expected="x", answer=None, stop=Stop.NO_ANSWER,
-        calls=0, failed_calls=0, malformed_calls=0, segments=segments,
-    )  # fmt: skip
-
-
-def test_episodes_are_sampled_once(tmp_path):
-    path = tmp_path / "dpo" / "samples.jsonl"
-    asked = []
-
-    def sample(index, count):
-        asked.append((index, count))
-        return [episode(i) for i in range(3)]
-
-    made = read_or_sample(path, sample)
-    assert made == read_or_sample(path, sample) == list(store.read(path)) == [episode(i) for i in range(3)]
-    assert asked == [(0, 1)] and [p.name for p in path.parent.iterdir()] == ["samples.jsonl"]
-
-
-def test_episodes_that_could_not_be_sampled_leave_no_record(tmp_path):
-    def sample(index, count):
-        raise RuntimeError("device lost")
-
-    with pytest.raises(RuntimeError):
-        read_or_sample(tmp_path / "samples.jsonl", sample)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_log_probs_of_a_reference_are_computed_once_for_the_same_rows(tmp_path):

@@ -1,5 +1,6 @@
 """Mistakes that would only show in a later stage are said before the first one."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -17,9 +18,10 @@ from mirothinker_jax.config import (
 )
 from mirothinker_jax.data.messages import DataError
 from mirothinker_jax.pipeline import preflight
+from mirothinker_jax.pipeline.inputs import open_inputs, purposes
 from mirothinker_jax.pipeline.phases import Phases
-from mirothinker_jax.pipeline.preflight import check_run, check_tokens, purposes
-from mirothinker_jax.pipeline.workshop import Workshop
+from mirothinker_jax.pipeline.preflight import check_settings, check_tokens
+from mirothinker_jax.pipeline.prepare import Place, open_acting, open_text
 
 FILE = Config(data=DataConfig(path="my.jsonl"), evaluation=EvalConfig(questions=0))
 SMALL = WorldConfig(sources=("airports",), max_entities=60, max_hops=1)
@@ -31,10 +33,11 @@ WEB = Config(
 )
 
 
-def check_slice(tmp_path, config):
-    with Workshop(config, tmp_path, Phases(tmp_path / "phases.json", enabled=False)) as shop:
-        check_run(shop)
-        return "tools" in vars(shop)
+def begin(config):
+    """What a run does before it claims its folder; its episodes' tasks and tools, where it has any."""
+    with contextlib.ExitStack() as stack:
+        check_settings(config)
+        return open_acting(config, stack)
 
 
 def test_what_a_run_asks_for():
@@ -43,17 +46,20 @@ def test_what_a_run_asks_for():
     assert purposes(dataclasses.replace(FILE, stages=("sft", "grpo"))) == ["grpo"]
 
 
-def test_the_web_is_started_only_where_it_is_needed(tmp_path):
-    assert not check_slice(tmp_path, FILE)
-    assert check_slice(tmp_path, WEB)
+def test_the_web_is_started_only_where_it_is_needed():
+    assert begin(FILE) is None
+    acting = begin(WEB)
+    assert {purpose: len(tasks) for purpose, tasks in acting.tasks.items()} == {"expert": 10, "evaluation": 5}
+    assert [tool.spec.name for tool in acting.tools] == ["google_search"]
 
 
 def test_each_process_records_its_calls_in_a_file_of_its_own(tmp_path, monkeypatch):
-    config = Config(tools=ToolsConfig(record="calls.txt"))
-    phases = Phases(tmp_path / "phases.json", enabled=False)
-    assert Workshop(config, tmp_path, phases).tool_settings.record == "calls.txt"
+    config = dataclasses.replace(
+        WEB, tools=ToolsConfig(record=str(tmp_path / "calls.txt"), names=("google_search",))
+    )
+    assert begin(config).settings.record.endswith("/calls.txt")
     monkeypatch.setattr("jax.process_count", lambda: 2)
-    assert Workshop(config, tmp_path, phases).tool_settings.record == "calls.0-of-2.txt"
+    assert begin(config).settings.record.endswith("/calls.0-of-2.txt")
 
 
 @pytest.mark.parametrize(
@@ -97,27 +103,28 @@ def test_each_process_records_its_calls_in_a_file_of_its_own(tmp_path, monkeypat
         ),
     ],
 )
-def test_mistakes(tmp_path, config, expected):
+def test_mistakes(config, expected):
     with pytest.raises(ConfigError, match=expected):
-        check_slice(tmp_path, config)
+        begin(config)
 
 
 @pytest.mark.parametrize("same", [True, False])
 def test_processes_that_see_other_data(tmp_path, monkeypatch, same):
     """A file that was copied to most hosts, or edited on one."""
-    monkeypatch.setattr(preflight.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(preflight, "max_over_processes", lambda digest: digest if same else digest + 1)
-    monkeypatch.setattr(preflight, "all_processes", bool)
     path = tmp_path / "my.jsonl"
     path.write_text(
         '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n'
     )
     config = dataclasses.replace(FILE, data=DataConfig(path=str(path)))
-    with Workshop(config, tmp_path, Phases(tmp_path / "phases.json", enabled=False)) as shop:
-        if same:
-            check_tokens(shop, survey_data=False)
-        else:
-            with pytest.raises(
-                DataError, match=r"my\.jsonl: file: is not the same on all processes .*give every"
-            ):
-                check_tokens(shop, survey_data=False)
+    place = Place(config, tmp_path, Phases(tmp_path / "phases.json", enabled=False))
+    text = open_text(place, None, open_inputs(config))
+    monkeypatch.setattr(preflight.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(preflight, "max_over_processes", lambda digest: digest if same else digest + 1)
+    monkeypatch.setattr(preflight, "all_processes", bool)
+    if same:
+        check_tokens(place, text, None, survey_data=False)
+    else:
+        with pytest.raises(
+            DataError, match=r"my\.jsonl: file: is not the same on all processes .*give every"
+        ):
+            check_tokens(place, text, None, survey_data=False)

@@ -28,10 +28,10 @@ from mirothinker_jax.config import (
     TrainingConfig,
     WorldConfig,
 )
-from mirothinker_jax.pipeline import preflight, stages, workshop
+from mirothinker_jax.pipeline import preflight, prepare, stages
 from mirothinker_jax.pipeline import run as pipeline
 from mirothinker_jax.pipeline.inputs import open_inputs
-from mirothinker_jax.trajectory import store
+from mirothinker_jax.trajectory import journal
 from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
 
 pytestmark = pytest.mark.usefixtures("relaxed_promotion")
@@ -54,7 +54,7 @@ def config(folder):
             vocab_size=EMBEDDING[0], hidden=EMBEDDING[1], layers=1, heads=1, kv_heads=1, head_dim=8, ffn=16
         ),
         sft=SFTConfig(training=dataclasses.replace(TRAINING, sequence_length=64)),
-        dpo=DPOConfig(training=TRAINING, questions=1),
+        dpo=DPOConfig(training=TRAINING, questions=1, samples=2),
         grpo=GRPOConfig(
             training=dataclasses.replace(TRAINING, steps=0, epochs=2.0),
             questions=1,
@@ -73,8 +73,8 @@ def config(folder):
 
 def episode(name, correct):
     segments = (
-        Segment(Source.PROMPT, (1, 2, 3), "?"),
-        Segment(Source.POLICY, (10 + correct, 11, 12), "!", (-0.5, -1.0, -2.0)),
+        Segment(Source.PROMPT, (1, 2, 3), (("user", "?"),)),
+        Segment(Source.POLICY, (10 + correct, 11, 12), (("assistant", "!"),), (-0.5, -1.0, -2.0)),
     )
     return Trajectory(
         id=name, question_id="q", question="?", expected="x", answer="x" if correct else "y", stop=Stop.ANSWERED,
@@ -88,9 +88,11 @@ def begin(folder):
     (folder / "system.txt").write_text("Answer.")
     roles = ({"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"})
     (folder / "data.jsonl").write_text(f"{json.dumps({'messages': roles})}\n" * 2)
-    group = [episode("right", True), episode("wrong", False)]
-    for record in ("dpo/samples.jsonl", *(f"grpo/rollouts/step_{n:06d}.jsonl" for n in range(4))):
-        store.write(folder / "run" / record, group)
+    records = {"dpo/samples.jsonl": "dpo-0"}
+    records |= {f"grpo/rollouts/step_{n:06d}.jsonl": f"grpo-{n}-{n}" for n in range(4)}
+    for record, name in records.items():
+        group = [episode(f"{name}-0", True), episode(f"{name}-1", False)]
+        journal.write(folder / "run" / record, group)
     return config(folder)
 
 
@@ -112,8 +114,8 @@ class Watched:
 def start(monkeypatch):
     """Runs a config; what each stage began with: its step, and the embeddings alive by kind of memory (parameters,
     AdamW's two averages, a reference)."""
-    monkeypatch.setattr(workshop.Workshop, "tools", [])
-    for module in (workshop, preflight):
+    monkeypatch.setattr(prepare, "build_tools", lambda *_: [])
+    for module in (prepare, preflight):
         monkeypatch.setattr(module, "make_mesh", lambda _: tiny.mesh())
     found: dict = {}
 
@@ -122,8 +124,8 @@ def start(monkeypatch):
             alive = [x.sharding.memory_kind for x in jax.live_arrays() if x.shape == EMBEDDING]
             found.setdefault(name, (step, collections.Counter(alive)))
 
-        def stage(shop, before):
-            made = make(shop, before)
+        def stage(ready, before):
+            made = make(ready, before)
             return made._replace(source=Watched(made.source, note))
 
         return stage

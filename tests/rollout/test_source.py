@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import tiny
 
-from mirothinker_jax.agent.episode import Task
 from mirothinker_jax.config import GRPOConfig, TrainingConfig
 from mirothinker_jax.objectives.grpo import make_grpo
-from mirothinker_jax.rollout.sampling import Sampling
 from mirothinker_jax.rollout.source import GRPOSource, describe
-from mirothinker_jax.trajectory import store
-from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
+from mirothinker_jax.tasks.types import Task
+from mirothinker_jax.trajectory import journal
+from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory, TurnContext
 
 TASKS = [Task(f"q{i}", f"question {i}", str(i)) for i in range(5)]
 GROUP, QUESTIONS = 4, 2
@@ -23,53 +22,54 @@ CONFIG = GRPOConfig(group=GROUP, questions=QUESTIONS, training=TrainingConfig(se
 
 
 class FakeCollector:
-    """Answers by `outcome(task number, member) → (answer, stop)`, in tokens that tell both."""
+    """Answers by `outcome(task number, member) → (answer, stop)`, in tokens that tell both. With `routes` also those of
+    a router with 3 layers and 2 choices, for the five tokens that are fed."""
 
     def __init__(
-        self, outcome=lambda number, member: (str(number) if member % 2 else "wrong", Stop.ANSWERED)
+        self,
+        outcome=lambda number, member: (str(number) if member % 2 else "wrong", Stop.ANSWERED),
+        routes=False,
     ):
-        self.outcome, self.runs = outcome, []
+        self.outcome, self.routes, self.runs = outcome, routes, []
 
-    def run(self, params, episodes, sampling):
-        self.runs.append((params, list(episodes), sampling))
-        made = [self.episode(e) for e in episodes]
-        if sampling.routes:  # of a router with 3 layers and 2 choices, for the five tokens that are fed
-            made = [
-                dataclasses.replace(t, routes=np.full((5, 3, 2), i, np.int16)) for i, t in enumerate(made)
-            ]
-        return made, {"rollout/seconds": 1.0}
+    def run(self, params, specs, path, *, mine, wanted):
+        history, figures = journal.History(path), {}
+        own = [specs[place] for place in mine]
+        if not all(history.finished(spec.id) for spec in own):
+            self.runs.append((params(), own))
+            journal.write(path, [self.episode(spec, number) for number, spec in enumerate(own)])
+            figures = {"rollout/seconds": 1.0}
+        return [journal.History(path).require(specs[place].id) for place in wanted], figures
 
-    def episode(self, spec):
+    def episode(self, spec, order=0):
         number, member = int(spec.task.id[1:]), int(spec.id.rpartition("-")[2])
         answer, stop = self.outcome(number, member)
         logprob = -float(np.float32(0.1) * (1 + member))
         segments = (
-            Segment(Source.PROMPT, (1, 2, 10 + number), spec.task.question),
-            Segment(Source.POLICY, (20 + member, 30, 31), f"answer {answer}", (logprob, logprob, -0.5)),
-        )
+            Segment(Source.PROMPT, (1, 2, 10 + number), (("user", spec.task.question),)),
+            Segment(Source.POLICY, (20 + member, 30, 31), (("assistant", f"answer {answer}"),), (logprob, logprob, -0.5)),
+        )  # fmt: skip
         return Trajectory(
-            id=spec.id, question_id=spec.task.id, question=spec.task.question, expected=spec.task.expected,
+            id=spec.id, question_id=spec.task.id, question=spec.task.question, expected=spec.task.answer,
             answer=answer, stop=stop, calls=0, failed_calls=0, malformed_calls=0, segments=segments,
+            turns=(TurnContext(1, (0,)),), correct=None if stop is Stop.INFRASTRUCTURE else answer == spec.task.answer,
+            routes=np.full((5, 3, 2), order, np.int16) if self.routes else None,
         )  # fmt: skip
 
 
 def make(folder, collector=None, seed=0, **fields):
-    given = dict(config=CONFIG, max_calls=3, folder=folder, seed=seed, microbatch_size=2)
-    return GRPOSource(
-        tasks=TASKS,
-        collector=collector or FakeCollector(),
-        grade=lambda expected, given: expected == given,
-        **(given | fields),
-    )
+    given = dict(config=CONFIG, folder=folder, seed=seed, microbatch_size=2)
+    collector = collector or FakeCollector(routes="routes" in fields)
+    return GRPOSource(tasks=TASKS, collector=collector, **(given | fields))
 
 
 def test_a_step_samples_groups_of_different_questions(tmp_path):
     collector = FakeCollector()
     make(tmp_path, collector).next(3, params := object())
-    ((used, episodes, sampling),) = collector.runs
-    assert used is params and sampling == Sampling(temperature=1.0, top_p=1.0)
+    ((used, episodes),) = collector.runs
+    assert used is params
     assert set(Counter(e.task.id for e in episodes).values()) == {GROUP}
-    assert len(episodes) == QUESTIONS * GROUP and {e.max_calls for e in episodes} == {3}
+    assert len(episodes) == QUESTIONS * GROUP and {e.version for e in episodes} == {3}
     assert len({e.id for e in episodes}) == len({e.seed for e in episodes}) == len(episodes)
     groups = [episodes[i : i + GROUP] for i in range(0, len(episodes), GROUP)]
     assert all(len({e.task.id for e in group}) == 1 for group in groups)
@@ -80,7 +80,7 @@ def asked(folder, steps, **fields):
     source = make(folder, collector, **fields)
     for step in steps:
         source.next(step, None)
-    return [e.task.id for _, episodes, _ in collector.runs for e in episodes[::GROUP]]
+    return [e.task.id for _, episodes in collector.runs for e in episodes[::GROUP]]
 
 
 def test_questions_are_walked_through_in_shuffled_epochs(tmp_path):
@@ -123,9 +123,7 @@ def test_a_recorded_step_is_not_sampled_again(tmp_path):
     again, figures = make(tmp_path, collector).next(2, None)
     assert collector.runs == [] and "rollout/seconds" not in figures
     tiny.assert_equal(again, batch)
-    (path,) = tmp_path.iterdir()
-    recorded = list(store.read(path))
-    assert path.name == "step_000002.jsonl" and {t.policy_version for t in recorded} == {2}
+    recorded = journal.read(tmp_path / "step_000002.jsonl")
     assert [t.correct for t in recorded] == [False, True] * 4
 
 
@@ -142,7 +140,7 @@ def test_routes_are_recorded_and_given_to_training(tmp_path):
         assert np.all(batch.routes[row, place + 3] == -1)
     assert seen == set(range(QUESTIONS * GROUP))
     tiny.assert_equal(make(tmp_path, routes=(3, 2)).next(2, None)[0], batch)
-    silent = FakeCollector(lambda *_: ("wrong", Stop.ANSWERED))
+    silent = FakeCollector(lambda *_: ("wrong", Stop.ANSWERED), routes=True)
     assert make(tmp_path / "b", silent, routes=(3, 2)).next(0, None)[0].routes.shape == (0, 24, 3, 2)
 
 
@@ -153,7 +151,7 @@ def test_equal_groups_and_broken_episodes_are_left_out(tmp_path):
         return (str(number) if number % 2 == 0 or member == 1 else "wrong"), Stop.ANSWERED
 
     batch, figures = make(tmp_path, FakeCollector(outcome)).next(1, None)
-    questions = {t.question_id for t in store.read(tmp_path / "step_000001.jsonl")}
+    questions = {t.question_id for t in journal.read(tmp_path / "step_000001.jsonl")}
     odd = sum(int(q[1:]) % 2 for q in questions)
     assert figures["equal_groups"] == 1 - odd / QUESTIONS and figures["stop/infrastructure"] == 0.25
     assert batch.weights.sum() == odd * 3 * 3

@@ -344,6 +344,7 @@ def test_figures():
         "tools/failures_unknown_tool": 1.0,
         "tools/failures_invalid_arguments": 1.0,
         "tools/failures_tool_error": 0.0,
+        "tools/failures_no_results": 0.0,
         "tools/failures_unreachable": 0.0,
         "tools/failures_deadline": 0.0,
         "tools/failures_network": 0.0,
@@ -353,3 +354,36 @@ def test_figures():
 def test_two_tools_of_one_name():
     with pytest.raises(ValueError, match="two tools share a name"):
         ToolExecutor([Scripted(echo), Scripted(echo)], ToolsConfig(), truncate)
+
+
+def test_tools_that_keep_something_hear_of_episodes(caplog):
+    """Of an episode that could not begin, too; and what goes wrong at its end ends nothing else."""
+
+    class Keeping(Scripted):
+        async def begin(self, episode, files):
+            self.seen.append(("begin", episode, files))
+            if episode == "full":
+                raise RuntimeError("no sandbox is left")
+
+        async def end(self, episode):
+            self.seen.append(("end", episode))
+            raise OSError("gone")
+
+    first, second = Keeping(echo, name="first"), Keeping(echo, name="second")
+
+    async def main():
+        async with ToolExecutor([first, Scripted(echo), second], ToolsConfig(), truncate) as executor:
+            await executor.begin("e", ("a.pdf",))
+            await executor.end("e")
+            with pytest.raises(
+                ToolError, match="first cannot begin an episode: RuntimeError: no sandbox"
+            ) as error:
+                await executor.begin("full", ())
+            assert error.value.failure is Failure.NETWORK
+            await executor.end("full")
+
+    asyncio.run(main())
+    whole = [("begin", "e", ("a.pdf",)), ("end", "e")]
+    assert first.seen == [*whole, ("begin", "full", ()), ("end", "full")]
+    assert second.seen == [*whole, ("end", "full")]
+    assert caplog.text.count("did not end episode") == 4

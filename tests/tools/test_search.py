@@ -69,8 +69,8 @@ def test_search_hides_benchmark_data():
 @pytest.mark.parametrize(
     ("answer", "failure", "message"),
     [
-        (organic(), Failure.TOOL_ERROR, "no results for x y"),
-        (organic(("D", "https://hf.co/datasets/a", "")), Failure.TOOL_ERROR, "no results for x y"),
+        (organic(), Failure.NO_RESULTS, "no results for x y"),
+        (organic(("D", "https://hf.co/datasets/a", "")), Failure.NO_RESULTS, "no results for x y"),
         (lambda r: httpx.Response(400, json={}), Failure.TOOL_ERROR, "HTTP 400"),
         (lambda r: httpx.Response(403, json={}), Failure.NETWORK, "HTTP 403"),
         (lambda r: httpx.Response(429), Failure.NETWORK, "HTTP 429"),
@@ -88,7 +88,7 @@ def test_search_hides_benchmark_data():
         *[
             (
                 lambda r, organic=organic: httpx.Response(200, json={"organic": organic}),
-                Failure.TOOL_ERROR,
+                Failure.NO_RESULTS,
                 "no results",
             )
             for organic in (None, {}, "none", [3, "x", None, []], [{}], [{"title": None, "link": None}])

@@ -222,7 +222,7 @@ def test_what_the_model_sees(name):
         ),
         ("searxng", httpx.Response(429, text="Too Many Requests"), Failure.NETWORK, "answered HTTP 429"),
         ("searxng", httpx.Response(200, html="<h1>SearXNG</h1>"), Failure.NETWORK, "unreadable (text/html)"),
-        ("searxng", httpx.Response(200, json={"results": []}), Failure.TOOL_ERROR, "no results for x"),
+        ("searxng", httpx.Response(200, json={"results": []}), Failure.NO_RESULTS, "no results for x"),
         (
             *(
                 "searxng",

@@ -1,10 +1,9 @@
 """Trajectories of a few tokens, as episodes leave them."""
 
 import pytest
+from stretches import PROMPT, segment
 
-from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
-
-PROMPT = Segment(Source.PROMPT, (1, 2, 3), "where is KTM?")
+from mirothinker_jax.trajectory.types import Source, Stop, Trajectory, TurnContext
 
 
 @pytest.fixture
@@ -14,9 +13,9 @@ def make():
     def trajectory(id="t0", question_id="q0", **fields):
         segments = (
             PROMPT,
-            Segment(Source.POLICY, (10, 11), "call", (-0.5, -0.1)),
-            Segment(Source.OBSERVATION, (4, 5), "result"),
-            Segment(Source.POLICY, (12,), "answer", (-1.25,)),
+            segment(Source.POLICY, (10, 11), "call", (-0.5, -0.25)),
+            segment(Source.OBSERVATION, (4, 5), "result"),
+            segment(Source.POLICY, (12,), "answer", (-1.25,)),
         )
         given = dict(
             question="where is KTM?",
@@ -28,6 +27,9 @@ def make():
             malformed_calls=0,
             segments=segments,
         )
-        return Trajectory(id=id, question_id=question_id, **(given | fields))
+        given |= fields
+        turns = [i for i, s in enumerate(given["segments"]) if s.source is Source.POLICY]
+        given.setdefault("turns", tuple(TurnContext(i, tuple(range(i))) for i in turns))
+        return Trajectory(id=id, question_id=question_id, **given)
 
     return trajectory

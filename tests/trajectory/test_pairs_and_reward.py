@@ -87,22 +87,28 @@ def test_what_violates_the_format(make, fields, violation):
 
 
 @pytest.mark.parametrize(
-    ("answer", "malformed", "reward"),
-    [("Kathmandu", 0, 2.0), ("Kathmandu", 2, 1.75), ("Pokhara", 0, 0.0), ("Pokhara", 1, -0.25)],
+    ("fields", "reward"),
+    [
+        (dict(correct=True), 2.0),
+        (dict(correct=True, malformed_calls=2), 1.75),
+        (dict(correct=False), 0.0),
+        (dict(correct=False, malformed_calls=1), -0.25),
+        (dict(correct=None, malformed_calls=1), 0.0),
+    ],
+    ids=str,
 )
-def test_the_reward(make, answer, malformed, reward):
-    episode = make(answer=answer, malformed_calls=malformed)
-    graded = with_reward(episode, lambda expected, given: expected == given, 2.0, 0.25)
-    assert (graded.correct, graded.reward) == (answer == "Kathmandu", reward)
+def test_the_reward(make, fields, reward):
+    episode = make(**fields)
+    assert with_reward(episode, 2.0, 0.25).reward == reward
     assert episode.reward == 0.0, "the given episode was changed"
 
 
-def test_without_an_answer_the_judge_is_asked_too(make):
-    asked = []
-
-    def grade(expected, given):
-        asked.append((expected, given))
-        return False
-
-    with_reward(make(answer=None, stop=Stop.NO_ANSWER), grade)
-    assert asked == [("Kathmandu", None)]
+def test_the_graders_terms_are_added_with_their_factors(make):
+    episode = make(correct=True, terms={"brevity": 0.5, "cost": 3.0, "unused": 100.0})
+    assert with_reward(episode, 1.0, terms={"brevity": 0.2, "cost": -0.1}).reward == pytest.approx(0.8)
+    with pytest.raises(
+        ValueError, match="names 'speed', and the grader gave episode t0 brevity, cost, unused"
+    ):
+        with_reward(episode, terms={"speed": 1.0})
+    unjudged = make(correct=None)
+    assert with_reward(unjudged, terms={"speed": 1.0}).reward == 0

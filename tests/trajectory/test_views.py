@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from stretches import segment
 
 from mirothinker_jax.data.packing import pack_pairs, pack_rows
-from mirothinker_jax.trajectory.types import Segment, Source
+from mirothinker_jax.trajectory.types import Source
 from mirothinker_jax.trajectory.views import columns, policy_sample, preference_pair
 
 
@@ -14,7 +15,7 @@ def test_an_episode_as_columns(make):
     tokens, trained, logprobs = columns(make().segments)
     np.testing.assert_array_equal(tokens, [1, 2, 3, 10, 11, 4, 5, 12])
     np.testing.assert_array_equal(trained, [0, 0, 0, 1, 1, 0, 0, 1])
-    np.testing.assert_array_equal(logprobs, np.asarray([0, 0, 0, -0.5, -0.1, 0, 0, -1.25], np.float32))
+    np.testing.assert_array_equal(logprobs, np.asarray([0, 0, 0, -0.5, -0.25, 0, 0, -1.25], np.float32))
     assert (tokens.dtype, trained.dtype, logprobs.dtype) == (np.int32, bool, np.float32)
 
 
@@ -27,7 +28,7 @@ def test_an_episode_in_a_row_token_by_token(make):
         "targets": [2, 3, 10, 11, 4, 5, 12, 0, 0, 0],
         "weights": [0, 0, 1, 1, 0, 0, 1, 0, 0, 0],
         "advantages": [0, 0, 0.75, 0.75, 0, 0, 0.75, 0, 0, 0],
-        "sampler_logprobs": [0, 0, -0.5, -0.1, 0, 0, -1.25, 0, 0, 0],
+        "sampler_logprobs": [0, 0, -0.5, -0.25, 0, 0, -1.25, 0, 0, 0],
         "positions": [0, 1, 2, 3, 4, 5, 6, 7, 0, 0],
         "sequence": [0] * 8 + [-1] * 2,
     }
@@ -51,10 +52,10 @@ def test_routes_stand_at_their_own_token(make):
 def test_a_turn_cut_by_length_trains_no_end_of_turn(make):
     """Its last token is trained; the <|im_end|> (99) that the next observation begins with is not."""
     segments = (
-        Segment(Source.PROMPT, (1,), ""),
-        Segment(Source.POLICY, (10, 11), "", (-0.5, -0.25)),
-        Segment(Source.OBSERVATION, (99, 4), ""),
-        Segment(Source.POLICY, (12, 99), "", (-1.0, -2.0)),
+        segment(Source.PROMPT, (1,)),
+        segment(Source.POLICY, (10, 11), "", (-0.5, -0.25)),
+        segment(Source.OBSERVATION, (99, 4), ""),
+        segment(Source.POLICY, (12, 99), "", (-1.0, -2.0)),
     )
     batch = pack_rows([policy_sample(make(segments=segments), 1.0)], 8)
     trained_targets = batch.targets[batch.weights > 0]
@@ -63,7 +64,7 @@ def test_a_turn_cut_by_length_trains_no_end_of_turn(make):
 
 def test_a_pair_shares_its_prompt(make):
     chosen = make("c")
-    rejected = make("r", segments=(chosen.segments[0], Segment(Source.POLICY, (20,), "", (-3.0,))))
+    rejected = make("r", segments=(chosen.segments[0], segment(Source.POLICY, (20,), "", (-3.0,))))
     batch = pack_pairs([preference_pair(chosen, rejected)], 12, 1)
     table = {
         #           prompt  chosen, from the prompt's last token   rejected
@@ -79,7 +80,7 @@ def test_a_pair_shares_its_prompt(make):
 
 
 def test_a_pair_of_two_questions_is_refused(make):
-    other = make("r", segments=(Segment(Source.PROMPT, (1, 2, 4), ""), *make().segments[1:]))
+    other = make("r", segments=(segment(Source.PROMPT, (1, 2, 4), ""), *make().segments[1:]))
     with pytest.raises(ValueError, match="episodes t0 and r do not share a prompt; pair within a question"):
         preference_pair(make(), other)
 

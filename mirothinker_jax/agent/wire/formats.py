@@ -15,8 +15,8 @@ from typing import Any
 from mirothinker_jax.agent.wire import hermes, mcp
 from mirothinker_jax.agent.wire.turn import ParsedTurn
 from mirothinker_jax.config import check
-from mirothinker_jax.tools.hermes import function_schema, render_calls
-from mirothinker_jax.tools.spec import ToolCall, ToolSpec, render_call
+from mirothinker_jax.tools import hermes as hermes_text
+from mirothinker_jax.tools.spec import ToolCall, ToolSpec, render_calls
 
 _PROMPTS = Path(__file__).parents[1]
 
@@ -55,8 +55,11 @@ class Wire:
 
 
 WIRES = {
-    "mcp": Wire(
-        mcp.parse_turn, lambda calls: "".join(map(render_call, calls)), _PROMPTS / "system_prompt.txt"
+    "mcp": Wire(mcp.parse_turn, render_calls, _PROMPTS / "system_prompt.txt"),
+    "hermes": Wire(
+        hermes.parse_turn,
+        hermes_text.render_calls,
+        _PROMPTS / "system_prompt_hermes.txt",
+        hermes_text.function_schema,
     ),
-    "hermes": Wire(hermes.parse_turn, render_calls, _PROMPTS / "system_prompt_hermes.txt", function_schema),
 }

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mirothinker_jax.agent.wire.lenient_json import decode_object, read_object
+from mirothinker_jax.agent.wire.lenient_json import JsonReader, decode_object
 from mirothinker_jax.agent.wire.turn import Grammar, Malformed, Marks, ParsedTurn, read_turn, text_of_call
 from mirothinker_jax.tools.hermes import CALL_TAGS
 from mirothinker_jax.tools.spec import ToolCall
@@ -39,19 +39,21 @@ def parse_turn(text: str) -> ParsedTurn:
     return read_turn(text, _GRAMMAR)
 
 
-def _whole_call(text: str, marks: Marks, number: int) -> tuple[ToolCall | Malformed, int] | None:
+def _whole_call(
+    text: str, marks: Marks, number: int, reader: JsonReader
+) -> tuple[ToolCall | Malformed, int] | None:
     exact = decode_object(text, marks[number].end())
     if exact and (end := _END.match(text, exact[1])):
-        return _call(exact[0]), end.end()
+        return _call(exact[0], reader), end.end()
     if (cut := text_of_call(text, marks, number)) is None:
         return None
-    written = read_object(cut[0])
+    written = reader.read_object(cut[0])
     if written is None:
         return Malformed("malformed call: it is not a JSON object"), cut[1]
-    return _call(written), cut[1]
+    return _call(written, reader), cut[1]
 
 
-def _call(written: dict[str, Any]) -> ToolCall | Malformed:
+def _call(written: dict[str, Any], reader: JsonReader) -> ToolCall | Malformed:
     if isinstance(written.get("function"), dict):
         written = written["function"]
     name = written.get("name", written.get("function"))
@@ -62,7 +64,7 @@ def _call(written: dict[str, Any]) -> ToolCall | Malformed:
         given = {key: value for key, value in written.items() if key not in ("name", "function")}
     elif given is None or given == "":
         given = {}
-    arguments = read_object(given) if isinstance(given, str) else given
+    arguments = reader.read_object(given) if isinstance(given, str) else given
     if not isinstance(arguments, dict):
         return Malformed(f"malformed call: the arguments of {name.strip()} are not a JSON object")
     return ToolCall("", name.strip(), arguments)

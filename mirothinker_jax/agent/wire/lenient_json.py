@@ -1,9 +1,10 @@
 """JSON as models write it: read exactly where it can be, repaired where it cannot, in linear time.
 
-Three readings are tried, the most faithful first: JSON with raw newlines in its strings; the same with stray
-backslashes (`"\\d+"`) taken as themselves; json_repair. The library's time is not linear (4,000 characters of `{a:`
-take it four seconds), so the text it gets counts how often it is read, and ends a repair that goes over it again
-and again.
+Readings are tried in order, the most faithful first: JSON with raw newlines in its strings; the same with stray
+backslashes (`"\\d+"`) taken as themselves; without the usual faults (agent/wire/json_faults.py), and with up to two
+braces more at its end; json_repair. The library guesses: of a program that it is not sure about it makes another one.
+And its time is not linear (4,000 characters of `{a:` take it four seconds). So it gets what the others leave, as a text
+that counts how often it is read, and all repairs of a turn have one limit.
 """
 
 from __future__ import annotations
@@ -15,35 +16,63 @@ from typing import Any
 
 import json_repair
 
+from mirothinker_jax.agent.wire.json_faults import keep_backslashes, without_faults
+
 _DECODER = json.JSONDecoder(strict=False)
 _OBJECT = re.compile(r"\s*+\{")
-_BACKSLASH = re.compile(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})?')
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-# A repair of real text reads each character two to four times.
-_READS_PER_CHAR, _READS_AT_LEAST = 6, 2_000
-_REPAIRED_CHARS = 1 << 16  # longer than any turn; what is longer is not repaired
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _AFTER = " \t\r\n`;}"  # may follow an object: a code fence, a brace too many
+_MOST_BRACES = 2  # that a whole object may lack at its end
+_DEEPEST = 100  # levels; schemas and serialisers recurse, too
+# A read of json_repair takes one to four microseconds, and a text of some sentences is read three or four times.
+_REPAIR_READS = 8_000
+_REPAIR_START_READS = 50  # what a repair costs before it reads
+_MOST_FAULTY = 100  # objects of a turn that are not JSON, and read all the same
 
 
-def read_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that `text` holds; None where no reading finds one. Never raises.
+class JsonReader:
+    """Reads the JSON in one turn."""
 
-    >>> read_object('{"q": "x",}'), read_object("[1]")
-    ({'q': 'x'}, None)
-    """
-    for source in (text, _keep_backslashes(text)):
-        candidate = source[max(source.find("{"), 0) :]
-        if (found := decode_object(candidate, 0)) and not candidate[found[1] :].strip(_AFTER):
+    def __init__(self) -> None:
+        self._reads_left = _REPAIR_READS
+        self._faulty_left = _MOST_FAULTY
+
+    def read_object(self, text: str) -> dict[str, Any] | None:
+        """The JSON object that `text` holds; None where no reading finds one, or the turn's repairs cost too much.
+        Never raises.
+
+        >>> JsonReader().read_object('{"q": "x",}'), JsonReader().read_object("[1]")
+        ({'q': 'x'}, None)
+        """
+        text = text.rstrip()
+        if found := _only_object(text):
             return found[0]
-    if isinstance(quoted := _decode(text), str):  # an object written as a string
-        return found[0] if (found := decode_object(quoted, 0)) else None
-    if len(text) > _REPAIRED_CHARS:
-        return None
-    try:
-        value = json_repair.loads(_CountedText(text), skip_json_loads=True)
-        return _clean(value) if isinstance(value, dict) else None
-    except (ValueError, RecursionError):  # read too often, or nested too deep
-        return None
+        self._faulty_left -= 1
+        if self._faulty_left < 0:
+            return None
+        if found := _only_object(keep_backslashes(text)):
+            return found[0]
+        if isinstance(quoted := _decode(text), str):  # an object written as a string
+            return found[0] if (found := decode_object(quoted, 0)) else None
+        mended = without_faults(text)
+        for braces in range(_MOST_BRACES + 1):
+            if found := _only_object(mended + "}" * braces):
+                return found[0]
+        return self._repair(text)
+
+    def _repair(self, text: str) -> dict[str, Any] | None:
+        self._reads_left -= _REPAIR_START_READS
+        if self._reads_left < len(text):
+            return None
+        counted = _CountedText(text, self._reads_left)
+        try:
+            value = json_repair.loads(counted, skip_json_loads=True)
+            return _clean(value) if isinstance(value, dict) else None
+        except (ValueError, RecursionError):  # read too often, or nested too deep
+            return None
+        finally:
+            self._reads_left = counted.reads_left
 
 
 def decode_object(text: str, start: int) -> tuple[dict[str, Any], int] | None:
@@ -53,9 +82,20 @@ def decode_object(text: str, start: int) -> tuple[dict[str, Any], int] | None:
         return None
     try:
         value, end = _DECODER.raw_decode(text, begin.end() - 1)
-        return _clean(value), end
+        written = text[start:end]
+        if _SURROGATE.search(written) or written.count("{") + written.count("[") > _DEEPEST:
+            value = _clean(value)
+        return value, end
     except (ValueError, RecursionError):
         return None
+
+
+def _only_object(text: str) -> tuple[dict[str, Any]] | None:
+    """The object that begins at the first brace, if nothing follows it that means something; of one item, as an empty
+    object is one, too."""
+    text = text[max(text.find("{"), 0) :]
+    found = decode_object(text, 0)
+    return (found[0],) if found and not text[found[1] :].strip(_AFTER) else None
 
 
 def _decode(text: str) -> object:
@@ -65,22 +105,16 @@ def _decode(text: str) -> object:
         return None
 
 
-def _keep_backslashes(text: str) -> str:
-    def escape(match: re.Match[str]) -> str:
-        if match[1]:
-            return match[0]
-        return "" if match.string.startswith("'", match.end()) else "\\\\"
-
-    return _BACKSLASH.sub(escape, text)
-
-
-def _clean(value: Any) -> Any:
-    """Half a surrogate pair is no character: no tokenizer and no network takes it."""
+def _clean(value: Any, depth: int = 0) -> Any:
+    """Half a surrogate pair is no character: no tokenizer and no network takes it. Raises ValueError for too deep a
+    nesting."""
     if isinstance(value, str):
         return _LONE_SURROGATE.sub("\ufffd", value)
+    if depth == _DEEPEST and isinstance(value, (dict, list)):
+        raise ValueError(f"nested more than {_DEEPEST} deep")
     if isinstance(value, dict):
-        return {_clean(name): _clean(item) for name, item in value.items()}
-    return [_clean(item) for item in value] if isinstance(value, list) else value
+        return {_clean(name): _clean(item, depth + 1) for name, item in value.items()}
+    return [_clean(item, depth + 1) for item in value] if isinstance(value, list) else value
 
 
 class UnlocatedText(str):
@@ -95,13 +129,17 @@ class UnlocatedText(str):
 
 
 class _CountedText(str):
-    """A text that raises ValueError when it has been read too often."""
+    """A text that raises ValueError when more than `reads_left` characters of it have been read."""
 
-    def __init__(self, text: str):
-        self._left = _READS_AT_LEAST + _READS_PER_CHAR * len(text)
+    reads_left: int
+
+    def __new__(cls, text: str, reads: int) -> _CountedText:
+        counted = super().__new__(cls, text)
+        counted.reads_left = reads
+        return counted
 
     def __getitem__(self, key: Any) -> str:
-        found = super().__getitem__(key)
+        found = str.__getitem__(self, key)
         self._count(len(found))
         return found
 
@@ -111,6 +149,6 @@ class _CountedText(str):
             yield char
 
     def _count(self, chars: int) -> None:
-        self._left -= chars
-        if self._left < 0:
+        self.reads_left -= chars
+        if self.reads_left < 0:
             raise ValueError("the text is read over and over")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from mirothinker_jax.agent.wire.lenient_json import decode_object, read_object
+from mirothinker_jax.agent.wire.lenient_json import JsonReader, decode_object
 from mirothinker_jax.agent.wire.turn import Grammar, Malformed, Marks, ParsedTurn, read_turn, text_of_call
 from mirothinker_jax.tools.spec import CALL_TAGS, ToolCall
 
@@ -32,7 +32,9 @@ def parse_turn(text: str) -> ParsedTurn:
     return read_turn(text, _GRAMMAR)
 
 
-def _whole_call(text: str, marks: Marks, number: int) -> tuple[ToolCall | Malformed, int] | None:
+def _whole_call(
+    text: str, marks: Marks, number: int, reader: JsonReader
+) -> tuple[ToolCall | Malformed, int] | None:
     head = marks[number]
     server, tool = head["server"].strip(), head["tool"].strip()
     exact = decode_object(text, head.end())
@@ -40,7 +42,7 @@ def _whole_call(text: str, marks: Marks, number: int) -> tuple[ToolCall | Malfor
         return ToolCall(server, tool, exact[0]), end.end()
     if (cut := text_of_call(text, marks, number)) is None:
         return None
-    arguments = read_object(cut[0])
+    arguments = reader.read_object(cut[0])
     if arguments is None:
         reason = f"malformed call: the arguments of {tool or 'the call'} are not a JSON object"
         return Malformed(reason), cut[1]

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mirothinker_jax.agent.wire.lenient_json import UnlocatedText
+from mirothinker_jax.agent.wire.lenient_json import JsonReader, UnlocatedText
 from mirothinker_jax.tools.spec import ToolCall
 
 _SPACE = re.compile(r"\s*+")
@@ -44,8 +44,9 @@ class _Part:
 
 
 Marks = list[re.Match[str]]
-# (text, all marks, the number of a head) → the call that begins there, and where it ends; None where it is cut short.
-WholeCall = Callable[[str, Marks, int], tuple[ToolCall | Malformed, int] | None]
+# (text, all marks, the number of a head, the turn's reader of JSON) → the call that begins there, and where it ends;
+# None where it is cut short.
+WholeCall = Callable[[str, Marks, int, JsonReader], tuple[ToolCall | Malformed, int] | None]
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _parts(text: str, grammar: Grammar) -> tuple[list[_Part], str]:
     text = UnlocatedText(text)
     marks = list(grammar.mark.finditer(text))
     last = {mark.lastgroup: mark.start() for mark in marks}
-    parts: list[_Part] = []
+    parts, reader = list[_Part](), JsonReader()
     place, within = 0, None  # where the current words, or what is not said, began
     first_word = _skip_space(text, 0)
     for number, mark in enumerate(marks):
@@ -109,7 +110,7 @@ def _parts(text: str, grammar: Grammar) -> tuple[list[_Part], str]:
             elif kind == "think" and mark.start() == first_word:
                 return parts, text[first_word:]
             continue
-        elif kind == "head" and (whole := grammar.whole_call(text, marks, number)):
+        elif kind == "head" and (whole := grammar.whole_call(text, marks, number, reader)):
             call, end = whole
             parts += [_Part(text[place : mark.start()]), _Part(text[mark.start() : end], call)]
             place = end

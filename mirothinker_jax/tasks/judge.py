@@ -1,0 +1,200 @@
+"""Answers graded by a language model behind an OpenAI-compatible endpoint.
+
+What equals the reference as text is correct without asking, and what says nothing is wrong without asking. The judge
+sees what the last box holds, never the reasoning before it (judge_prompt.py).
+
+Failures that may pass (429, 5xx, timeouts, connections) are tried again within a deadline, after random, growing
+waits. What remains, and a verdict that cannot be read, is no verdict. Verdicts are remembered, but only in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from mirothinker_jax.config import TasksConfig
+from mirothinker_jax.tasks.judge_prompt import READINGS, is_bait, read_prompt, rendered
+from mirothinker_jax.tasks.rules import is_correct
+from mirothinker_jax.tasks.types import Attempt, Task, Verdict
+from mirothinker_jax.tools.spec import ToolError
+
+if TYPE_CHECKING:  # only a run with a judge pays for importing HTTP
+    import httpx
+
+    from mirothinker_jax.tools.client import WebClient
+
+_REMEMBERED = 1 << 17  # verdicts
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0  # between attempts, at most; any wait up to it
+_REASON_CHARS = 300
+
+
+class JudgeFailed(Exception):
+    """No verdict, and another attempt would meet the same."""
+
+
+class _MayPass(JudgeFailed):
+    """No verdict, and another attempt may get one."""
+
+    def __init__(self, reason: str, wait_s: float = 0.0):
+        super().__init__(reason)
+        self.wait_s = wait_s  # at least, before another attempt
+
+
+class Judge:
+    """A Grader: the model at settings.judge_url. Its connections are closed whenever no verdict is awaited, so it may
+    be called on one event loop after another, and there is nothing to close.
+
+    Raises ConfigError for a prompt file that cannot be used.
+    """
+
+    def __init__(self, settings: TasksConfig, api_key: str, reading: str = "word"):
+        self._settings, self._reading = settings, READINGS[reading]
+        self._url = settings.judge_url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._prompt = read_prompt(settings.judge_prompt_file, self._reading.words)
+        self._line: _Line | None = None
+        self._known: dict[bytes, Verdict] = {}
+
+    async def __call__(self, task: Task, attempt: Attempt) -> Verdict:
+        """What the model says of the attempt's answer. Raises nothing."""
+        if attempt.answer is None:
+            return Verdict(False, "no answer")
+        if is_correct(task.answer, attempt.answer):
+            return Verdict(True, "the same as the reference")
+        if is_bait(attempt.answer):
+            return Verdict(False, "says nothing")
+        prompt = rendered(self._prompt, task, attempt.answer)
+        # Of the template, the question, the reference and the answer. The model is the same for all.
+        key = hashlib.sha256(prompt.encode()).digest()
+        if key in self._known:
+            return self._known[key]
+        try:
+            said = await self._asked(prompt, attempt.id)
+        except JudgeFailed as error:
+            return Verdict(None, f"the judge: {error}")
+        correct = self._reading.read(said)
+        if correct is None:
+            return Verdict(None, f"the judge gave no verdict, but said: {_short(said)}")
+        if len(self._known) >= _REMEMBERED:
+            del self._known[next(iter(self._known))]
+        self._known[key] = Verdict(correct, _short(said))
+        return self._known[key]
+
+    async def _asked(self, prompt: str, request_id: str) -> str:
+        """What the model says, tried again where that may help. Raises JudgeFailed."""
+        # 0.05 s, which only a run with a judge pays
+        from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+        clock = asyncio.get_running_loop().time
+        jitter = wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S)
+
+        def wait(state: RetryCallState) -> float:
+            assert state.outcome is not None
+            error = state.outcome.exception()
+            return jitter(state) + (error.wait_s if isinstance(error, _MayPass) else 0.0)
+
+        def over(state: RetryCallState) -> bool:
+            again_at, ends = clock() + state.upcoming_sleep, limit.when()
+            return state.attempt_number > self._settings.judge_retries or ends is None or again_at >= ends
+
+        retrying = AsyncRetrying(
+            sleep=asyncio.sleep,
+            retry=retry_if_exception_type(_MayPass),
+            wait=wait,
+            stop=over,
+            reraise=True,
+        )
+        limit = asyncio.timeout(None)
+        try:
+            async with self._connected() as line, limit:
+                return await retrying(self._once, line, limit, prompt, request_id)
+        except TimeoutError:
+            raise JudgeFailed(f"no verdict within {self._settings.judge_deadline_s:g} s") from None
+
+    async def _once(self, line: _Line, limit: asyncio.Timeout, prompt: str, request_id: str) -> str:
+        """A request. The deadline begins when the first may be sent: waiting for others is not its time."""
+        body: dict[str, Any] = {
+            "model": self._settings.judge_model,
+            "messages": [{"role": "user", "content": prompt}],
+        }
+        if self._settings.judge_temperature >= 0:
+            body["temperature"] = self._settings.judge_temperature
+        try:
+            async with line.slots:
+                if limit.when() is None:
+                    limit.reschedule(line.loop.time() + self._settings.judge_deadline_s)
+                response = await line.client.send(
+                    "POST", self._url, request_id, self._headers, json=body, service=True
+                )
+        except ToolError as error:
+            raise _MayPass(str(error)) from error
+        status = response.status_code
+        if status == 200:
+            return _said(response.content)
+        if status in (408, 409, 425, 429) or status >= 500:
+            raise _MayPass(f"HTTP {status}", _retry_after_s(response))
+        hint = ""
+        if status in (401, 403):
+            hint = f"; set the environment variable {self._settings.judge_key_env} (tasks.judge_key_env names it)"
+        raise JudgeFailed(f"HTTP {status}: {_short(response.text)}{hint}")
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[_Line]:
+        """The connections that all verdicts of the moment share."""
+        loop = asyncio.get_running_loop()
+        if self._line is None or self._line.loop is not loop:
+            self._line = _Line(self._settings)
+        line = self._line
+        line.users += 1
+        try:
+            yield line
+        finally:
+            line.users -= 1
+            if line.users == 0:  # the next verdict opens them again
+                await line.client.aclose()
+
+
+class _Line:
+    """Connections and places of one event loop."""
+
+    def __init__(self, settings: TasksConfig):
+        from mirothinker_jax.tools.client import WebClient
+
+        limits = (settings.judge_concurrency, settings.judge_timeout_s)
+        self.client: WebClient = WebClient(None, *limits, service_url=settings.judge_url)
+        self.slots = asyncio.Semaphore(settings.judge_concurrency)
+        self.loop = asyncio.get_running_loop()
+        self.users = 0
+
+
+def _said(content: bytes) -> str:
+    """The message of a completion without its thoughts. Raises JudgeFailed."""
+    try:
+        said = json.loads(content)["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        said = None
+    if not isinstance(said, str):
+        raise JudgeFailed(
+            f"an answer without choices[0].message.content: {_short(content.decode(errors='replace'))}"
+        )
+    text = said.rpartition("</think>")[2].strip()
+    if not text:
+        raise JudgeFailed("an empty answer")
+    return text
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    """Seconds that the endpoint asks to wait; 0 where it does not say so, or says it as a date."""
+    said = response.headers.get("Retry-After", "")
+    return float(said) if re.fullmatch(r"\d{1,6}(?:\.\d{1,6})?", said, re.ASCII) else 0.0
+
+
+def _short(text: str) -> str:
+    """One line of it, from its end: that is where a verdict would stand."""
+    line = " ".join(text.split())
+    return line if len(line) <= _REASON_CHARS else f"… {line[-_REASON_CHARS:]}"

@@ -1,0 +1,304 @@
+"""What happened in episodes, written down as it happens: each turn, each call's result, each verdict and each end.
+
+A journal is two files that only grow. NAME.jsonl has a line for each event, for people too (checked_lines.py);
+NAME.columns has the tokens, log-probs and routes that the lines speak of, in binary, each stretch with a checksum in
+its line. An episode that ended is in one line with all it holds. One that did not is gone on with: its turns and
+results are read back (rollout/recorded.py), so nothing that was finished is done twice.
+
+Several processes write a journal each, under the name that `share` gives. Readers take all of them, whatever the number
+of processes was. Damaged lines and columns count as never written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import io
+import json
+import logging
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mirothinker_jax import checked_lines
+from mirothinker_jax.tasks.types import Verdict
+from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory, Turn, TurnContext
+
+logger = logging.getLogger(__name__)
+
+# (where it begins, bytes of each column in COLUMNS' order, checksum)
+Stretch = tuple[int, list[int], int]
+
+
+def share(path: Path, index: int, count: int) -> Path:
+    """The name of process `index`'s part of a journal; with one process, the journal's own.
+
+    >>> share(Path("step_3.jsonl"), 0, 2).name
+    'step_3.0-of-2.jsonl'
+    """
+    return path if count == 1 else path.with_name(f"{path.stem}.{index}-of-{count}{path.suffix}")
+
+
+def parts(path: Path) -> list[Path]:
+    """The files of a journal that are there, whoever wrote them."""
+    others = path.parent.glob(f"{glob.escape(path.stem)}.*-of-*{glob.escape(path.suffix)}")
+    return [p for p in (path, *sorted(others)) if p.is_file()]
+
+
+@dataclass
+class Unfinished:
+    """An episode that began and did not end: what is known of it."""
+
+    turns: dict[int, tuple[str, Turn]] = field(
+        default_factory=dict
+    )  # by number: (digest of the context, turn)
+    calls: dict[str, dict[str, Any]] = field(default_factory=dict)  # fields of results by request id
+
+
+class Journal:
+    """Appends to one process's part. The files are opened when something is written."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._lines: io.FileIO | None = None
+        self._columns: io.FileIO | None = None
+
+    def turn(self, episode: str, number: int, context: str, turn: Turn, text: str) -> None:
+        """A turn as it was sampled, the `number`th of its episode, after a context of this digest."""
+        columns = _pack(np.asarray(turn.tokens, np.int32), np.asarray(turn.logprobs, np.float32), turn.routes)
+        event = {"event": "turn", "episode": episode, "number": number, "context": context, "text": text}
+        self._append(event | {"complete": turn.complete}, columns, turn.routes)
+
+    def call(self, episode: str, request: str, result: Mapping[str, Any]) -> None:
+        """A call's result, by its fields."""
+        self._append({"event": "call", "episode": episode, "request": request} | dict(result))
+
+    def end(self, trajectory: Trajectory) -> None:
+        """A whole episode."""
+        t = trajectory
+        tokens = np.concatenate(
+            [np.asarray(s.tokens, np.int32) for s in t.segments] or [np.zeros(0, np.int32)]
+        )
+        logprobs = np.asarray([x for s in t.segments for x in s.logprobs], np.float32)
+        own = {f.name: getattr(t, f.name) for f in dataclasses.fields(t)}
+        for name in ("segments", "turns", "routes", *_VERDICT):
+            del own[name]
+        event = {"event": "end", "episode": t.id} | own
+        event["segments"] = [
+            {"source": s.source, "tokens": len(s.tokens), "messages": s.messages}
+            | ({} if s.hides is None else {"hides": s.hides})
+            for s in t.segments
+        ]
+        event["turns"] = list(_deltas(t.turns))
+        self._append(event, _pack(tokens, logprobs, t.routes), t.routes)
+
+    def verdict(self, episode: str, verdict: Verdict) -> None:
+        """What a grader says of an episode; of several verdicts the last counts."""
+        self._append({"event": "verdict", "episode": episode} | dataclasses.asdict(verdict))
+
+    def leave_out(self, episodes: Sequence[str]) -> None:
+        """These ended broken or unjudged, and all others ended well: what was asked for is complete without them."""
+        self._append({"event": "left_out", "episodes": list(episodes)})
+
+    def close(self) -> None:
+        for file in (self._columns, self._lines):
+            if file is not None:
+                checked_lines.close(file)
+        self._lines = self._columns = None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _append(
+        self, event: dict[str, Any], columns: list[bytes] | None = None, routes: np.ndarray | None = None
+    ) -> None:
+        if self._lines is None:
+            self._lines = checked_lines.open_for_append(self._path)
+        if columns is not None:
+            if self._columns is None:
+                self._columns = checked_lines.open_for_append(_columns_path(self._path))
+            data = b"".join(columns)
+            # The line break is for whoever takes off half a stretch; readers go by the line's numbers.
+            start = checked_lines.append_bytes(self._columns, data + b"\n")
+            event["columns"] = [start, [len(c) for c in columns], zlib.crc32(data)]
+            if routes is not None:
+                event["routes"] = routes.shape[1:]
+        checked_lines.append(self._lines, event)
+
+
+_VERDICT = ("correct", "reason", "terms")
+
+
+class History:
+    """What a journal holds, from all its parts. Episodes that ended stay on disk until they are asked for."""
+
+    def __init__(self, path: Path):
+        self.unfinished: dict[str, Unfinished] = {}
+        self.verdicts: dict[str, Verdict] = {}
+        self.left_out: set[str] = set()
+        self.damaged = 0  # lines and columns that count as never written
+        self._ended: dict[str, tuple[Path, int, int]] = {}
+        for part in parts(path):
+            for number, start, text in checked_lines.read_lines(part):
+                try:
+                    if text is None:
+                        raise ValueError("it does not fit its checksum")
+                    self._take(part, json.loads(text), (start, len(text)))
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    self.damaged += 1
+                    logger.warning(
+                        "%s:%d: a damaged line, taken for one never written: %s", part, number, error
+                    )
+
+    def _take(self, part: Path, event: dict[str, Any], place: tuple[int, int]) -> None:
+        kind, episode = event["event"], event.get("episode", "")
+        if kind == "left_out":
+            self.left_out.update(event["episodes"])
+        elif kind == "verdict":
+            self.verdicts[episode] = Verdict(event["correct"], event["reason"], event["terms"])
+        elif kind == "end":
+            self._ended[episode] = (part, *place)
+            self.unfinished.pop(episode, None)
+        else:
+            known = self.unfinished.setdefault(episode, Unfinished())
+            if kind == "call":
+                fields = {k: v for k, v in event.items() if k not in ("event", "episode", "request")}
+                known.calls[event["request"]] = fields
+            elif (columns := _unpack(part, event)) is not None:
+                tokens, logprobs, routes = columns
+                turn = Turn(
+                    tuple(tokens.tolist()), tuple(logprobs.tolist()), event["complete"], routes=routes
+                )
+                known.turns[event["number"]] = (event["context"], turn)
+
+    def finished(self, episode: str) -> bool:
+        """Whether nothing is left to do for the episode: it ended and was judged, or it was left out."""
+        if episode not in self._ended:
+            return False
+        verdict = self.verdicts.get(episode)
+        return episode in self.left_out or (verdict is not None and verdict.correct is not None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ended)
+
+    def trajectory(self, episode: str) -> Trajectory | None:
+        """The episode with its verdict; None where it did not end, or what it left is damaged."""
+        if episode not in self._ended:
+            return None
+        part, start, length = self._ended[episode]
+        with part.open("rb") as file:
+            file.seek(start)
+            event = json.loads(file.read(length))
+        try:
+            if (columns := _unpack(part, event)) is None:
+                raise ValueError("its tokens are damaged")
+            return _trajectory(event, *columns, self.verdicts.get(episode))
+        except (ValueError, KeyError, TypeError) as error:
+            self.damaged += 1
+            logger.warning("%s: episode %s counts as never run: %r", part, episode, error)
+            return None
+
+    def require(self, episode: str) -> Trajectory:
+        """The episode, which somebody has seen here already."""
+        trajectory = self.trajectory(episode)
+        assert trajectory is not None, f"episode {episode} is not in the journal that it was written to"
+        return trajectory
+
+    def trajectories(self) -> Iterator[Trajectory]:
+        """All that ended, in the order in which they did."""
+        return (t for t in map(self.trajectory, self._ended) if t is not None)
+
+
+def read(path: Path) -> list[Trajectory]:
+    """The episodes of a journal that ended."""
+    return list(History(path).trajectories())
+
+
+def write(path: Path, trajectories: Iterable[Trajectory]) -> None:
+    """Appends whole episodes and what was said of them."""
+    with Journal(path) as journal:
+        for trajectory in trajectories:
+            journal.end(trajectory)
+            journal.verdict(trajectory.id, Verdict(trajectory.correct, trajectory.reason, trajectory.terms))
+
+
+def _columns_path(path: Path) -> Path:
+    return path.with_suffix(".columns")
+
+
+def _pack(tokens: np.ndarray, logprobs: np.ndarray, routes: np.ndarray | None) -> list[bytes]:
+    columns = [tokens.astype("<i4").tobytes(), logprobs.astype("<f4").tobytes()]
+    return columns if routes is None else [*columns, routes.astype("<i2").tobytes()]
+
+
+def _unpack(part: Path, event: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:
+    """tokens int32, log-probs float32 of what was sampled, routes; None where they are damaged."""
+    start, sizes, checksum = event["columns"]
+    try:
+        with _columns_path(part).open("rb") as file:
+            file.seek(start)
+            data = file.read(sum(sizes))
+    except FileNotFoundError:
+        return None
+    if len(data) != sum(sizes) or zlib.crc32(data) != checksum:
+        return None
+    tokens = np.frombuffer(data, "<i4", sizes[0] // 4)
+    logprobs = np.frombuffer(data, "<f4", sizes[1] // 4, sizes[0])
+    if "routes" not in event:
+        return tokens, logprobs, None
+    routes = np.frombuffer(data, "<i2", sizes[2] // 2, sizes[0] + sizes[1])
+    return tokens, logprobs, routes.reshape(-1, *event["routes"])
+
+
+def _trajectory(
+    event: Mapping[str, Any],
+    tokens: np.ndarray,
+    logprobs: np.ndarray,
+    routes: np.ndarray | None,
+    verdict: Verdict | None,
+) -> Trajectory:
+    segments, place, sampled = [], 0, 0
+    for said in event["segments"]:
+        source, end = Source(said["source"]), place + said["tokens"]
+        until = sampled + said["tokens"] if source is Source.POLICY else sampled
+        segments.append(
+            Segment(
+                source,
+                tuple(tokens[place:end].tolist()),
+                tuple((role, content) for role, content in said["messages"]),
+                tuple(logprobs[sampled:until].tolist()),
+                said.get("hides"),
+            )
+        )
+        place, sampled = end, until
+    own = {f.name: event[f.name] for f in dataclasses.fields(Trajectory) if f.name in event}
+    own |= {"stop": Stop(event["stop"]), "segments": tuple(segments), "turns": _turns(event["turns"])}
+    own |= {"routes": routes, "correct": None}
+    return Trajectory(**own | (vars(verdict) if verdict else {}))
+
+
+def _deltas(turns: Iterable[TurnContext]) -> Iterator[tuple[int, int, list[int], int]]:
+    """(segment, how much of the last context it keeps, what follows that, attempt) of each turn."""
+    before: tuple[int, ...] = ()
+    for turn in turns:
+        kept = next(
+            (i for i, (a, b) in enumerate(zip(before, turn.context, strict=False)) if a != b),
+            min(len(before), len(turn.context)),
+        )
+        yield turn.segment, kept, list(turn.context[kept:]), turn.attempt
+        before = turn.context
+
+
+def _turns(deltas: Iterable[tuple[int, int, list[int], int]]) -> tuple[TurnContext, ...]:
+    turns, context = [], ()
+    for segment, kept, added, attempt in deltas:
+        context = (*context[:kept], *added)
+        turns.append(TurnContext(segment, context, attempt))
+    return tuple(turns)

@@ -1,0 +1,177 @@
+"""What is collected is kept: across kills, outages and judges that are away, nothing is run twice and nothing is
+lost."""
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from mirothinker_jax.agent.expert import Characters
+from mirothinker_jax.agent.policy import EngineError, Turn
+from mirothinker_jax.agent.setting import Setting
+from mirothinker_jax.data.chat import Chat
+from mirothinker_jax.rollout.collect import EpisodeSpec, OutageError, Runtime, collect
+from mirothinker_jax.tasks.types import Task, Verdict
+from mirothinker_jax.tools.spec import Failure, ToolCall, ToolResult, render_call
+from mirothinker_jax.trajectory.journal import History, Journal
+from mirothinker_jax.trajectory.types import Stop
+
+CODEC = Characters()
+CALL = render_call(ToolCall("s", "look", {"q": "x"}))
+SETTING = Setting("Answer.", max_calls=5, context_tokens=5000, turn_tokens=500, output_tokens=100)
+SPECS = [EpisodeSpec(f"e-{n}", Task(f"q{n}", f"question {n}?", "yes"), n) for n in range(4)]
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class Script:
+    """Two calls, then the answer. `fuse`: turns until it burns."""
+
+    def __init__(self, fuse=1000, error=Killed):
+        self.fuse, self.error, self.turns = fuse, error, []
+
+    async def generate(self, request):
+        if self.fuse == 0:
+            raise self.error("no more")
+        self.fuse -= 1
+        self.turns.append(request.session)
+        said = CODEC.decode(request.ids)
+        text = "\\boxed{yes}" if said.count("found") == 2 else CALL
+        ids = (*CODEC.encode(text), CODEC.im_end_id)
+        return Turn(ids, (-0.5,) * len(ids), True)
+
+    def forget(self, session):
+        pass
+
+
+class Tools:
+    def __init__(self, down=lambda request: False, changing=False):
+        self.down, self.changing, self.calls = down, changing, []
+
+    def concurrent(self, call):
+        return True
+
+    def changes(self, call):
+        return self.changing
+
+    async def begin(self, episode, files=()):
+        pass
+
+    async def end(self, episode):
+        pass
+
+    async def execute(self, call, request_id):
+        self.calls.append(request_id)
+        if self.down(request_id):
+            return ToolResult("the service is down", Failure.NETWORK)
+        return ToolResult("found")
+
+
+async def by_answer(task, attempt):
+    return Verdict(attempt.answer == task.answer)
+
+
+def run(path, engine=None, tools=None, specs=SPECS, grader=by_answer, again=False, **fields):
+    setting = dataclasses.replace(SETTING, outage_calls=1)
+    runtime = Runtime(tools or Tools(), Chat(CODEC), CODEC.decode, setting, grader, **fields)
+
+    async def play():
+        with Journal(path) as journal:
+            return await collect(
+                specs, engine=engine or Script(), runtime=runtime, journal=journal, history=History(path),
+                retry_broken=again,
+            )  # fmt: skip
+
+    return asyncio.run(play())
+
+
+def test_what_is_finished_is_read(tmp_path):
+    path = tmp_path / "e.jsonl"
+    engine, tools = Script(), Tools()
+    first = run(path, engine, tools)
+    assert [t.id for t in first] == [s.id for s in SPECS] and all(t.correct for t in first)
+    assert len(engine.turns) == 12 and len(set(tools.calls)) == len(tools.calls) == 8
+    engine, tools = Script(), Tools()
+    more = [*SPECS, EpisodeSpec("e-9", SPECS[0].task, 9)]
+    assert run(path, engine, tools, more)[:4] == first
+    assert set(engine.turns) == {"e-9"} and len(tools.calls) == 2
+
+
+@pytest.mark.parametrize("fuse", range(12))
+def test_a_killed_collection_goes_on_at_its_turn(tmp_path, fuse):
+    """Killed before each turn in turn: what was sampled and called is not sampled or called again."""
+    whole = run(tmp_path / "whole.jsonl")
+    path, before, tools = tmp_path / "e.jsonl", Script(fuse), Tools()
+    with pytest.raises(BaseExceptionGroup):
+        run(path, before, tools)
+    after, more = Script(), Tools()
+    assert run(path, after, more) == whole
+    assert len(before.turns) + len(after.turns) == 12
+    assert sorted([*tools.calls, *more.calls]) == sorted(f"{s.id}:{n}.0" for s in SPECS for n in (1, 2))
+
+
+def test_an_episode_with_a_sandbox_begins_again(tmp_path):
+    """What it did there is gone with the process."""
+    path, engine, tools = tmp_path / "e.jsonl", Script(2), Tools(changing=True)
+    with pytest.raises(BaseExceptionGroup):
+        run(path, engine, tools, SPECS[:1])
+    engine = Script()
+    assert all(t.correct for t in run(path, engine, tools, SPECS[:1]))
+    assert tools.calls == ["e-0:1.0", "e-0:2.0"] * 2 and len(engine.turns) == 3
+
+
+def test_what_the_infrastructure_broke_is_tried_again(tmp_path):
+    tools = Tools(down=lambda request: request.startswith("e-1:"))
+    first = run(tmp_path / "e.jsonl", tools=tools)
+    assert all(t.stop is Stop.ANSWERED and t.correct for t in first)
+    assert [c for c in tools.calls if c.startswith("e-1")] == ["e-1:1.0", "e-1~1:1.0", "e-1~1:2.0"]
+    assert first[1].id == "e-1"
+
+
+def test_a_share_of_broken_episodes_is_left_out(tmp_path):
+    path, tools = tmp_path / "e.jsonl", Tools(down=lambda request: request.startswith("e-1"))
+    first = run(path, tools=tools, broken_share=0.25)
+    assert [t.stop is Stop.INFRASTRUCTURE for t in first] == [False, True, False, False]
+    assert first[1].correct is None and len(tools.calls) == 3 * 2 + 3
+    engine = Script()
+    assert run(path, engine, broken_share=0.25) == first and engine.turns == [], "it stays left out"
+    assert all(t.correct for t in run(path, again=True))
+
+
+def test_an_outage_stops_with_one_line_and_leaves_nothing_wrong_behind(tmp_path):
+    path, whole = tmp_path / "e.jsonl", run(tmp_path / "whole.jsonl")
+    tools = Tools()
+    tools.down = lambda request: len(tools.calls) > 5
+    with pytest.raises(
+        OutageError, match=r"1 of 4 episodes broke, more than tasks\.broken_share=0\.1 allows \(the s"
+    ):
+        run(path, tools=tools)
+    assert run(path) == whole
+
+
+def test_a_sampler_that_breaks_is_no_fault_of_the_policy(tmp_path):
+    with pytest.raises(OutageError, match=r"1 of 4 episodes broke, .*\(no more\)"):
+        run(tmp_path / "e.jsonl", Script(2, EngineError))
+    assert all(t.correct for t in run(tmp_path / "e.jsonl"))
+
+
+def test_unjudged_is_not_wrong(tmp_path):
+    path, asked = tmp_path / "e.jsonl", []
+
+    async def away(task, attempt):
+        asked.append(task.id)
+        return Verdict(None, "the judge is away")
+
+    with pytest.raises(OutageError, match=r"could not be judged, .*\(the judge is away\)"):
+        run(path, grader=away)
+    engine = Script()
+    assert all(t.correct for t in run(path, engine)) and len(engine.turns) < 12
+
+    async def shy(task, attempt):
+        return Verdict(None) if task.id == "q2" else Verdict(True, "yes", {"f1": 0.5})
+
+    judged = run(tmp_path / "f.jsonl", grader=shy, broken_share=0.25)
+    assert [t.correct for t in judged] == [True, True, None, True]
+    assert judged[0].terms == {"f1": 0.5} and judged[0].reason == "yes"
