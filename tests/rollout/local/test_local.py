@@ -5,41 +5,14 @@ import asyncio
 import numpy as np
 import pytest
 import tiny
-from turns import Episode, episodes
+from turns import Episode, episodes, play, run
 
-from mirothinker_jax.agent.policy import Request, Sampling
+from mirothinker_jax.agent.policy import Capabilities, Request, Sampling, check_trainable
 from mirothinker_jax.config import ConfigError, RolloutConfig
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.rollout.local.device import Device
-from mirothinker_jax.rollout.local.driver import LocalEngine
 
 ENDS = {63, 17}  # sampled now and then
-
-
-def shapes():
-    return [f._cache_size() for f in (Device._feed, Device._decode, Device._copy)]
-
-
-def run(device, work, version=0):
-    """What `work(engine)` gives, of an engine that compiles nothing meanwhile."""
-
-    async def inside():
-        async with LocalEngine(device, version) as engine:
-            before = shapes()
-            result = await asyncio.wait_for(work(engine), 120)
-            assert shapes() == before
-            return result, engine
-
-    return asyncio.run(inside())
-
-
-def play(device, conversations):
-    async def work(engine):
-        async with asyncio.TaskGroup() as group:
-            for episode in conversations:
-                group.create_task(episode.play(engine))
-
-    return conversations, run(device, work)[1]
 
 
 def close(conversations, trainer):
@@ -207,6 +180,23 @@ def test_every_token_has_its_routes(device):
         assert routes.shape == (len(episode.tokens) - 1, tiny.MOE.layers, tiny.MOE.moe.experts_per_token)
         assert routes.min() >= 0
         np.testing.assert_array_equal(routes, expected)
+
+
+@pytest.mark.parametrize("setting", [{"temperature": 0.7}, {"top_k": 5}, {"repetition_penalty": 1.05}])
+def test_what_is_not_the_models_own_distribution_is_not_trained_on(setting):
+    check_trainable(Sampling())
+    (name,) = setting
+    with pytest.raises(ValueError, match=rf"^sampling\.{name} is .* leave it at"):
+        check_trainable(Sampling(**setting))
+
+
+def test_an_engine_refuses_what_it_cannot_do():
+    few = Capabilities(sampling=frozenset({"temperature"}))
+    few.check(Sampling(temperature=0.5), "this one")
+    with pytest.raises(
+        ValueError, match=r"^sampling\.top_k is 5, which this one cannot do; leave it at 0, or"
+    ):
+        few.check(Sampling(top_k=5), "this one")
 
 
 WRONG = {
