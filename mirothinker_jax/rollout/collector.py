@@ -18,7 +18,6 @@ import jax
 
 from mirothinker_jax.agent.policy import Engine, Sampling
 from mirothinker_jax.models.qwen import Params
-from mirothinker_jax.parallel.placement import to_host
 from mirothinker_jax.parallel.processes import all_processes, barrier
 from mirothinker_jax.rollout.collect import EpisodeSpec, Runtime, collect
 from mirothinker_jax.rollout.local.device import Device
@@ -71,7 +70,7 @@ class Collector:
         own = [specs[place] for place in (range(index, len(specs), count) if mine is None else mine)]
         history, figures = History(path), {}
         if not all_processes(all(history.finished(spec.id) for spec in own)):
-            self._device.load(to_host(params()))
+            self._device.load(params())
             try:
                 with (
                     Journal(share(path, index, count)) as journal,

@@ -111,6 +111,7 @@ class Device:
         self._params: Params | None = None
         self._pools: list[Pool] | None = None
         self._state: Rows | None = None
+        self._unseen: dict[int, jax.Array] = {}  # no tokens, by number of blocks
 
     @property
     def loaded(self) -> bool:
@@ -128,7 +129,8 @@ class Device:
         with jax.set_mesh(self.model.mesh):
             self._pools = [self._empty(*sizes) for _ in range(c.layers)]
             self._state = self._fresh(config.slots)
-        self._warm()
+        if not self._unseen:
+            self._warm()
 
     def unload(self) -> None:
         """Lets go of parameters and pages: the memory is the trainer's."""

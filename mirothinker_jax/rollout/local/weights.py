@@ -3,8 +3,9 @@
 The trainer stacks a block's parameters over the layers, because it scans them. Sampling unrolls the layers, and a
 slice of a stacked array would be copied at every token, so here each layer has arrays of its own.
 
-No leaf passes through the host where all its devices are this process's. What the model computes in float32 (norms'
-weights) stays as it is. What is cast here is what the model would cast at every use, so nothing changes but memory.
+One leaf at a time is whole on the host, and none where there is one process. What the model computes in float32
+(norms' weights) stays as it is. What is cast here is what the model would cast at every use, so nothing changes but
+memory. A leaf that lies right as it is may be the very array of the trainer's: whoever donates that ends the sampling.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mirothinker_jax.models.layers import ADAPTER_LEAVES
 from mirothinker_jax.models.qwen import STACKED, Params
 from mirothinker_jax.models.spec import ModelSpec
+from mirothinker_jax.parallel.placement import to_host
 
 # Cast at every use. Experts with adapters add the product before they cast, so they are left alone.
 CAST = ("kernel", "bias", "embedding", "head")
@@ -26,7 +28,7 @@ CAST = ("kernel", "bias", "embedding", "head")
 def place(model: ModelSpec, params: Params) -> Params:
     """The parameters on the model's mesh: as `params` is, but STACKED is a list of layers.
 
-    `params` are the trainer's, on any devices, or arrays of the host.
+    `params` are the trainer's, on any devices of any processes (all of which must call this), or arrays of the host.
     """
     stacked, shardings = params[STACKED], model.shardings[STACKED]
     dtype = model.config.compute_dtype
@@ -51,7 +53,7 @@ def place(model: ModelSpec, params: Params) -> Params:
 
 
 def _moved(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    return jax.device_put(leaf, sharding)
+    return jax.device_put(to_host(leaf), sharding)
 
 
 def _kind(path: Any, params: Params, leaf: Any, dtype: Any) -> Any:
