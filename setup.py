@@ -93,6 +93,7 @@ setup(
         "mirothinker_kernels.grouped_matmul",
         "mirothinker_kernels.ring_attention",
         # In the package, so that `--config toy/smoke` works wherever it is installed (config_file.py).
+        "mirothinker_jax.configs.agent",
         "mirothinker_jax.configs.mirothinker",
         "mirothinker_jax.configs.qwen",
         "mirothinker_jax.configs.toy",
@@ -106,8 +107,11 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            f"mirothinker-{command}=mirothinker_jax.{command}:main"
-            for command in ("train", "plan", "convert")
+            *(
+                f"mirothinker-{command}=mirothinker_jax.{command}:main"
+                for command in ("train", "plan", "convert")
+            ),
+            "mirothinker-agent=mirothinker_jax.agent.__main__:main",
         ]
     },
     install_requires=CORE,

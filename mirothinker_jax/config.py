@@ -159,7 +159,8 @@ class Config:
 
     run_dir: str = "runs/run"  # everything that the run writes goes here; started again, the run resumes
     seed: int = 0  # of parameters, data order, the world and sampling
-    stages: tuple[str, ...] = ("sft",)  # some of sft, dpo, grpo, in that order
+    # Some of sft, dpo, grpo, in that order. Empty: nothing is trained, as where a model is only asked.
+    stages: tuple[str, ...] = ("sft",)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -177,7 +178,6 @@ class Config:
     def __post_init__(self):
         check(bool(self.run_dir.strip()), "run_dir is empty; give a folder, or . for this one")
         check(0 <= self.seed < 2**31, f"seed is {self.seed}; give 0 ≤ seed < 2³¹")
-        check(bool(self.stages), "stages is empty; give some of sft, dpo, grpo")
         for stage in self.stages:
             one_of("stages", stage, STAGES)
         order = [STAGES.index(s) for s in self.stages]

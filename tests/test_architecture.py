@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, KERNELS = "mirothinker_jax", "mirothinker_kernels"
 
-COMMANDS = {"train", "plan", "evaluate", "convert", "serve"}
+COMMANDS = {"train", "plan", "evaluate", "convert", "serve", "agent.__main__"}
 
 # Room → the rooms, or single modules of them, that it may import besides itself.
 MAY_IMPORT = {
@@ -123,8 +123,9 @@ def imports(module: str, at_import_time: bool = False) -> set[str]:
 
 
 def room(module: str) -> str:
-    """`mirothinker_jax.data.packing` → `data`."""
-    return module.split(".")[1] if "." in module else ""
+    """`mirothinker_jax.data.packing` → `data`; what `python -m` runs of a package is a room of its own."""
+    inside = module.partition(".")[2]
+    return inside if inside.endswith(".__main__") else inside.partition(".")[0]
 
 
 def allowed(importer: str, imported: str) -> bool:

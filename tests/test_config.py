@@ -49,6 +49,8 @@ def test_file_and_overrides(good):
         "--config.tools.unsafe_sandbox",
     ]
     argv += ["--config.sft.training.optimizer.learning_rate=3", "--config.tokenizer.symbols=(' ', 'a, b')"]
+    own = ["--out", "x", "--config.data.shuffle", "why?"]  # a boolean takes no value
+    assert flags.split([*own[:2], *argv, *own[2:]]) == ([*argv, own[2]], ["--out", "x", "why?"])
     c = flags.parse(argv)
     assert (c.seed, c.run_dir, c.stages) == (3, "runs/a=b", ("sft", "dpo"))
     assert c.evaluation.budgets == (0, 1)

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mirothinker_jax.agent.expert import Characters, Expert, Plan, messages
+from mirothinker_jax.agent.characters import Characters
+from mirothinker_jax.agent.expert import Expert, Plan, messages
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
 from mirothinker_jax.agent.setting import Setting, episode_setting
 from mirothinker_jax.config import Config

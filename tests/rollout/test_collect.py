@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from mirothinker_jax.agent.expert import Characters
+from mirothinker_jax.agent.characters import Characters
 from mirothinker_jax.agent.policy import EngineError, Turn
 from mirothinker_jax.agent.setting import Setting
 from mirothinker_jax.data.chat import Chat
