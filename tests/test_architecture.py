@@ -44,7 +44,15 @@ MAY_IMPORT = {
     "data": {"config", "config_tree", "types", "tools.spec", "tools.hermes"},
     "objectives": {"config", "types"},
     "checked_lines": set(),
-    "trajectory": {"config", "config_tree", "types", "data.packing", "checked_lines", "tasks.types"},
+    "trajectory": {
+        "config",
+        "config_tree",
+        "types",
+        "data.packing",
+        "data.weights",
+        "checked_lines",
+        "tasks.types",
+    },
     "rollout": {
         *("config", "config_tree", "types", "parallel", "models", "data", "tools", "agent", "trajectory"),
         "tasks.types",

@@ -299,17 +299,13 @@ def test_a_setting_beside_a_preset_wins(good):
             "config.agent.high_results (4) must be above agent.keep_results (5)",
         ),
         (
-            ("--config.stages=grpo", "--config.agent.keep_results=5", "--config.agent.rollbacks=2"),
-            "agent.keep_results=5, agent.rollbacks=2: the agent's contexts are edited, and grpo trains episodes",
-        ),
-        (
             (
-                "--config.stages=dpo",
-                "--config.agent.preset=v1.7",
-                "--config.agent.restarts=0",
-                "--config.agent.turn_tokens=9",
+                "--config.stages=grpo",
+                "--config.agent.keep_results=5",
+                "--config.model.moe.experts=8",
+                "--config.grpo.replay_routes=True",
             ),
-            "agent.keep_results=5, agent.overflow=drop, agent.rollbacks=4: the agent's contexts are edited, and dpo",
+            "config.grpo.replay_routes is set with agent.keep_results=5: a token that stands in several contexts",
         ),
         (
             ("--config.grpo.loss=clip", "--config.grpo.sampler_correction=tis"),
