@@ -49,7 +49,9 @@ class Conversation:
         if self._setting.overflow == "reserve":
             ids = self._chat.observation(results, end)
             return self._ledger.length(len(ids)) + self._reserve <= self._setting.context_tokens
-        return self._fits(self._ledger.length(len(self._chat.observation(results, end, self._last_request))))
+        # Either may be the longer one: a request that lifts the pile above its mark has results hidden.
+        choices = (self._chat.observation(results, end, request) for request in (None, self._last_request))
+        return all(self._fits(self._ledger.length(len(ids))) for ids in choices)
 
     def observe(self, results: Sequence[str]) -> None:
         """The results of the last turn's calls."""

@@ -24,12 +24,13 @@ _KEYS = {
     "google_search": (("q",),),
     "scrape_and_extract_info": (("url",), ("info_to_extract", "description", "introduction")),
 }
+_CANNOT = r"i(?: can(?:no|['’])t| am unable to|['’]m unable to| won['’]t be able to)"
 _REFUSALS = re.compile(
-    r"\b(?:i(?:['’]m| am) (?:sorry|afraid),? (?:but )?i (?:can(?:no|['’])t|am unable|(?:['’]m) unable)"
-    r"|i (?:can(?:no|['’])t|am unable to|(?:['’]m) unable to|won['’]t be able to) "
-    r"(?:help|assist|answer|comply|complete|continue|solve|fulfil)"
-    r"|(?:not enough|ran out of|limited|lack of) time\b|time (?:limit|constraint)s?\b)"
-    r"|抱歉[，,]?\s*我?(?:无法|不能)|对不起[，,]?\s*我?(?:无法|不能)",
+    rf"\bi(?:['’]m| am) (?:sorry|afraid),? (?:but )?{_CANNOT}\b"
+    rf"|\b{_CANNOT} (?:help|assist|answer|comply|complete|continue|solve|fulfil)"
+    r"|\b(?:not enough|ran out of|lack of) time\b"
+    r"|\b(?:due to|because of|given|under|within) (?:the )?time (?:limit|constraint)s?\b"
+    r"|(?:抱歉|对不起)[，,]?\s*我?(?:无法|不能)",
     re.IGNORECASE,
 )
 

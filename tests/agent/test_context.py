@@ -1,7 +1,7 @@
 """What the model sees of its results, and what happens where the context fills up."""
 
 import pytest
-from scripted import ANSWER, Tools, call, found, heard, search
+from scripted import ANSWER, Script, Tools, call, found, heard, search
 
 from mirothinker_jax.agent.characters import read_messages
 from mirothinker_jax.agent.context import PLACEHOLDER, ContextPolicy, hidden_results
@@ -108,3 +108,18 @@ def test_the_answer_may_always_be_asked_for(play, said):
     trajectory, engine, _ = play([search("a"), said, ANSWER], final_answer="always")
     assert (trajectory.stop, trajectory.answer, trajectory.linear) == (Stop.ANSWERED, "x", True)
     assert heard(engine, 2) == ("uauau", FINAL_REQUEST)
+
+
+@pytest.mark.parametrize("mark", [340, 430])
+def test_a_request_that_lifts_the_pile_above_its_mark_is_not_counted_on(play, mark):
+    """With the request results would be cut and a turn would fit; without it they stay, and it must fit as well."""
+
+    class Obedient(Script):
+        def next_line(self, request):
+            return ANSWER if FINAL_REQUEST in self.codec.decode(request.ids) else search("a")
+
+    setting = dict(context=ContextPolicy(1, high_tokens=mark), turn_tokens=150, overflow="drop")
+    for context in range(900, 1300, 20):
+        tools = Tools(lambda c: "r" * 60)
+        trajectory, engine, _ = play(Obedient([]), tools, question="?", context_tokens=context, **setting)
+        assert trajectory.answer == "x" and all(len(r.ids) + 150 <= context for r in engine.requests)

@@ -8,7 +8,7 @@ import pytest
 from scripted import CODEC, Cut, Ended, Script, Tools, call
 
 from mirothinker_jax.agent.policy import EngineError
-from mirothinker_jax.agent.prompt import FINAL_REQUEST
+from mirothinker_jax.agent.prompt import FAILURE_REQUEST, FINAL_REQUEST
 from mirothinker_jax.agent.setting import Setting, min_context_tokens
 from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.data.chat import Chat
@@ -340,13 +340,29 @@ def test_tools_that_cannot_begin_are_infrastructure(play):
 
 
 @pytest.mark.parametrize("missing", [0, 1])
-def test_the_least_context_has_room_for_two_turns_with_calls(play, missing):
-    """With turns and results of full length; one token less, and the second turn is the forced one."""
-    setting = dict(turn_tokens=200, output_tokens=150, max_calls=9)
+@pytest.mark.parametrize(
+    ("more", "request_then"),
+    [
+        ({}, FINAL_REQUEST),
+        ({"overflow": "drop"}, FINAL_REQUEST),
+        ({"overflow": "drop", "restarts": 1}, FAILURE_REQUEST),
+    ],
+)
+def test_the_least_context_has_room_for_two_turns_with_calls(play, missing, more, request_then):
+    """With turns and results of full length; one token less, and the second turn is the one that is asked to end."""
+    setting = dict(turn_tokens=400, output_tokens=150, max_calls=9) | more
     least = min_context_tokens(Setting(None, context_tokens=0, **setting), Chat(CODEC))
-    lines = [THOUGHT + call(q="a"), THOUGHT + call(q="b"), "\\boxed{x}"]
-    lines[0] += "." * (200 - len(lines[0]) - 1)  # and <|im_end|>
+    lines = [THOUGHT + call(q="a"), THOUGHT + call(q="b"), *["\\boxed{x}"] * 2]
+    lines[0] += "." * (400 - len(lines[0]) - 1)  # and <|im_end|>
     _, policy, _ = play(
         lines, Tools(lambda c: "r" * 150), question="", context_tokens=least - missing, **setting
     )
-    assert (FINAL_REQUEST in policy.text(1)) == bool(missing)
+    assert (request_then in policy.text(1)) == bool(missing)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_the_least_context_without_calls_has_room_for_the_answer(play, missing):
+    setting = dict(turn_tokens=200, output_tokens=150, max_calls=0)
+    least = min_context_tokens(Setting(None, context_tokens=0, **setting), Chat(CODEC))
+    trajectory, _, _ = play(["\\boxed{x}"], question="", context_tokens=least - missing, **setting)
+    assert trajectory.stop is (Stop.CONTEXT if missing else Stop.FORCED)

@@ -6,7 +6,7 @@ import pytest
 from scripted import ANSWER, Cut, Script, Tools, call, found, heard, search
 
 from mirothinker_jax.agent.characters import read_messages
-from mirothinker_jax.agent.context import ContextPolicy
+from mirothinker_jax.agent.context import PLACEHOLDER, ContextPolicy
 from mirothinker_jax.agent.episode import turn_seed
 from mirothinker_jax.agent.prompt import FAILURE_REQUEST, FINAL_REQUEST
 from mirothinker_jax.tools.spec import Failure, ToolResult
@@ -67,6 +67,15 @@ def test_a_query_may_be_repeated_in_a_fresh_attempt(play):
     assert len(tools.calls) == 2 and trajectory.metrics == {"restarts": 1.0}
 
 
+def test_a_fresh_attempt_has_a_pile_of_its_own(play):
+    """What the one before it hid says nothing of its results."""
+    lines = [*[search(q) for q in "abcd"], "no", search("e"), search("f"), ANSWER]
+    context = ContextPolicy(1, high_results=3)
+    _, engine, _ = play(lines, Tools(found), restarts=1, restart_with="nothing", context=context)
+    assert PLACEHOLDER in engine.context(4)
+    assert [q for q in "abcdef" if f"found {q}" in engine.context(7)] == ["e", "f"]
+
+
 def test_an_outage_is_no_failure_to_start_again_from(play):
     tools = Tools(lambda c: ToolResult("down", Failure.NETWORK))
     trajectory, engine, _ = play([search("a")], tools, restarts=5, outage_calls=1)
@@ -92,7 +101,7 @@ class Erratic(Script):
         return line if isinstance(line, Cut) else "<think>" + "." * draw.randrange(80) + "</think>" + line
 
 
-@pytest.mark.parametrize("number", range(30))
+@pytest.mark.parametrize("number", range(60))
 def test_every_turn_fits_and_sees_a_conversation(play, number):
     """Whatever is said and found, under any setting: no turn could overflow, each saw what its context says, and the
     same turns and results give the same episode."""
@@ -101,7 +110,7 @@ def test_every_turn_fits_and_sees_a_conversation(play, number):
     setting = dict(
         max_calls=draw.choice([0, 3, 20]),
         context_tokens=draw.choice([1500, 3000]),
-        context=ContextPolicy(keep, draw.choice([0, keep + 2]) if keep > 0 else 0),
+        context=ContextPolicy(keep, *draw.choice([(0, 0), (keep + 2, 0), (0, 400)]) if keep > 0 else ()),
         overflow=draw.choice(["reserve", "drop"]),
         final_answer=draw.choice(["forced", "always"]),
         rollbacks=draw.choice([0, 4]),

@@ -49,6 +49,7 @@ def test_a_turn_is_taken_back_and_sampled_again(play, reason):
     [
         ANSWER + " I'm sorry, I cannot help more.",  # an answer
         "<think>I'm sorry, I can't answer this.</think>It is Nepal.",
+        "The time limit of a chess game, which I cannot confirm, is 90 minutes.",
         search("b"),
         scrape("http://a/", info_to_extract="height"),
         scrape("http://b/", info_to_extract="city"),
@@ -72,7 +73,8 @@ def test_what_is_not_taken_back(play, said):
         (search("b"), search("c") + search("b")),
         ("<think>hm</think>" + call(q="x"), search("b") + search("b")),
         (search("b"), "抱歉，我无法回答"),
-        (search("b"), "I am unable to complete this within the time limit."),
+        (search("b"), "I’m unable to complete this."),
+        (search("b"), "There are too many pages to read within the time limit."),
         (search("b"), search("c") + "<use_mcp_tool>" + search("d").replace("{", "[")),
     ],
 )
