@@ -28,7 +28,7 @@ from mirothinker_jax.agent.wire.formats import WIRES
 from mirothinker_jax.agent.wire.turn import Malformed, ParsedTurn
 from mirothinker_jax.tasks.types import Task
 from mirothinker_jax.tools.spec import Failure, ToolCall, ToolError, ToolResult
-from mirothinker_jax.trajectory.types import NETWORK_ROW, TIMEOUTS, Stop, Trajectory
+from mirothinker_jax.trajectory.types import NETWORK_ROW, OUTAGE_AT_END, TIMEOUTS, Stop, Trajectory
 
 Ending = tuple[str | None, Stop]
 
@@ -94,6 +94,7 @@ class _Tally:
     timeouts: int = 0
     network_row: int = 0  # network failures since the last call without one
     longest_row: int = 0
+    outages: int = 0  # failures of our own services in a row; code that runs too long is not theirs
 
     def count(self, failure: Failure | None) -> None:
         """A call that was made, and how it failed."""
@@ -107,6 +108,7 @@ class _Tally:
     def metrics(self) -> dict[str, float]:
         figures = {f"rollbacks/{reason}": count for reason, count in sorted(self.rollbacks.items())}
         figures |= {"restarts": self.restarts, NETWORK_ROW: self.longest_row, TIMEOUTS: self.timeouts}
+        figures[OUTAGE_AT_END] = self.outages
         return {name: float(count) for name, count in figures.items() if count}
 
 
@@ -256,11 +258,14 @@ class _Episode:
         numbered = [(f"{self._id}:{turn}.{number}", call) for number, call in enumerate(calls)]
         outcome: list[ToolResult | Malformed] = []
         for batch in batches(numbered, self._executor):
-            for result in await results(batch, self._executor):
+            for (_, call), result in zip(batch, await results(batch, self._executor), strict=True):
                 outcome.append(result)
-                if isinstance(result, Malformed):
+                if isinstance(result, Malformed) or isinstance(call, Malformed):
                     continue
                 self.tally.count(result.failure)
+                if result.failure is not Failure.DEADLINE or not self._executor.changes(call):
+                    down = result.failure is not None and result.failure.infrastructure
+                    self.tally.outages = self.tally.outages + 1 if down else 0
                 # An unknown tool or an address that does not answer says nothing about our services.
                 if result.failure is None or result.failure.answered:
                     self._outages = 0

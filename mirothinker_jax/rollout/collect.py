@@ -13,15 +13,15 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mirothinker_jax.agent.calls import Executor
 from mirothinker_jax.agent.episode import Setting, run_episode
 from mirothinker_jax.agent.policy import Chat, Engine, Sampling
+from mirothinker_jax.config import ConfigError
 from mirothinker_jax.rollout.recorded import RecordedEngine, RecordedExecutor, can_go_on
 from mirothinker_jax.tasks.types import Grader, Task, Verdict
 from mirothinker_jax.trajectory.journal import History, Journal, Unfinished
-from mirothinker_jax.trajectory.types import Stop, Trajectory
+from mirothinker_jax.trajectory.types import OUTAGE_AT_END, Stop, Trajectory
 
 
 class OutageError(Exception):
@@ -48,6 +48,8 @@ class Runtime:
       concurrency: episodes at once; 0: as many as there are, and the engine says who waits.
       tries: how often an episode is begun that the infrastructure breaks.
       broken_share: of the episodes asked for, the most that may be left out.
+      strict: an episode that ends while a service is away counts as broken, as its last calls were not answered. For
+        what is to be compared: the embedded web fails on purpose, and who trains there learns to try again.
     """
 
     executor: Executor
@@ -58,6 +60,7 @@ class Runtime:
     concurrency: int = 0
     tries: int = 3
     broken_share: float = 0.1
+    strict: bool = False
 
 
 async def collect(
@@ -69,15 +72,16 @@ async def collect(
     history: History,
     sampling: Sampling = Sampling(),
     retry_broken: bool = False,
-    bar: Any = None,
+    done: Callable[[Trajectory], object] = lambda _: None,
 ) -> list[Trajectory]:
     """The episodes of `specs`, in their order. Those left out have Stop.INFRASTRUCTURE, or `correct` None.
 
     `history` is what the journal held before. With `retry_broken`, what was left out the last time is tried again.
+    `done` is told of each episode with which nothing is left to do.
 
-    Raises OutageError.
+    Raises OutageError, and the engine's ConfigError.
     """
-    worker = _Worker(engine, runtime, journal, history, sampling, len(specs), retry_broken, bar)
+    worker = _Worker(engine, runtime, journal, history, sampling, len(specs), retry_broken, done)
     gate = asyncio.Semaphore(runtime.concurrency) if runtime.concurrency else contextlib.nullcontext()
 
     async def one(spec: EpisodeSpec) -> Trajectory:
@@ -88,10 +92,10 @@ async def collect(
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(spec)) for spec in specs]
     except BaseExceptionGroup as errors:
-        outages = errors.subgroup(OutageError)
-        if outages is None:
+        told = errors.subgroup(OutageError) or errors.subgroup(ConfigError)
+        if told is None:
             raise
-        raise outages.exceptions[0] from None
+        raise told.exceptions[0] from None
     trajectories = [task.result() for task in tasks]
     if left_out := [t.id for t in trajectories if t.correct is None and not history.finished(t.id)]:
         journal.leave_out(left_out)
@@ -110,10 +114,10 @@ class _Worker:
         sampling: Sampling,
         total: int,
         retry_broken: bool,
-        bar: Any,
+        done: Callable[[Trajectory], object],
     ):
         self._engine, self._runtime, self._journal, self._history = engine, runtime, journal, history
-        self._sampling, self._total, self._retry_broken, self._bar = sampling, total, retry_broken, bar
+        self._sampling, self._total, self._retry_broken, self._done = sampling, total, retry_broken, done
         self._broken = 0
 
     async def trajectory(self, spec: EpisodeSpec) -> Trajectory:
@@ -125,8 +129,7 @@ class _Worker:
                 found = await self._run(spec)
             if found.stop is not Stop.INFRASTRUCTURE:
                 found = await self._graded(spec, found)
-        if self._bar is not None:
-            self._bar.update(1)
+        self._done(found)
         return found
 
     async def _run(self, spec: EpisodeSpec) -> Trajectory:
@@ -164,6 +167,9 @@ class _Worker:
             seed=spec.seed,
             sampling=self._sampling,
         )
+        if runtime.strict and trajectory.metrics.get(OUTAGE_AT_END):
+            reason = "a service did not answer the last calls"
+            trajectory = dataclasses.replace(trajectory, answer=None, stop=Stop.INFRASTRUCTURE, reason=reason)
         metrics = {**trajectory.metrics, "max_calls": setting.max_calls}
         return dataclasses.replace(
             trajectory, id=spec.id, policy_version=spec.version, metrics=metrics, correct=None

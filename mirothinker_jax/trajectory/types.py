@@ -56,6 +56,7 @@ Said = tuple[str, str]  # (role, content)
 # In `Trajectory.metrics`, where there were any.
 NETWORK_ROW = "network_failures_in_a_row"  # the longest row of calls that a host or a service did not answer
 TIMEOUTS = "timeouts"  # calls that ran into their deadline
+OUTAGE_AT_END = "outage_at_end"  # how many of the last calls, in a row, a service of ours did not answer
 
 
 @dataclass(frozen=True)
