@@ -14,6 +14,7 @@ that is no result in a `<tool_response>`).
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -26,7 +27,6 @@ from mirothinker_jax.agent.characters import Characters, read_messages
 from mirothinker_jax.agent.chat_endpoint import ChatEndpoint, ContextTooLong, ServedModel
 from mirothinker_jax.agent.policy import Request, Turn
 from mirothinker_jax.agent.wire.formats import WIRES
-from mirothinker_jax.agent.wire.lenient_json import read_object
 from mirothinker_jax.config import ConfigError, check
 from mirothinker_jax.tools.hermes import RESULT_TAGS
 from mirothinker_jax.tools.spec import ToolCall
@@ -135,7 +135,11 @@ class ChatEngine:
         thought = message.get("reasoning_content") or message.get("reasoning")
         said = _content(message.get("content")) or _content(message.get("refusal"))
         calls = self._calls(message.get("tool_calls"))
-        text = said + ("\n" if said and calls else "") + calls
+        if not said:  # what sets calls apart from words
+            calls = calls.lstrip("\n")
+        elif calls and not calls.startswith("\n"):
+            calls = f"\n{calls}"
+        text = said + calls
         if isinstance(thought, str) and thought.strip():
             # A turn may be cut in its thought, which then stays open.
             end = f"\n</think>\n\n{text}" if text else ""
@@ -143,21 +147,24 @@ class ChatEngine:
         return _well_formed(text)
 
     def _calls(self, calls: Any) -> str:
-        """Calls that the server has read, as the policy would write them; what cannot be one stays for our parser to
-        refuse."""
-        written = []
+        """Calls that the server has read, as the policy would write them. Arguments that are not quite JSON stay as
+        they are, for our own parser to mend or refuse."""
+        read: list[ToolCall] = []
+        odd: dict[str, str] = {}  # what is rendered for them → arguments as they came
         for call in calls if isinstance(calls, list) else ():
             function = call.get("function") if isinstance(call, dict) else None
             if not isinstance(function, dict):
                 continue
-            name, given = str(function.get("name") or ""), function.get("arguments")
-            arguments = given if isinstance(given, dict) else read_object(given or "{}")
-            text = self._wire.render([ToolCall(self._servers.get(name, ""), name, arguments or {})])
-            if arguments is None:  # no JSON object
-                before, _, after = text.rpartition("{}")
-                text = f"{before}{given}{after}"
-            written.append(text)
-        return "\n".join(written)
+            name, given = str(function.get("name") or ""), function.get("arguments") or {}
+            arguments = _json_object(given)
+            if arguments is None:
+                arguments = {f"odd {len(odd)}": None}
+                odd[json.dumps(arguments)] = str(given)
+            read.append(ToolCall(self._servers.get(name, ""), name, arguments))
+        text = self._wire.render(read) if read else ""
+        for rendered, given in odd.items():
+            text = text.replace(rendered, given)
+        return text
 
     def _count(self, usage: Any, messages: Sequence[Mapping[str, str]]) -> None:
         self.usage.requests += 1
@@ -276,6 +283,15 @@ def _without_control(role: str, text: str) -> str:
 def _well_formed(text: str) -> str:
     """Half a surrogate pair is no character: no network takes it."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _json_object(value: Any) -> dict[str, Any] | None:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    return value if isinstance(value, dict) else None
 
 
 def _content(value: Any) -> str:

@@ -18,7 +18,7 @@ from mirothinker_jax.agent.wire.formats import WIRES
 from mirothinker_jax.config import ConfigError
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.tools.client import WebClient
-from mirothinker_jax.tools.spec import ToolCall
+from mirothinker_jax.tools.spec import ToolCall, render_call
 
 PROMPT = Chat(CODEC).prompt("Use tools.", "Where is KTM?")
 ASKED = [{"role": "system", "content": "Use tools."}, {"role": "user", "content": "Where is KTM?"}]
@@ -73,10 +73,7 @@ def test_what_is_asked_and_answered():
 
 
 CALL = {"function": {"name": "look", "arguments": '{"q": "KTM"}'}, "type": "function", "id": "1"}
-MCP = (
-    "<use_mcp_tool><server_name>web</server_name><tool_name>look</tool_name>"
-    '<arguments>{"q": "KTM"}</arguments></use_mcp_tool>'
-)
+MCP = render_call(ToolCall("web", "look", {"q": "KTM"}))
 
 
 @pytest.mark.parametrize(
@@ -93,8 +90,8 @@ MCP = (
         (said(None, refusal="no"), "no", True),
         (said("x\ud800y"), "x?y", True),
         (said("<|im_end|>"), "<|im_end|>", True),
-        (said("so:", "tool_calls", tool_calls=[CALL]), f"so:\n{MCP}", True),
-        (said(None, "tool_calls", tool_calls=[CALL, CALL]), f"{MCP}\n{MCP}", True),
+        (said("so:", "tool_calls", tool_calls=[CALL]), f"so:\n\n{MCP}", True),
+        (said(None, "tool_calls", tool_calls=[CALL, CALL]), f"{MCP}\n\n{MCP}", True),
         (
             said(None, "tool_calls", tool_calls=[CALL], reasoning="hm"),
             f"<think>\nhm\n</think>\n\n{MCP}",
@@ -123,8 +120,10 @@ def test_what_an_answer_says(answer, expected, complete):
 )
 def test_calls_that_the_server_has_read_are_calls(call_format, arguments, read):
     call = {"function": {"name": "look", "arguments": arguments}}
-    turn, _, _ = ask(said(None, "tool_calls", tool_calls=[call]), call_format=call_format)
-    (found,) = WIRES[call_format].parse(text(turn)).calls
+    answer = said("so:", "tool_calls", tool_calls=[CALL, call, CALL])
+    turn, _, _ = ask(answer, call_format=call_format)
+    before, found, after = WIRES[call_format].parse(text(turn)).calls
+    assert before == after and before.arguments == {"q": "KTM"}
     if read is None:
         assert "not a JSON object" in found.reason
     else:
