@@ -263,14 +263,14 @@ class _Episode:
                 if isinstance(result, Malformed) or isinstance(call, Malformed):
                     continue
                 self.tally.count(result.failure)
-                if result.failure is not Failure.DEADLINE or not self._executor.changes(call):
-                    down = result.failure is not None and result.failure.infrastructure
-                    self.tally.outages = self.tally.outages + 1 if down else 0
                 # An unknown tool or an address that does not answer says nothing about our services.
                 if result.failure is None or result.failure.answered:
-                    self._outages = 0
+                    self._outages = self.tally.outages = 0
                 elif result.failure.infrastructure:
                     self._outages += 1
+                    # Code of the policy's own may run too long.
+                    own = result.failure is Failure.DEADLINE and self._executor.changes(call)
+                    self.tally.outages += not own
                 if self._outages >= self._setting.outage_calls:
                     self.outage = result.text or str(result.failure)
                     return outcome

@@ -21,9 +21,10 @@ from mirothinker_jax.tasks.types import Task
 NAME = "manifest.json"
 
 _DECIDES = (
-    *("seed", "agent.", "tools.", "tasks.", "world.", "model.", "tokenizer.template", "data.call_format"),
+    *("seed", "agent.", "tools.", "tasks.", "world.", "data.call_format"),
     *("evaluation.temperature", "evaluation.top_p"),
 )
+_OF_MODELS = ("model.", "tokenizer.template")
 # Where things are, how often and how fast they are asked, and what only a judge's or a service's name stands for.
 _FREE = (
     *("tools.deadline_s", "tools.concurrency", "tools.tool_concurrency", "tools.tool_rates", "tools.retries"),
@@ -37,26 +38,29 @@ _FREE = (
 
 
 def make_manifest(
-    config: Config, tasks: Sequence[Task], prompt: str, runs: int, extra: Mapping[str, Any]
+    config: Config, tasks: Sequence[Task], prompt: str, runs: int, chars_per_token: float | None
 ) -> dict[str, Any]:
     """What decides the figures.
 
     Args:
       prompt: what a policy is told before the question.
-      extra: settings that no config has, by their names.
+      chars_per_token: of an endpoint; None for a model of which the config tells.
     """
+    decides = _DECIDES if chars_per_token else (*_DECIDES, *_OF_MODELS)
     settings = {
         key: value
         for key, value in flat(to_plain(config)).items()
-        if key.startswith(_DECIDES) and not key.startswith(_FREE)
+        if key.startswith(decides) and not key.startswith(_FREE)
     }
+    if chars_per_token:
+        settings["chars_per_token"] = chars_per_token
     files = {
         key: _digest(Path(value).read_bytes()) for key, value in settings.items() if _is_file(key, value)
     }
     return {
         "version": __version__,
         "runs": runs,
-        "settings": settings | dict(extra),
+        "settings": settings,
         "files": files | {"agent's prompt": _digest(prompt.encode("utf-8", "surrogatepass"))},
         "policy": {},
         "tasks": {task.id: _digest_of_task(task) for task in tasks},

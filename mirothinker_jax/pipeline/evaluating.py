@@ -89,8 +89,6 @@ async def evaluate(asked: Evaluation) -> Outcome:
         )
         _check_room(policy, setting, config)
         manifest = _manifest(asked, tasks, setting)
-        asked.folder.mkdir(parents=True, exist_ok=True)
-        write_manifest(asked.folder, manifest)
         executor = await stack.enter_async_context(ToolExecutor(tools, policy.tools, policy.codec.truncate))
         runtime = Runtime(
             executor=executor,
@@ -144,8 +142,8 @@ def _manifest(asked: Evaluation, tasks: Sequence[Task], setting: Setting) -> dic
         setting.failure_request,
         setting.restart_prompt,
     )
-    extra = {"chars_per_token": asked.chat.chars_per_token} if asked.chat.url else {}
-    manifest = make_manifest(asked.config, tasks, json.dumps(words), asked.runs, extra)
+    chars = asked.chat.chars_per_token if asked.chat.url else None
+    manifest = make_manifest(asked.config, tasks, json.dumps(words), asked.runs, chars)
     return check_manifest(asked.folder, manifest)
 
 
@@ -167,6 +165,7 @@ async def _collect(
     if len(judged) == len(specs):
         found = [history.trajectory(spec.id) for spec in specs]
         if all(found):
+            write_manifest(asked.folder, manifest)
             return [t for t in found if t is not None], []
     sampling = Sampling(asked.config.evaluation.temperature, asked.config.evaluation.top_p)
     async with policy.engine() as (engine, identity):

@@ -230,7 +230,8 @@ def test_failures_that_are_not_the_models_fault_end_the_episode(play, kind):
     assert sources(trajectory)[-1] is Source.POLICY and policy.forgotten == ["e"]
     assert trajectory.reason == "down"
     timeouts = {"timeouts": float(OUTAGE)} if kind is Failure.DEADLINE else {}
-    assert trajectory.metrics == {"network_failures_in_a_row": float(OUTAGE)} | timeouts
+    rows = dict.fromkeys(("network_failures_in_a_row", "outage_at_end"), float(OUTAGE))
+    assert trajectory.metrics == rows | timeouts
 
 
 def test_addresses_that_the_model_made_up_are_its_own_fault(play):
@@ -260,7 +261,7 @@ def test_only_failures_in_a_row_count_as_broken_tools(play):
     tools = Tools(answer)
     trajectory, _, _ = play([call(q="a")] * 12 + ["\\boxed{x}"], tools, max_calls=20)
     assert (trajectory.stop, trajectory.calls, trajectory.failed_calls) == (Stop.ANSWERED, 12, 10)
-    assert trajectory.metrics == {"network_failures_in_a_row": OUTAGE - 1.0}
+    assert trajectory.metrics == {"network_failures_in_a_row": OUTAGE - 1.0, "outage_at_end": 2.0}
 
 
 def used(trajectory):

@@ -73,8 +73,19 @@ async def by_answer(task, attempt):
     return Verdict(attempt.answer == task.answer)
 
 
-def run(path, engine=None, tools=None, specs=SPECS, grader=by_answer, again=False, **fields):
-    setting = dataclasses.replace(SETTING, outage_calls=1)
+STOPPED_AT_ONCE = dataclasses.replace(SETTING, outage_calls=1)
+
+
+def run(
+    path,
+    engine=None,
+    tools=None,
+    specs=SPECS,
+    grader=by_answer,
+    again=False,
+    setting=STOPPED_AT_ONCE,
+    **fields,
+):
     runtime = Runtime(tools or Tools(), Chat(CODEC), CODEC.decode, setting, grader, **fields)
 
     async def play():
@@ -175,3 +186,22 @@ def test_unjudged_is_not_wrong(tmp_path):
     judged = run(tmp_path / "f.jsonl", grader=shy, broken_share=0.25)
     assert [t.correct for t in judged] == [True, True, None, True]
     assert judged[0].terms == {"f1": 0.5} and judged[0].reason == "yes"
+
+
+@pytest.mark.parametrize(("strict", "stop"), [(False, Stop.ANSWERED), (True, Stop.INFRASTRUCTURE)])
+def test_an_answer_without_what_a_service_did_not_give_counts_where_failures_are_meant(
+    tmp_path, strict, stop
+):
+    """One call fails, and the policy answers all the same."""
+
+    class Hasty(Script):
+        async def generate(self, request):
+            text = "\\boxed{no}" if "down" in CODEC.decode(request.ids) else CALL
+            ids = (*CODEC.encode(text), CODEC.im_end_id)
+            return Turn(ids, (-0.5,) * len(ids), True)
+
+    tools = Tools(down=lambda request: True)
+    found = run(tmp_path / "j.jsonl", Hasty(), tools, setting=SETTING, strict=strict, broken_share=1.0)
+    assert {t.stop for t in found} == {stop}
+    assert {t.correct for t in found} == {None if strict else False}
+    assert len(tools.calls) == len(SPECS) * (3 if strict else 1)
