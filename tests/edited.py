@@ -44,6 +44,11 @@ class Episode:
         if self.segments[self._path[-1]].source is Source.POLICY:
             self._path.pop()
 
+    def drop(self) -> None:
+        """Drops the last turn with its result, as where the context is full."""
+        if len(self._path) > 2 and self.segments[self._path[-1]].source is Source.OBSERVATION:
+            del self._path[-2:]
+
     def hide(self, which: Sequence[int], tokens: int) -> None:
         """Hides these of the conversation's results, and no others; a short form has `tokens`."""
         observed = [i for i in self._path if self.segments[i].source is Source.OBSERVATION]

@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, KERNELS = "mirothinker_jax", "mirothinker_kernels"
 
-COMMANDS = {"train", "plan", "evaluate", "convert", "serve", "agent.__main__"}
+COMMANDS = {"train", "plan", "evaluate", "convert", "serve"}
+COMMANDS_IN_ROOMS = {"tools.mcp_server", "agent.__main__"}  # nobody imports them
 
 # Room → the rooms, or single modules of them, that it may import besides itself.
 MAY_IMPORT = {
@@ -131,15 +132,21 @@ def imports(module: str, at_import_time: bool = False) -> set[str]:
 
 
 def room(module: str) -> str:
-    """`mirothinker_jax.data.packing` → `data`; what `python -m` runs of a package is a room of its own."""
-    inside = module.partition(".")[2]
-    return inside if inside.endswith(".__main__") else inside.partition(".")[0]
+    """`mirothinker_jax.data.packing` → `data`."""
+    return module.partition(".")[2].partition(".")[0]
 
 
 def allowed(importer: str, imported: str) -> bool:
     """Whether one module of mirothinker_jax may import another one."""
     here, there = room(importer), room(imported)
-    if here in COMMANDS or here == there or there == "":
+    if imported.removeprefix(f"{PACKAGE}.") in COMMANDS_IN_ROOMS:
+        return False
+    if (
+        here in COMMANDS
+        or importer.removeprefix(f"{PACKAGE}.") in COMMANDS_IN_ROOMS
+        or here == there
+        or there == ""
+    ):
         return True
     if there in COMMANDS | {"pipeline", "flags"}:
         return False
@@ -189,6 +196,9 @@ def test_rooms_import_what_the_table_allows():
         ("data.chat", "tools.executor", False),
         ("models.qwen", "data.packing", False),
         ("rollout.engine", "flags", False),
+        ("tools.mcp_server", "flags", True),
+        ("tools.mcp_tools", "flags", False),
+        ("tools.build", "tools.mcp_server", False),
         ("train", "pipeline.run", True),
         ("evals.report", "pipeline.run", False),
         ("types", "config", False),
@@ -224,7 +234,7 @@ def test_importing_them_or_a_command_reaches_no_jax():
 
 def test_starting_a_run_imports_nothing_that_it_may_not_need():
     """Each of these costs 0.1 to 4 CPU-seconds (tensorboardX brings torch), and is imported where it is asked for."""
-    late = {"aiohttp", "httpx", "jinja2", "jsonschema", "matplotlib", "pyarrow", "tensorboardX"}
+    late = {"aiohttp", "httpx", "jinja2", "jsonschema", "matplotlib", "mcp", "pyarrow", "tensorboardX"}
     late |= {"tensorflow_datasets", "torch", "trafilatura"}
     found = {name.split(".")[0] for name in reached(f"{PACKAGE}.pipeline.run")}
     assert "orbax" in found and found & late == set()

@@ -217,6 +217,10 @@ def test_adapters_need_a_model(capsys, tmp_path):
         ("--config.tools.retries=-1", "config.tools.retries is -1; it must be ≥ 0"),
         ("--config.tools.breaker_failures=-1", "config.tools.breaker_failures is -1; 0 is off"),
         ("--config.tools.breaker_open_s=0", "config.tools.breaker_open_s is 0.0; it must be > 0"),
+        ("--config.tools.sandbox=docker", "config.tools.sandbox"),
+        ("--config.tools.sandboxes=0", "config.tools.sandboxes is 0; it must be ≥ 1"),
+        ("--config.tools.sandbox_bytes=1000", "config.tools.sandbox_bytes is 1,000; Python"),
+        ("--config.tools.sandbox_url=https://s.test", "tools.sandbox_template are of tools.sandbox=e2b"),
         (
             "--config.tools.record=gs://b/x",
             "config.tools.record is 'gs://b/x', and URLs are not read or written",

@@ -33,6 +33,7 @@ from mirothinker_jax.tools.spec import Failure, ToolError
 _HEADER_BYTES = (
     1 << 17
 )  # of one response header; aiohttp's own 8,190 is less than some sites' security policies
+_REDIRECTS = 5
 _HEADER_SAFE = " !#$&'()*+,/:;=?@[]|"  # a task's id, which a request's begins with, may be in any script
 # Set by aiohttp itself, or no longer true of a body that it has decompressed and cut.
 _REQUEST_SKIPS = (b"connection", b"content-length", b"transfer-encoding")
@@ -216,6 +217,32 @@ class WebClient:
             else:
                 text = f"not a valid address: {url} ({error})"
             raise ToolError(_kind(error, service), text) from error
+
+    async def fetch(
+        self, url: str, request_id: str, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        """What a GET of an address on the web comes to, redirects followed, each of them checked as the first.
+
+        Args:
+          headers: for the first host alone.
+
+        Raises:
+          ToolError: as `send`; UNREACHABLE for HTTP 429 and 5xx, TOOL_ERROR for 4xx and a chain of redirects.
+        """
+        for _ in range(_REDIRECTS + 1):
+            response = await self.send("GET", url, request_id, headers)
+            status = response.status_code
+            if status == 429 or status >= 500:
+                raise ToolError(Failure.UNREACHABLE, f"HTTP {status} for {url}")
+            if status >= 400:
+                raise ToolError(Failure.TOOL_ERROR, f"HTTP {status} for {url}")
+            if not response.next_request:
+                return response
+            here, there = response.request.url, response.next_request.url
+            if (here.scheme, here.netloc) != (there.scheme, there.netloc):
+                headers = None  # they were meant for the first host alone
+            url = str(there)
+        raise ToolError(Failure.TOOL_ERROR, f"more than {_REDIRECTS} redirects, the last to {url}")
 
     async def aclose(self) -> None:
         """Closes the connections. The client may be used again, also on another event loop."""

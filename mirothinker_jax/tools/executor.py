@@ -51,7 +51,8 @@ class ToolExecutor:
             raise ValueError(f"two tools share a name: {[t.spec.name for t in tools]}")
         check_tool_names(settings, self._specs())
         self._validators = {
-            key: Draft202012Validator(dict(tool.spec.parameters)) for key, tool in self._tools.items()
+            key: Draft202012Validator({} if tool.spec.checks_arguments else dict(tool.spec.parameters))
+            for key, tool in self._tools.items()
         }
         self._settings = settings
         self._truncate = truncate
@@ -134,7 +135,7 @@ class ToolExecutor:
             return await self._failed(Failure.INVALID_ARGUMENTS, "the arguments must be a JSON object")
         tool = self._tools[(spec.server, spec.name)]
         arguments = mend_arguments(call.arguments, spec)
-        if not (self._settings.cache and spec.repeatable):
+        if not (self._settings.cache and spec.repeatable and spec.shared):
             return await self._checked(tool, arguments, request_id)
         try:
             key = (spec.server, spec.name, json.dumps(arguments, sort_keys=True))

@@ -20,6 +20,7 @@ STEPS = st.lists(
         st.tuples(st.just("observe"), few),
         st.tuples(st.just("observe"), few),
         st.tuples(st.just("take_back")),
+        st.tuples(st.just("drop")),
         st.tuples(st.just("hide"), which, st.integers(0, 2)),
         st.tuples(st.just("keep"), st.integers(0, 2), few, st.integers(0, 3)),
         st.tuples(st.just("restart")),
