@@ -116,8 +116,8 @@ setup(
                 for command in ("train", "plan", "convert", "evaluate")
             ),
             "mirothinker-agent=mirothinker_jax.agent.__main__:main",
+            "mirothinker-mcp=mirothinker_jax.tools.mcp_server:main",
         ]
-        + ["mirothinker-mcp=mirothinker_jax.tools.mcp_server:main"]
     },
     install_requires=CORE,
     extras_require=EXTRAS,

@@ -56,32 +56,19 @@ def parse(
         sys.stdout.write(f"{version()}\n")
         sys.exit(0)
     try:
-        return read(argv, cls, program, example, base=base)
+        return read(argv, cls, program, example, base)
     except ConfigError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(2)
 
 
-def read(
-    argv: Sequence[str],
-    cls: type[T],
-    program: str,
-    example: str,
-    partly: bool = False,
-    base: Base | None = None,
-) -> T:
-    """`parse` for callers in Python: raises ConfigError instead of leaving the process.
-
-    `partly`: `cls` has some of a config's groups; the others are not read, and a config file need not be given.
-    """
+def read(argv: Sequence[str], cls: type[T], program: str, example: str, base: Base | None = None) -> T:
+    """`parse` for callers in Python: raises ConfigError instead of leaving the process."""
     known = {key.name: key for key in keys(cls)}
     path, overrides = _split(argv, known)
-    if path is None and not partly and base is None:
+    if path is None and base is None:
         raise ConfigError(f"no config file; give one, for example: {program} --config {example}")
-    if base is not None:
-        values = base(path, overrides.keys())
-    else:
-        values = _groups(cls, path) if partly else load(path or "")
+    values = base(path, overrides.keys()) if base is not None else load(path or "")
     # The declared types judge the values (build does), not those that the file happened to put in.
     with values.unlocked(), values.ignore_type():
         for name, text in overrides.items():
@@ -97,8 +84,8 @@ def read(
     return build(cls, values)
 
 
-def _groups(cls: type, path: str | None) -> Any:
-    """What the file says of the groups of `cls`; nothing where there is no file."""
+def some_groups(cls: type, path: str | None) -> Any:
+    """What the config file says of the groups of `cls`, which has not all of them; nothing where there is no file."""
     from ml_collections import ConfigDict
 
     values = ConfigDict() if path is None else load(path)

@@ -81,8 +81,9 @@ async def evaluate(asked: Evaluation) -> Outcome:
         environment = open_tasks(config, lambda: open_tools(config, stack))
         stack.callback(environment.close)
         tasks = _draw(environment, asked)
-        policy = open_policy(asked.policy, config, asked.chat)
         tools = list(environment.tools())
+        servers = {tool.spec.name: tool.spec.server for tool in tools}
+        policy = open_policy(asked.policy, config, asked.chat, servers)
         specs = question_specs(tasks, asked.runs, config.seed)
         setting = episode_setting(
             policy.agent, [t.spec for t in tools], policy.tools.output_tokens, config.data.call_format

@@ -29,13 +29,12 @@ from mirothinker_jax.pipeline.policies import Opened, Policy
 from mirothinker_jax.pipeline.prepare import turn_end_ids
 from mirothinker_jax.rollout.engine import Engine
 from mirothinker_jax.rollout.sampler import Sampler
-from mirothinker_jax.tools.build import SERVERS
 from mirothinker_jax.trainer.checkpoint import check_identity, model_identity, restore_params
 from mirothinker_jax.trainer.digests import NAME as DIGESTS
 from mirothinker_jax.trainer.steps import newest
 
 
-def open_local(where: str, config: Config) -> Policy:
+def open_local(where: str, config: Config, servers: Mapping[str, str]) -> Policy:
     """The newest checkpoint of a run or a stage folder, or the model of a Hugging Face folder.
 
     Raises ConfigError: none there, or one that does not fit the settings.
@@ -57,7 +56,6 @@ def open_local(where: str, config: Config) -> Policy:
     def render(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> np.ndarray:
         return chat.render(messages, tools).tokens
 
-    servers = {name: SERVERS[name] for name in config.tools.names}
     chat = Chat(tokenizer, servers, config.data.call_format)
     return Policy(
         codec=tokenizer,

@@ -25,7 +25,6 @@ from mirothinker_jax.data.templates import CHATML, Template
 from mirothinker_jax.models.presets import HF_FOLDER, read_hf_config
 from mirothinker_jax.pipeline.chat_policy import in_characters
 from mirothinker_jax.pipeline.hf_folder import IMPORT, read_json
-from mirothinker_jax.tools.build import SERVERS
 
 CHAT_CONFIG = "agent/chat"  # what a policy without settings of its own runs under
 
@@ -70,20 +69,25 @@ class Policy:
     render: Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], np.ndarray] | None = None
 
 
-def open_policy(where: str, config: Config, settings: ChatSettings) -> Policy:
-    """The policy at `where`, with the settings of `starting_values`. `settings` are for an endpoint.
+def open_policy(where: str, config: Config, settings: ChatSettings, servers: Mapping[str, str]) -> Policy:
+    """The policy at `where`, with the settings of `starting_values`.
 
-    Raises ConfigError, one line.
+    Args:
+      settings: for an endpoint.
+      servers: a tool's name → its server's, for "mcp".
+
+    Raises:
+      ConfigError, one line: nothing there, or nothing that can be asked.
     """
     if not is_url(where):
         from mirothinker_jax.pipeline.local_policy import open_local
 
-        return open_local(where, config)
+        return open_local(where, config, servers)
     codec, call_format = Characters(), config.data.call_format
 
     @contextlib.asynccontextmanager
     async def engine() -> AsyncIterator[Opened]:
-        opened = await open_chat_engine(settings, call_format, SERVERS, config.agent.context_tokens)
+        opened = await open_chat_engine(settings, call_format, servers, config.agent.context_tokens)
         try:
             yield Opened(opened, {"model": opened.model})
         finally:
@@ -91,7 +95,7 @@ def open_policy(where: str, config: Config, settings: ChatSettings) -> Policy:
 
     return Policy(
         codec=codec,
-        chat=chat.Chat(codec, SERVERS, call_format),
+        chat=chat.Chat(codec, servers, call_format),
         template=CHATML,
         agent=in_characters(config.agent, settings.chars_per_token),
         tools=in_characters(config.tools, settings.chars_per_token),
@@ -148,9 +152,19 @@ def starting_values(
             values.agent.preset = preset
         if tasks:
             values.tasks.environment, values.tasks.train, values.tasks.heldout = "files", "", tasks
+        if path is not None or (own is not None and own.whole):
+            _search_the_world(values, overridden)
         values.stages = ()
         values.data.validation_path, values.data.validation_fraction = "", 0.0
     return values
+
+
+def _search_the_world(values: Any, overridden: Collection[str]) -> None:
+    """Says by name what no search at all means where a config trains."""
+    tools = values.get("tools", {})
+    keys = ("search", "search_url", "corpus")
+    if not any(tools.get(key) or f"tools.{key}" in overridden for key in keys):
+        values.tools = {**tools, "search": "world"}
 
 
 class _Own(NamedTuple):
