@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "types": set(),
     "tasks": {
         *("config", "config_tree", "checked_lines", "tools.spec", "tools.client"),
-        *("data.jsonl", "data.parquet", "data.paths", "data.strict_json"),
+        *("data.record_files", "data.paths", "data.strict_json"),
     },
     "tools": {"config", "config_tree", "checked_lines"},
     "world": {"config", "config_tree", "tasks", "tools.spec"},

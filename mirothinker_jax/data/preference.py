@@ -31,8 +31,10 @@ class PreferenceSource:
         rows: int,
         seed: int,
         shard: tuple[int, int] = (0, 1),
+        origin: str = "dpo/samples.jsonl",
     ):
-        """`reference` fills in `ref_logprobs`; `shard` is this process's (index, count) of row blocks.
+        """`reference` fills in `ref_logprobs`; `shard` is this process's (index, count) of row blocks, `origin` the
+        file that the pairs are from.
 
         Pairs longer than a row are left out, with a warning: episodes whose context was edited have no length known
         before. Raises ConfigError where no pairs are left.
@@ -52,7 +54,7 @@ class PreferenceSource:
             logger.warning("%s: left out", note)
         packed = pack_pairs(fitting, sequence_length, pairs_per_row)
         self._sha256 = digest_of_rows(packed)
-        self._batch = reference(packed)
+        self._batch, self._origin = reference(packed), origin
         self._batch_size, self._seed, self._shard, self._position = rows, seed, shard, 0
         self.pairs, self.rows = len(fitting), self._batch.shape[0]
 
@@ -75,7 +77,7 @@ class PreferenceSource:
         was, now = str(state.get("sha256")), self._sha256
         if was != now:
             raise ConfigError(
-                f"the run's preference pairs have changed (SHA-256 {was[:12]}… → {now[:12]}…); put dpo/samples.jsonl "
-                "back, or remove the run's dpo folder to train it anew"
+                f"the run's preference pairs have changed (SHA-256 {was[:12]}… → {now[:12]}…); put {self._origin} back "
+                "as it was, or remove the run's dpo folder to train it anew"
             )
         self._position = state["position"]
