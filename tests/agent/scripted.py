@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mirothinker_jax.agent.expert import Characters, read_messages
+from mirothinker_jax.agent.characters import Characters, read_messages
 from mirothinker_jax.agent.policy import Turn
 from mirothinker_jax.tools.spec import ToolCall, ToolResult, render_call
 
@@ -80,6 +80,9 @@ class Tools:
 
     async def end(self, episode):
         self.events.append(("end", episode))
+
+    def changes(self, call):
+        return False
 
     def concurrent(self, call):
         return True
