@@ -133,7 +133,7 @@ def test_an_encoded_file(tmp_path, name, file):
         dataclasses.asdict(task), ensure_ascii=False
     )
     assert exportable([task.metadata, task.metadata, {}], True) == [CANARY]
-    with pytest.raises(ConfigError, match=f"give --allow-encoded, keep .*{CANARY}"):
+    with pytest.raises(ConfigError, match=rf"give --allow-encoded, keep .*{CANARY}"):
         exportable([{}, task.metadata], False)
     assert [path.name for path in tmp_path.iterdir()] == [file]
 

@@ -80,10 +80,10 @@ def test_who_grades(name, settings, grader, reading):
 
 def test_a_benchmark_that_is_judged_needs_a_judge():
     with pytest.raises(
-        ConfigError, match="^gaia is graded by a judge: set tasks.grader=judge, .* tasks.grader=gaia$"
+        ConfigError, match=r"^gaia is graded by a judge: set tasks.grader=judge, .* tasks.grader=gaia$"
     ):
         grading("gaia", TasksConfig())
-    with pytest.raises(ConfigError, match="^hle is graded by a judge: .* and tasks.judge_model$"):
+    with pytest.raises(ConfigError, match=r"^hle is graded by a judge: .* and tasks.judge_model$"):
         grading("hle", TasksConfig())
 
 
@@ -185,7 +185,7 @@ def test_one_in_a_hundred_may_stay_unjudged():
     refuse_unjudged([Verdict(None), *[Verdict(True)] * 99])
     refuse_unjudged([])
     for missing in (Verdict(None), Verdict(False, terms={"unparsable": 1.0})):
-        with pytest.raises(OutageError, match="^2 of 100 answers could not be judged, more than 1%"):
+        with pytest.raises(OutageError, match=r"^2 of 100 answers could not be judged, more than 1%"):
             refuse_unjudged([*[missing] * 2, *[Verdict(True)] * 98])
 
 
