@@ -4,13 +4,15 @@
     inspect view --log-dir FOLDER
 
 An episode is a sample, and its run an epoch. Its messages are those of the last attempt, with every result as it came;
-thoughts are reasoning, and calls are calls where the call format can be read. No events are written: with an input for
+thoughts are reasoning, and calls are calls where the call format can be read. `inspect view` lists files whose names
+begin with a time, so the name is given here. No events are written: with an input for
 each of them, an episode of hundreds of calls takes hundreds of megabytes, which the viewer drops.
 """
 
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import re
@@ -29,7 +31,7 @@ _THOUGHT = re.compile(r"\s*<think>(.*?)(?:</think>|\Z)", re.DOTALL)
 
 
 def write_inspect_log(
-    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     runs: Sequence[Sequence[Trajectory]],
     *,
     task: str,
@@ -38,8 +40,9 @@ def write_inspect_log(
     call_format: str,
     figures: Mapping[str, Any] | None = None,
     allow_encoded: bool = False,
-) -> None:
-    """Writes the episodes of each run to `path`, which must end in .json.
+) -> Path:
+    """Writes the episodes of each run to a file in `folder`, and returns its path: the same for the same `task`,
+    `model` and `created`.
 
     Args:
       created: with its time zone.
@@ -52,13 +55,14 @@ def write_inspect_log(
     marks = exportable([t.metadata for run in runs for t in run], allow_encoded)
     samples = [_sample(t, epoch, call_format, model) for epoch, run in enumerate(runs, 1) for t in run]
     when = created.isoformat()
+    key = hashlib.sha256(f"{when} {task} {model}".encode()).hexdigest()[:22]
     log = {
         "version": 2,
         "status": "success",
         "eval": {
-            "eval_id": task,
-            "run_id": task,
-            "task_id": task,
+            "eval_id": key,
+            "run_id": key,
+            "task_id": key,
             "task": task,
             "created": when,
             "dataset": {"name": task, "samples": max(map(len, runs), default=0)},
@@ -70,9 +74,11 @@ def write_inspect_log(
         "stats": {"started_at": when, "completed_at": when},
         "samples": samples,
     }
-    with replacing(Path(path)) as scratch:
+    path = Path(folder) / f"{created:%Y-%m-%dT%H-%M-%S}_{re.sub('[^A-Za-z0-9-]', '-', task)}_{key}.json"
+    with replacing(path) as scratch:
         # inspect_ai refuses a file with half a surrogate pair, which pages may hold.
         scratch.write_text(json.dumps(log, ensure_ascii=False) + "\n", encoding="utf-8", errors="replace")
+    return path
 
 
 def _results(count: int, figures: Mapping[str, Any]) -> dict[str, Any]:
