@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mirothinker_jax.agent.wire.formats import WIRES
+from mirothinker_jax.agent.wire.turn import ParsedTurn
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.evals.benchmarks import exportable
 from mirothinker_jax.tools.spec import ToolCall
@@ -121,8 +122,9 @@ def _messages(trajectory: Trajectory, call_format: str) -> Iterator[dict[str, An
     for number, message in enumerate(trajectory.messages()):
         shown: dict[str, Any] = {"id": f"{trajectory.id}:{number}", **message}
         if message["role"] == "assistant":
-            waiting = _calls(message["content"], shown["id"], call_format)
-            shown["content"] = _content(message["content"])
+            turn = WIRES[call_format].parse(message["content"])
+            waiting = _calls(turn, shown["id"])
+            shown["content"] = _content(message["content"], turn.words.strip())
             if waiting:
                 shown["tool_calls"] = list(waiting)
         elif message["role"] == "tool" and waiting:
@@ -131,10 +133,10 @@ def _messages(trajectory: Trajectory, call_format: str) -> Iterator[dict[str, An
         yield shown
 
 
-def _calls(text: str, message: str, call_format: str) -> list[dict[str, Any]]:
+def _calls(turn: ParsedTurn, message: str) -> list[dict[str, Any]]:
     """Calls that make no call have a result, too: it says what is wrong with them."""
     found = []
-    for place, call in enumerate(WIRES[call_format].parse(text).calls):
+    for place, call in enumerate(turn.calls):
         one = {"id": f"{message}.{place}", "type": "function"}
         if isinstance(call, ToolCall):
             found.append(one | {"function": call.tool, "arguments": dict(call.arguments)})
@@ -143,11 +145,10 @@ def _calls(text: str, message: str, call_format: str) -> list[dict[str, Any]]:
     return found
 
 
-def _content(text: str) -> list[dict[str, str]] | str:
-    """A thought at the front, and what follows it."""
+def _content(text: str, words: str) -> list[dict[str, str]] | str:
+    """A thought at the front, and the words beside calls."""
     thought = _THOUGHT.match(text)
     if thought is None or not thought[1].strip():
-        return text
-    said = text[thought.end() :].strip()
+        return words
     parts = [{"type": "reasoning", "reasoning": thought[1].strip()}]
-    return parts + ([{"type": "text", "text": said}] if said else [])
+    return parts + ([{"type": "text", "text": words}] if words else [])

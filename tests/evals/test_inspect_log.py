@@ -109,7 +109,7 @@ def test_the_calls_and_the_thoughts(tmp_path):
     assert path == write(tmp_path, "mcp") and path.name.startswith("2026-03-05T12-00-00_gaia_")
     log = json.loads(path.read_text())
     turn = log["samples"][0]["messages"][2]
-    assert turn["content"][0] == {"type": "reasoning", "reasoning": "look"}
+    assert turn["content"] == [{"type": "reasoning", "reasoning": "look"}]
     assert [call["arguments"] for call in turn["tool_calls"]] == [CALL.arguments] * 2
     assert log["samples"][0]["scores"]["graded"]["explanation"] == "same"
     assert log["samples"][3]["messages"] == [] and log["eval"]["config"] == {"epochs": 2}
