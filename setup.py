@@ -97,6 +97,7 @@ setup(
         "mirothinker_kernels",
         "mirothinker_kernels.flash_attention",
         "mirothinker_kernels.grouped_matmul",
+        "mirothinker_kernels.paged_attention",
         "mirothinker_kernels.ring_attention",
         # In the package, so that `--config toy/smoke` works wherever it is installed (config_file.py).
         "mirothinker_jax.configs.agent",
@@ -106,7 +107,7 @@ setup(
     ],
     package_dir={"mirothinker_kernels": "kernels", "mirothinker_jax.configs": "configs"},
     package_data={
-        "mirothinker_jax": ["py.typed", "**/*.html.j2", "**/*.txt"],
+        "mirothinker_jax": ["py.typed", "**/*.html.j2", "**/*.txt", "evals/*.css", "evals/*.js"],
         "mirothinker_jax.configs.toy": ["system_prompt.txt"],
         "mirothinker_kernels": ["py.typed"],
         "mirothinker_kernels.flash_attention": ["blocks.json"],
