@@ -90,6 +90,9 @@ class ToolsConfig:
     corpus: str = ""
     search_results: int = 10  # hits of a search, at most
     snippet_chars: int = 200  # of each hit; 0: none
+    # Words that no address may hold which is fetched or shown, in small letters, such as a benchmark's names: its
+    # questions lie on the web beside their answers. Data sets on model hubs are refused anyway.
+    refuse: tuple[str, ...] = ()
     # How a page becomes lines: rules (fast, keeps everything but navigation), trafilatura (main text only, for
     # pages full of boilerplate; pip install 'mirothinker-jax[tools]') or jina (a reader service fetches it).
     reader: str = "rules"
@@ -138,6 +141,11 @@ class ToolsConfig:
             f"tools.sandbox_bytes is {self.sandbox_bytes:,}; Python and its packages need {1 << 27:,}",
         )
         one_of("tools.reader", self.reader, ("rules", "trafilatura", "jina"))
+        for word in self.refuse:
+            check(
+                len(word) >= 4 and word == word.casefold(),
+                f"tools.refuse holds {word!r}; give words of four or more small letters",
+            )
         for key in ("search_url", "reader_url", "extractor_url", "sandbox_url"):
             check_address(f"tools.{key}", getattr(self, key))
         self._check_search()
@@ -210,16 +218,25 @@ class ToolsConfig:
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """The sampler: a KV cache of `slots` episodes, decoded together."""
+    """The sampler: pages of keys and values, which up to `slots` turns at once are sampled over."""
 
-    slots: int = 64  # episodes in the cache at once
-    prefill_tokens: int = 64  # tokens per sequence and prefill dispatch
-    prefill_slots: int = 32  # sequences per prefill dispatch
+    slots: int = 64  # turns sampled at once
+    page_tokens: int = 64  # tokens of a page
+    pages: int = 0  # of all devices; 0: as many as `slots` whole contexts take
+    prefill_tokens: int = 64  # tokens of a block of prefill; a context takes as many blocks as it needs
+    prefill_slots: int = 32  # blocks per prefill dispatch
     decode_steps: int = 8  # tokens per decode dispatch
+    deterministic: bool = False  # a turn is the same, bit for bit, whatever is sampled beside it; slower
 
     def __post_init__(self):
-        for key in ("slots", "prefill_tokens", "prefill_slots", "decode_steps"):
+        for key in ("slots", "page_tokens", "prefill_tokens", "prefill_slots", "decode_steps"):
             check(getattr(self, key) >= 1, f"rollout.{key} is {getattr(self, key)}; it must be ≥ 1")
+        check(self.pages >= 0, f"rollout.pages is {self.pages}; give 0 for as many as all slots take")
+        check(
+            not self.deterministic or self.page_tokens % self.prefill_tokens == 0,
+            f"rollout.deterministic feeds whole blocks of pages: rollout.page_tokens ({self.page_tokens}) must be a "
+            f"multiple of rollout.prefill_tokens ({self.prefill_tokens})",
+        )
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,6 @@ async def evaluate(asked: Evaluation) -> Outcome:
             concurrency=asked.concurrency,
             tries=config.tasks.tries,
             broken_share=config.tasks.broken_share,
-            strict=not _embedded(config),
         )
         trajectories, notes = await _collect(asked, specs, policy, runtime, manifest)
     measured = measure(trajectories, asked.runs, policy.unit)
@@ -108,11 +107,6 @@ async def evaluate(asked: Evaluation) -> Outcome:
     with replacing(asked.folder / "summary.json") as scratch:
         scratch.write_text(json.dumps(measured.to_json(), indent=2) + "\n", encoding="utf-8")
     return Outcome(measured, (*notes, *_export(asked, trajectories, policy, setting)))
-
-
-def _embedded(config: Config) -> bool:
-    """Whether the tools look at the embedded web, whose failures are meant."""
-    return config.tasks.source in ("world", "files") and config.tools.search_backend == "world"
 
 
 def _draw(environment: Environment, asked: Evaluation) -> list[Task]:

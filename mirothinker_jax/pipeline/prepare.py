@@ -37,7 +37,7 @@ from mirothinker_jax.pipeline.inputs import Inputs, draw_tasks, open_tasks, padd
 from mirothinker_jax.pipeline.phases import Phases
 from mirothinker_jax.rollout.collect import Runtime
 from mirothinker_jax.rollout.collector import Collector
-from mirothinker_jax.rollout.engine import Engine
+from mirothinker_jax.rollout.local.device import Device
 from mirothinker_jax.tasks.types import Environment, Task
 from mirothinker_jax.tools.build import SERVERS, build_tools, key_env
 from mirothinker_jax.tools.executor import ToolExecutor
@@ -212,8 +212,9 @@ def open_collector(
         broken_share=c.tasks.broken_share,
     )
     end_ids = turn_end_ids(c, text.tokenizer)
-    make_slots = functools.partial(Engine, here, c.rollout, c.agent.context_tokens, end_ids)
-    collector = Collector(make_slots, executor, runtime, replay_routes=c.grpo.replay_routes)
+    routes = c.grpo.replay_routes
+    make_device = functools.partial(Device, here, c.rollout, c.agent.context_tokens, end_ids, routes)
+    collector = Collector(make_device, executor, runtime)
     stack.callback(collector.close)
     return collector
 

@@ -230,8 +230,7 @@ def test_failures_that_are_not_the_models_fault_end_the_episode(play, kind):
     assert sources(trajectory)[-1] is Source.POLICY and policy.forgotten == ["e"]
     assert trajectory.reason == "down"
     timeouts = {"timeouts": float(OUTAGE)} if kind is Failure.DEADLINE else {}
-    rows = dict.fromkeys(("network_failures_in_a_row", "outage_at_end"), float(OUTAGE))
-    assert trajectory.metrics == rows | timeouts
+    assert trajectory.metrics == {"network_failures_in_a_row": float(OUTAGE)} | timeouts
 
 
 def test_addresses_that_the_model_made_up_are_its_own_fault(play):
@@ -259,9 +258,13 @@ def test_only_failures_in_a_row_count_as_broken_tools(play):
         return ToolResult("down", Failure.NETWORK) if down else "fine"
 
     tools = Tools(answer)
-    trajectory, _, _ = play([call(q="a")] * 12 + ["\\boxed{x}"], tools, max_calls=20)
-    assert (trajectory.stop, trajectory.calls, trajectory.failed_calls) == (Stop.ANSWERED, 12, 10)
-    assert trajectory.metrics == {"network_failures_in_a_row": OUTAGE - 1.0, "outage_at_end": 2.0}
+    trajectory, _, _ = play([call(q="a")] * 10 + ["\\boxed{x}"], tools, max_calls=20)
+    assert (trajectory.stop, trajectory.calls, trajectory.failed_calls) == (Stop.ANSWERED, 10, 8)
+    assert trajectory.metrics == {"network_failures_in_a_row": OUTAGE - 1.0}
+    # An answer to a failure is the service's, not the policy's.
+    tools.calls.clear()
+    trajectory, _, _ = play([call(q="a")] * 11 + ["\\boxed{x}"], tools, max_calls=20)
+    assert (trajectory.stop, trajectory.answer, trajectory.reason) == (Stop.INFRASTRUCTURE, "x", "down")
 
 
 def used(trajectory):
