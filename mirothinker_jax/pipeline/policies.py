@@ -6,6 +6,7 @@ No jax here: what is wrong with a path or a setting shows in a second, and an en
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -23,6 +24,7 @@ from mirothinker_jax.config_file import load
 from mirothinker_jax.data import chat
 from mirothinker_jax.data.templates import CHATML, Template
 from mirothinker_jax.models.presets import HF_FOLDER, read_hf_config
+from mirothinker_jax.parallel.tpu_flags import generation_here, set_flags
 from mirothinker_jax.pipeline.chat_policy import in_characters
 from mirothinker_jax.pipeline.hf_folder import IMPORT, read_json
 
@@ -80,6 +82,7 @@ def open_policy(where: str, config: Config, settings: ChatSettings, servers: Map
       ConfigError, one line: nothing there, or nothing that can be asked.
     """
     if not is_url(where):
+        set_flags(generation_here(os.environ), os.environ)
         from mirothinker_jax.pipeline.local_policy import open_local
 
         return open_local(where, config, servers)
