@@ -109,7 +109,7 @@ setup(
     entry_points={
         "console_scripts": [
             f"mirothinker-{command}=mirothinker_jax.{command}:main"
-            for command in ("train", "plan", "convert")
+            for command in ("train", "plan", "convert", "watch", "report")
         ]
         + ["mirothinker-mcp=mirothinker_jax.tools.mcp_server:main"]
     },
