@@ -98,6 +98,27 @@ def _groups(cls: type, path: str | None) -> Any:
     return values
 
 
+def split(argv: Sequence[str], cls: type = Config) -> tuple[list[str], list[str]]:
+    """What of a command line is about the config, for `parse`, and the rest, for a command's own arguments.
+
+    >>> split(["--config", "toy/smoke", "--out", "x", "--config.seed=1", "why?"])
+    (['--config', 'toy/smoke', '--config.seed=1'], ['--out', 'x', 'why?'])
+    """
+    lone = {f"--config.{key.name}" for key in keys(cls) if key.hint is bool}
+    config: list[str] = []
+    rest: list[str] = []
+    left = list(argv)
+    while left:
+        argument = left.pop(0)
+        if argument != "--config" and not argument.startswith(("--config.", "--config=")):
+            rest.append(argument)
+            continue
+        config.append(argument)
+        if "=" not in argument and argument not in lone and left and not left[0].startswith("--"):
+            config.append(left.pop(0))
+    return config, rest
+
+
 def version() -> str:
     """What a bug report should begin with: this package's version, jax's and Python's."""
     jax = importlib.metadata.version("jax")

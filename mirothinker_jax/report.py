@@ -14,6 +14,7 @@ from mirothinker_jax.config_tree import ConfigError
 from mirothinker_jax.data.messages import DataError
 from mirothinker_jax.evals.episodes import Decode, journals
 from mirothinker_jax.evals.report_evaluation import MOST_BYTES, write_evaluation_report
+from mirothinker_jax.flags import version
 
 DESCRIPTION = """Writes report.html of a training run or of an evaluation, from the files in its folder. The page
 needs nothing but itself: it can be sent, and opened without a network."""
@@ -39,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         default=MOST_BYTES / 2**20,
         help="of episodes in the page of an evaluation (default: 64)",
     )
+    parser.add_argument("--version", action="version", version=version())
     options = parser.parse_args(argv)
     try:
         sys.stdout.write(f"{_write(options)}\n")

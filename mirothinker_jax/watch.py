@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mirothinker_jax.evals.progress import Progress
+from mirothinker_jax.flags import version
 
 DESCRIPTION = """Shows how far a training run or an evaluation is: steps or episodes done, accuracy so far, calls under
 way, failed calls by kind, tokens per second, the time that is left. It only reads, so it may be started and
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--every", type=float, default=2.0, metavar="SECONDS", help="between looks (default: 2)"
     )
+    parser.add_argument("--version", action="version", version=version())
     options = parser.parse_args(argv)
     if not options.folder.is_dir():
         sys.stderr.write(

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, KERNELS = "mirothinker_jax", "mirothinker_kernels"
 
 COMMANDS = {"train", "plan", "evaluate", "convert", "serve", "watch", "report"}
-COMMANDS_IN_ROOMS = {"tools.mcp_server"}  # nobody imports them
+COMMANDS_IN_ROOMS = {"tools.mcp_server", "agent.__main__"}  # nobody imports them
 
 # Room → the rooms, or single modules of them, that it may import besides itself.
 MAY_IMPORT = {
@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "flags": {"config", "config_tree", "config_file"},
     "types": set(),
     "tasks": {
-        *("config", "config_tree", "tools.spec", "tools.client"),
+        *("config", "config_tree", "checked_lines", "tools.spec", "tools.client"),
         *("data.jsonl", "data.parquet", "data.paths", "data.strict_json"),
     },
     "tools": {"config", "config_tree", "checked_lines"},
@@ -45,7 +45,15 @@ MAY_IMPORT = {
     "data": {"config", "config_tree", "types", "tools.spec", "tools.hermes"},
     "objectives": {"config", "types"},
     "checked_lines": set(),
-    "trajectory": {"config", "config_tree", "types", "data.packing", "checked_lines", "tasks.types"},
+    "trajectory": {
+        "config",
+        "config_tree",
+        "types",
+        "data.packing",
+        "data.weights",
+        "checked_lines",
+        "tasks.types",
+    },
     "rollout": {
         *("config", "config_tree", "types", "parallel", "models", "data", "tools", "agent", "trajectory"),
         "tasks.types",
@@ -53,7 +61,7 @@ MAY_IMPORT = {
     "trainer": {"config", "config_tree", "types", "parallel", "models", "objectives", "data"},
     "evals": {
         *("config", "config_tree", "types", "parallel", "models", "data", "tools", "agent", "trajectory"),
-        *("rollout", "tasks", "checked_lines"),
+        *("rollout", "tasks", "config_agent", "checked_lines"),
     },
     "planning": {"config", "config_tree", "types", "parallel", "models", "objectives", "trainer"},
     "recipes": {"config", "models.presets"},
@@ -125,7 +133,7 @@ def imports(module: str, at_import_time: bool = False) -> set[str]:
 
 def room(module: str) -> str:
     """`mirothinker_jax.data.packing` → `data`."""
-    return module.split(".")[1] if "." in module else ""
+    return module.partition(".")[2].partition(".")[0]
 
 
 def allowed(importer: str, imported: str) -> bool:

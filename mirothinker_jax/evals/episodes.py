@@ -145,6 +145,11 @@ def token_record(t: Trajectory, decode: Decode | None) -> dict[str, Any]:
     return record
 
 
+def has_logprobs(t: Trajectory) -> bool:
+    """Whether the engine told any: an endpoint, or a script, leaves zeros."""
+    return any(any(segment.logprobs) for segment in t.segments)
+
+
 def _call_format(t: Trajectory) -> str:
     """The format that its turns seem to be in, where nobody says."""
     texts = [s.text for s in t.segments if s.source is Source.POLICY]

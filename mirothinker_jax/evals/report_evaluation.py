@@ -22,6 +22,7 @@ from mirothinker_jax.evals.episodes import (
     Decode,
     Episodes,
     episode_record,
+    has_logprobs,
     journals,
     read_episodes,
     run_of,
@@ -134,7 +135,7 @@ def _chunks(
         if trajectory is None:
             continue
         record = chunk(episode_record(trajectory, episodes.times.get(name), call_format))
-        tokens = chunk(token_record(trajectory, decode)) if trajectory.tokens else ""
+        tokens = chunk(token_record(trajectory, decode)) if has_logprobs(trajectory) else ""
         left -= len(record) + len(tokens)
         if left < 0:
             return
