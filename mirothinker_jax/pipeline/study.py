@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import time
@@ -74,9 +75,9 @@ class _Study:
         self._asked = tasks(questions.usual)
         self._deepest = max(*self._config.study.budgets, self._config.study.react_calls)
 
-    def _play(self, arm: str, asked: Sequence[Task], calls: int, **how: Any) -> list[Trajectory]:
-        """An arm: each task once, with so many calls."""
-        specs = budget_specs(arm, asked, (calls,), self._config.seed)
+    def _play(self, arm: str, asked: Sequence[Task], allowed: int, **how: Any) -> list[Trajectory]:
+        """An arm: each task once, with so many calls allowed."""
+        specs = budget_specs(arm, asked, (allowed,), self._config.seed)
         return self._bench.play(arm, specs, **how)
 
     def _deep(self) -> list[Trajectory]:
@@ -128,7 +129,7 @@ class _Study:
         }
         found = {
             "isolated": self._play("isolated", self._asked, 0),
-            "pages": self._play("pages", pages, 0, setting=self._long(pages)),
+            "pages": self._play("pages", pages, 0, setting=self._walking),
             "react": self._play("react", self._asked, self._config.study.react_calls),
             "shuffled": self._play(
                 "shuffled", self._asked, self._deepest, calls=lambda executor: Shuffled(executor, told)
@@ -192,13 +193,12 @@ class _Study:
         c = self._config
         walks: dict[str, dict[int, list[Walk]]] = {"feedback": {}, "isolated": {}}
         depths = sorted(set(c.study.depths))
-        setting = self._walking(max(depths))
         for hops in depths:
             asked = self._questions.walks(hops)
             for start in (first - 1 for first, _ in BANDS if first - 1 < hops + 2):
                 for arm, found in walks.items():
                     episodes = self._walk(
-                        f"{arm}-from-{start}", asked, hops, start, setting, silent=arm == "isolated"
+                        f"{arm}-from-{start}", asked, hops, start, self._walking, silent=arm == "isolated"
                     )
                     found.setdefault(hops, []).extend(
                         read_walk(t, *self._questions.way(q), start, c.data.call_format)
@@ -230,7 +230,7 @@ class _Study:
         for hops in depths:
             asked = self._questions.walks(hops)
             for name, policy in MEMORIES.items():
-                setting = dataclasses.replace(self._walking(max(depths)), context=policy)
+                setting = dataclasses.replace(self._walking, context=policy)
                 episodes = self._walk(name.replace(" ", "-").replace("/", "-of-"), asked, hops, 0, setting)
                 walks = [
                     read_walk(t, *self._questions.way(q), 0, self._config.data.call_format)
@@ -270,32 +270,32 @@ class _Study:
             turns=lambda engine: Led(engine, given, tokenizer.encode, header, tokenizer.im_end_id),
         )
 
-    def _walking(self, hops: int) -> Setting:
-        """The run's setting with room for a walk of so many hops, told as the expert tells it."""
-        longest = max(
-            (
-                self._questions.first_turns(q, hops + 1, self._config.data.call_format)
-                for q in self._questions.walks(hops)
-            ),
-            key=lambda turns: sum(map(len, turns)),
-        )
-        plain = self._bench.setting
-        lengths = [len(self._bench.tokenizer.encode(turn)) for turn in longest]
+    @functools.cached_property
+    def _walking(self) -> Setting:
+        """The run's setting with room for the longest of all walks, told as the expert tells it, and for a question
+        with its pages. One for all, as each size of context costs a compilation."""
+        c, plain, chat = self._config, self._bench.setting, self._bench.chat
+        encode = self._bench.tokenizer.encode
+        hops = max(*c.study.depths, *c.study.long_depths)
+        walks = [
+            self._questions.first_turns(q, hops + 1, c.data.call_format) for q in self._questions.walks(hops)
+        ]
+        lengths = max(([len(encode(turn)) for turn in turns] for turns in walks), key=sum)
         turn_tokens = max(plain.turn_tokens, max(lengths) + 8)
-        result = plain.output_tokens + len(self._bench.chat.observation([""]))
-        prompt = len(self._bench.chat.prompt(plain.system, "", plain.functions)) + 2 * turn_tokens
-        room = (
-            prompt + sum(lengths) + (len(lengths) + _SPARE_CALLS) * result + (_SPARE_CALLS + 2) * turn_tokens
+        result = plain.output_tokens + len(chat.observation([""]))
+        walked = sum(lengths) + len(lengths) * result + _SPARE_CALLS * (result + turn_tokens)
+        asked = (
+            [q.text for q in self._questions.walks(hops)],
+            map(self._questions.with_pages, self._questions.usual),
         )
-        context = max(plain.context_tokens, -(-room // 128) * 128)
-        return dataclasses.replace(plain, turn_tokens=turn_tokens, context_tokens=context)
-
-    def _long(self, asked: Sequence[Task]) -> Setting:
-        """The run's setting with room for long questions."""
-        plain, chat = self._bench.setting, self._bench.chat
-        longest = max(len(chat.prompt(plain.system, t.question, plain.functions)) for t in asked)
-        room = plain.context_tokens + longest
-        return dataclasses.replace(plain, context_tokens=-(-room // 128) * 128)
+        question, pages = (
+            max(len(chat.prompt(plain.system, text, plain.functions)) for text in t) for t in asked
+        )
+        last = 2 * turn_tokens + result + len(chat.observation([], request=plain.final_request))
+        room = max(question + walked, pages) + last
+        return dataclasses.replace(
+            plain, turn_tokens=turn_tokens, context_tokens=max(plain.context_tokens, -(-room // 128) * 128)
+        )
 
 
 def _heard(trajectory: Trajectory) -> list[str]:
