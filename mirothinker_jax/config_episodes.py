@@ -255,7 +255,16 @@ class StudyConfig:
     """What `python -m mirothinker_jax.study` asks a trained policy; the embedded web's questions alone."""
 
     questions: int = 70  # held-out questions of depth 0 … world.max_hops, for calls, arms and recovery
-    budgets: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 14)  # allowed calls of the scaling curves
+    budgets: tuple[int, ...] = (
+        1,
+        2,
+        3,
+        4,
+        6,
+        8,
+        10,
+        14,
+    )  # allowed calls of the scaling curves; the last is deep
     shallow_calls: tuple[int, ...] = (3, 5)  # allowed calls of each of many shallow attempts
     samples: int = 8  # shallow attempts at a question, whose majority answers
     react_calls: int = 5  # allowed calls of the plain agent among the arms

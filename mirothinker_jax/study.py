@@ -14,11 +14,10 @@ from mirothinker_jax.config import Config, ConfigError
 from mirothinker_jax.config_tree import build
 from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.flags import parse, split, started_as, version
-from mirothinker_jax.pipeline.endings import STORAGE, one_line_endings, storage_failure
+from mirothinker_jax.pipeline.endings import OUTAGE, STORAGE, one_line_endings, storage_failure
 from mirothinker_jax.trainer.storage import ignore_late_writes
 
 EXAMPLE = "toy/study"
-OUTAGE = 75  # exit code (EX_TEMPFAIL of sysexits.h): the tools broke too many episodes; start again
 EPILOG = f"""
 examples:
   python -m mirothinker_jax.study --config {EXAMPLE}
@@ -72,18 +71,19 @@ def read_run(run: Path, config: Config) -> Config:
 
 
 def _study(config: Config, train: bool) -> int:
-    """Only now: what is wrong with the settings is said without waiting for jax."""
+    inputs = None
     if train:
         from mirothinker_jax.pipeline.inputs import open_inputs
 
         inputs = open_inputs(config)
-        from mirothinker_jax.pipeline.run import run
-
-        run(config, inputs)
+    # Only now: what is wrong with the settings is said without waiting for jax.
+    from mirothinker_jax.pipeline.run import run
     from mirothinker_jax.pipeline.study import study
     from mirothinker_jax.rollout.collect import OutageError
 
     try:
+        if inputs is not None:
+            run(config, inputs)
         summary = study(config, Path(config.run_dir))
     except OutageError as error:
         return _refuse(error, OUTAGE)

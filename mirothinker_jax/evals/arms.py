@@ -6,7 +6,7 @@ Episodes that could not be judged are in no figure.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,8 +73,8 @@ def accuracy_by_calls(trajectories: Sequence[Trajectory]) -> dict[str, dict[str,
     return {str(calls): dataclasses.asdict(accuracy) for calls, accuracy in curve.items()}
 
 
-def _scores(trajectories: Sequence[Trajectory]) -> dict[str, list[bool]]:
-    scores: dict[str, list[bool]] = {}
+def _scores(trajectories: Sequence[Trajectory]) -> dict[Hashable, list[bool]]:
+    scores: dict[Hashable, list[bool]] = {}
     for t in trajectories:
         if t.correct is not None:
             scores.setdefault(t.question_id, []).append(bool(t.correct))

@@ -83,7 +83,7 @@ def training(figures: Figures) -> str:
 
 def matched_compute(figures: Figures) -> str:
     """Of one deep episode against a majority of shallow ones that cost at least as much."""
-    (deep,) = figures["deep"].values()
+    deep = figures["depth"][max(figures["depth"], key=int)]
     parts, beaten = [], True
     for calls, curve in figures["shallow"].items():
         enough = [n for n, f in curve.items() if f["tokens"] >= deep["tokens"]] or [max(curve, key=int)]

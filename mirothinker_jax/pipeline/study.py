@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import logging
 import time
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mirothinker_jax.agent.context import ContextPolicy
+from mirothinker_jax.agent.context import KEEP_ALL, ContextPolicy
 from mirothinker_jax.agent.setting import Setting
 from mirothinker_jax.config import Config
 from mirothinker_jax.data.atomic import replacing
@@ -24,18 +25,23 @@ from mirothinker_jax.evals import arms
 from mirothinker_jax.evals.drift import BANDS, Walk, calls_of_turn, hazard, read_walk
 from mirothinker_jax.evals.heldout import budget_specs
 from mirothinker_jax.evals.interventions import FAULTS, Faulty, Led, Shuffled, Silent
+from mirothinker_jax.evals.study_findings import findings
 from mirothinker_jax.pipeline.lock import RunLock
 from mirothinker_jax.pipeline.study_bench import Bench
 from mirothinker_jax.pipeline.study_questions import Questions, announced, partners, tasks
 from mirothinker_jax.tasks.types import Task
 from mirothinker_jax.trajectory.types import Source, Trajectory
 from mirothinker_jax.world.chinese import in_chinese
-from mirothinker_jax.world.questions import Question
 
 logger = logging.getLogger(__name__)
 
 _SPARE_CALLS = 6  # of a walk, beyond what its way needs
-MEMORIES = {"keep-all": ContextPolicy(), "keep-5": ContextPolicy(5), "hysteresis 5/15": ContextPolicy(5, 15)}
+# By name: the series and its context policy. keep-all is the series that drift is read off.
+MEMORIES = {
+    "keep-all": ("feedback-from-0", KEEP_ALL),
+    "keep-5": ("keep-5", ContextPolicy(5)),
+    "hysteresis 5/15": ("hysteresis-5-15", ContextPolicy(5, 15)),
+}
 
 
 def study(config: Config, run: Path) -> dict[str, Any]:
@@ -60,6 +66,8 @@ def study(config: Config, run: Path) -> dict[str, Any]:
         summary["recovery"] = sections.recovery()
         summary["drift"] = sections.drift()
         summary["memory"] = sections.memory()
+    summary["findings"] = findings(summary)
+    summary["journals"] = bench.folder.name
     summary["wall_s"] = round(time.monotonic() - begun, 1)
     with replacing(run / "study" / "summary.json") as scratch:
         scratch.write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
@@ -73,7 +81,8 @@ class _Study:
     def __init__(self, bench: Bench, questions: Questions):
         self._bench, self._questions, self._config = bench, questions, bench.config
         self._asked = tasks(questions.usual)
-        self._deepest = max(*self._config.study.budgets, self._config.study.react_calls)
+        self._budgets = sorted(set(self._config.study.budgets))
+        self._deepest = self._budgets[-1]
 
     def _play(self, arm: str, asked: Sequence[Task], allowed: int, **how: Any) -> list[Trajectory]:
         """An arm: each task once, with so many calls allowed."""
@@ -86,11 +95,19 @@ class _Study:
     def scaling(self, run: Path) -> dict[str, Any]:
         """Accuracy against allowed calls: told beforehand, or cut off without a word; and each stage's, as the run
         itself measured it."""
-        told, silent = {}, {}
-        budgets = sorted({*self._config.study.budgets, self._deepest})
-        for calls in budgets:
-            silent[calls] = self._play("silent", self._asked, calls)
-            told[calls] = self._play("announced", announced(self._asked, calls), calls)
+        budgets, told, silent = self._budgets, {}, {}
+        # All at once, as the last episodes of a series leave most of the cache's slots idle.
+        specs = budget_specs("silent", self._asked, budgets, self._config.seed)
+        self._bench.play("silent", specs)
+        again = [
+            s
+            for n in budgets
+            for s in budget_specs("announced", announced(self._asked, n), (n,), self._config.seed)
+        ]
+        self._bench.play("announced", again)
+        for n in budgets:
+            silent[n] = self._play("silent", self._asked, n)
+            told[n] = self._play("announced", announced(self._asked, n), n)
         stages = self._bench.stage_episodes(run)
         widest = {s: max(int(t.metrics["max_calls"]) for t in found) for s, found in stages.items()}
         free = {s: [t for t in found if t.metrics["max_calls"] == widest[s]] for s, found in stages.items()}
@@ -116,7 +133,8 @@ class _Study:
                 attempts[t.question_id.rpartition("#")[0]].append(t)
             judged = {q: [t for t in found if t.correct is not None] for q, found in attempts.items()}
             shallow[str(calls)] = arms.majority_figures({q: t for q, t in judged.items() if t}, c.samples)
-        return {"deep": {str(self._deepest): arms.arm_figures(self._deep())}, "shallow": shallow}
+        depth = {str(n): arms.arm_figures(self._play("silent", self._asked, n)) for n in self._budgets}
+        return {"depth": depth, "shallow": shallow}
 
     def arms(self) -> dict[str, Any]:
         """With feedback and without it, or with another question's."""
@@ -190,20 +208,15 @@ class _Study:
 
     def drift(self) -> dict[str, Any]:
         """Errors per step, with feedback and without, of episodes that begin where each band does."""
-        c = self._config
-        walks: dict[str, dict[int, list[Walk]]] = {"feedback": {}, "isolated": {}}
-        depths = sorted(set(c.study.depths))
-        for hops in depths:
-            asked = self._questions.walks(hops)
-            for start in (first - 1 for first, _ in BANDS if first - 1 < hops + 2):
-                for arm, found in walks.items():
-                    episodes = self._walk(
-                        f"{arm}-from-{start}", asked, hops, start, self._walking, silent=arm == "isolated"
-                    )
-                    found.setdefault(hops, []).extend(
-                        read_walk(t, *self._questions.way(q), start, c.data.call_format)
-                        for q, t in zip(asked, episodes, strict=True)
-                    )
+        depths = sorted(set(self._config.study.depths))
+        walks: dict[str, dict[int, list[Walk]]] = {
+            arm: {hops: [] for hops in depths} for arm in ("feedback", "isolated")
+        }
+        for start in (first - 1 for first, _ in BANDS):
+            for arm, found in walks.items():
+                episodes = self._walk(f"{arm}-from-{start}", depths, start, silent=arm == "isolated")
+                for hops, of_depth in episodes.items():
+                    found[hops] += self._read(hops, of_depth, start)
         names = [f"{first}–{last}" if last < 10**6 else f"{first}+" for first, last in BANDS]
 
         def table(found: Sequence[Walk]) -> dict[str, Any]:
@@ -227,48 +240,52 @@ class _Study:
         """Old results hidden or not, on long walks."""
         figures: dict[str, Any] = {name: {} for name in MEMORIES}
         depths = sorted(set(self._config.study.long_depths))
-        for hops in depths:
-            asked = self._questions.walks(hops)
-            for name, policy in MEMORIES.items():
-                setting = dataclasses.replace(self._walking, context=policy)
-                episodes = self._walk(name.replace(" ", "-").replace("/", "-of-"), asked, hops, 0, setting)
-                walks = [
-                    read_walk(t, *self._questions.way(q), 0, self._config.data.call_format)
-                    for q, t in zip(asked, episodes, strict=True)
-                ]
-                longest = [max(_context_tokens(t), default=0) for t in episodes]
+        for name, (arm, policy) in MEMORIES.items():
+            for hops, episodes in self._walk(arm, depths, 0, context=policy).items():
                 figures[name][str(hops)] = arms.arm_figures(episodes) | {
-                    "steps_done": _mean([w.done for w in walks]),
+                    "steps_done": _mean([walk.done for walk in self._read(hops, episodes, 0)]),
                     "steps_needed": hops + 2,
-                    "longest_context": _mean(longest),
+                    "longest_context": _mean([max(_context_tokens(t), default=0) for t in episodes]),
                 }
         return figures
 
     def _walk(
         self,
         arm: str,
-        asked: Sequence[Question],
-        hops: int,
+        depths: Sequence[int],
         start: int,
-        setting: Setting,
         silent: bool = False,
-    ) -> list[Trajectory]:
-        """Walks whose first `start` steps are given, on the quiet web."""
-        specs = budget_specs(f"{arm}-of-{hops}", tasks(asked), (hops + 2 + _SPARE_CALLS,), self._config.seed)
-        given = {
-            spec.id: self._questions.first_turns(question, start, self._config.data.call_format)
-            for spec, question in zip(specs, asked, strict=True)
-        }
-        tokenizer = self._bench.tokenizer
+        context: ContextPolicy = KEEP_ALL,
+    ) -> dict[int, list[Trajectory]]:
+        """Walks of these depths, as far as they have more than the `start` steps that are given, on the quiet web."""
+        c, tokenizer = self._config, self._bench.tokenizer
+        given: dict[str, list[str]] = {}
+        specs = {}
+        for hops in (hops for hops in depths if start < hops + 2):
+            asked = self._questions.walks(hops)
+            specs[hops] = budget_specs(f"{arm}-of-{hops}", tasks(asked), (hops + 2 + _SPARE_CALLS,), c.seed)
+            for spec, question in zip(specs[hops], asked, strict=True):
+                given[spec.id] = self._questions.first_turns(question, start, c.data.call_format)
         header = (tokenizer.im_start_id, *tokenizer.encode("assistant\n"))
-        return self._bench.play(
-            arm,
-            specs,
-            setting=setting,
-            quiet=True,
-            calls=Silent if silent else lambda executor: executor,
-            turns=lambda engine: Led(engine, given, tokenizer.encode, header, tokenizer.im_end_id),
+        episodes = iter(
+            self._bench.play(
+                arm,
+                [spec for of_depth in specs.values() for spec in of_depth],
+                setting=dataclasses.replace(self._walking, context=context),
+                quiet=True,
+                calls=Silent if silent else lambda executor: executor,
+                turns=lambda engine: Led(engine, given, tokenizer.encode, header, tokenizer.im_end_id),
+            )
         )
+        return {hops: list(itertools.islice(episodes, len(of_depth))) for hops, of_depth in specs.items()}
+
+    def _read(self, hops: int, episodes: Sequence[Trajectory], start: int) -> list[Walk]:
+        call_format = self._config.data.call_format
+        asked = self._questions.walks(hops)
+        return [
+            read_walk(t, *self._questions.way(q), start, call_format)
+            for q, t in zip(asked, episodes, strict=True)
+        ]
 
     @functools.cached_property
     def _walking(self) -> Setting:
