@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, KERNELS = "mirothinker_jax", "mirothinker_kernels"
 
-COMMANDS = {"train", "plan", "evaluate", "convert", "serve", "watch", "report"}
+COMMANDS = {"train", "plan", "evaluate", "convert", "serve", "watch", "report", "study"}
 COMMANDS_IN_ROOMS = {"tools.mcp_server", "agent.__main__"}  # nobody imports them
 
 # Room → the rooms, or single modules of them, that it may import besides itself.
