@@ -50,6 +50,10 @@ EXTRAS = {
         "openpyxl>=3.1",  # Excel sheets
         "python-pptx>=1.0",  # PowerPoint slides
     ],
+    # `inspect view` shows our episodes; nothing here imports it (36 packages, 325 MB)
+    "view": ["inspect-ai>=0.3.285"],
+    # tools.sandbox=e2b: hosted sandboxes; their protocol for files and commands is in their package alone.
+    "e2b": ["e2b-code-interpreter>=2.11,<3"],
     "mcp": ["mcp>=2.3"],  # tools.mcp, and mirothinker-mcp (19 MB: it brings a web server and cryptography)
     # Bring torch first, in the build that fits the machine: pip would take the one for CUDA.
     "parity": ["torch>=2.5", "transformers>=4.55"],  # tests/parity compares with them
@@ -93,6 +97,7 @@ setup(
         "mirothinker_kernels",
         "mirothinker_kernels.flash_attention",
         "mirothinker_kernels.grouped_matmul",
+        "mirothinker_kernels.paged_attention",
         "mirothinker_kernels.ring_attention",
         # In the package, so that `--config toy/smoke` works wherever it is installed (config_file.py).
         "mirothinker_jax.configs.agent",
@@ -102,7 +107,7 @@ setup(
     ],
     package_dir={"mirothinker_kernels": "kernels", "mirothinker_jax.configs": "configs"},
     package_data={
-        "mirothinker_jax": ["py.typed", "**/*.html.j2", "**/*.txt"],
+        "mirothinker_jax": ["py.typed", "**/*.html.j2", "**/*.txt", "evals/*.css", "evals/*.js"],
         "mirothinker_jax.configs.toy": ["system_prompt.txt"],
         "mirothinker_kernels": ["py.typed"],
         "mirothinker_kernels.flash_attention": ["blocks.json"],
@@ -111,11 +116,11 @@ setup(
         "console_scripts": [
             *(
                 f"mirothinker-{command}=mirothinker_jax.{command}:main"
-                for command in ("train", "plan", "convert")
+                for command in ("train", "plan", "convert", "evaluate")
             ),
             "mirothinker-agent=mirothinker_jax.agent.__main__:main",
+            "mirothinker-mcp=mirothinker_jax.tools.mcp_server:main",
         ]
-        + ["mirothinker-mcp=mirothinker_jax.tools.mcp_server:main"]
     },
     install_requires=CORE,
     extras_require=EXTRAS,

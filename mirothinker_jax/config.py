@@ -215,16 +215,9 @@ class Config:
                 f"sft.expert_calls ({self.sft.expert_calls}) is more than the agent is allowed: "
                 f"lower it to agent.max_calls ({self.agent.max_calls})",
             )
-        edits = self.agent.context_edits()
-        for stage in ("dpo", "grpo"):
-            check(
-                stage not in self.stages or not edits,
-                f"{', '.join(edits)}: the agent's contexts are edited, and {stage} trains episodes whose turns saw all "
-                "that came before them; evaluate with it, and leave it out here",
-            )
         if "dpo" in self.stages:
             check(
-                self.dpo.training.sequence_length >= 2 * self.agent.context_tokens,
+                bool(self.dpo.path) or self.dpo.training.sequence_length >= 2 * self.agent.context_tokens,
                 f"dpo.training.sequence_length ({self.dpo.training.sequence_length}) must hold two episodes: "
                 f"at least 2 · agent.context_tokens ({2 * self.agent.context_tokens})",
             )
@@ -233,6 +226,12 @@ class Config:
                 not self.grpo.replay_routes or self.model.moe.experts > 0,
                 "grpo.replay_routes is set for a model without experts (model.moe.experts is 0): there is nothing to "
                 "replay; set it to False",
+            )
+            edits = self.agent.context_edits()
+            check(
+                not (self.grpo.replay_routes and edits),
+                f"grpo.replay_routes is set with {', '.join(edits)}: a token that stands in several contexts was "
+                "sent to other experts in each, and only one route of it is known; set one of them back",
             )
             check(
                 self.grpo.training.sequence_length >= self.agent.context_tokens,

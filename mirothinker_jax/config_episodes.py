@@ -10,6 +10,17 @@ from dataclasses import dataclass
 
 from mirothinker_jax.config_tree import check, check_address, one_of
 
+# The tools that this package has.
+SANDBOX_TOOLS = (
+    "create_sandbox",
+    "run_command",
+    "run_python_code",
+    "upload_file_from_local_to_sandbox",
+    "download_file_from_internet_to_sandbox",
+)
+FILES_TOOLS = ("list_files", "read_file", "write_file")
+TOOL_NAMES = ("google_search", "scrape_and_extract_info", *SANDBOX_TOOLS, *FILES_TOOLS)
+
 _SEARCH_SERVICES = ("serper", "searxng", "tavily", "brave")
 
 
@@ -79,6 +90,9 @@ class ToolsConfig:
     corpus: str = ""
     search_results: int = 10  # hits of a search, at most
     snippet_chars: int = 200  # of each hit; 0: none
+    # Words that no address may hold which is fetched or shown, in small letters, such as a benchmark's names: its
+    # questions lie on the web beside their answers. Data sets on model hubs are refused anyway.
+    refuse: tuple[str, ...] = ()
     # How a page becomes lines: rules (fast, keeps everything but navigation), trafilatura (main text only, for
     # pages full of boilerplate; pip install 'mirothinker-jax[tools]') or jina (a reader service fetches it).
     reader: str = "rules"
@@ -95,13 +109,44 @@ class ToolsConfig:
     # Answer a repeated, successful, side-effect-free call from memory. What an episode meets then depends on those
     # before it, as it must not where a run is to be repeated.
     cache: bool = False
-    unsafe_sandbox: bool = False  # allow run_python_code without bubblewrap (no isolation!)
+    # Where code runs: local (bubblewrap on this machine) or e2b (a hosted service, or your own of the same kind;
+    # pip install 'mirothinker-jax[e2b]').
+    sandbox: str = "local"
+    sandbox_url: str = ""  # with tools.sandbox=e2b: address of the API; empty: E2B's own
+    sandbox_key_env: str = "E2B_API_KEY"  # environment variable that holds its key
+    sandbox_template: str = ""  # its template for new sandboxes; empty: the service's default
+    sandboxes: int = 64  # at once; where another is wanted, the one unused for longest ends
+    sandbox_bytes: int = 1 << 30  # memory of a local sandbox, all of its processes together
+    # A cgroup v2 to make sandboxes' groups in, such as /sys/fs/cgroup/NAME; empty: this process's or the one above it,
+    # where it can be divided, else memory and processes are watched.
+    sandbox_cgroup: str = ""
+    unsafe_sandbox: bool = False  # run a model's code without bubblewrap (no isolation!)
 
     def __post_init__(self):
         for name in self.names:
-            one_of("tools.names", name, ("google_search", "scrape_and_extract_info", "run_python_code"))
+            one_of("tools.names", name, TOOL_NAMES)
+        one_of("tools.sandbox", self.sandbox, ("local", "e2b"))
+        check(
+            self.sandbox == "e2b" or not (self.sandbox_url or self.sandbox_template),
+            "tools.sandbox_url and tools.sandbox_template are of tools.sandbox=e2b; set that, or leave them out",
+        )
+        check(
+            self.sandbox == "local" or not (self.unsafe_sandbox or self.sandbox_cgroup),
+            f"tools.sandbox is {self.sandbox!r}; leave out tools.unsafe_sandbox and tools.sandbox_cgroup, which are of "
+            "this machine's",
+        )
+        check(self.sandboxes >= 1, f"tools.sandboxes is {self.sandboxes}; it must be ≥ 1")
+        check(
+            self.sandbox_bytes >= 1 << 27,
+            f"tools.sandbox_bytes is {self.sandbox_bytes:,}; Python and its packages need {1 << 27:,}",
+        )
         one_of("tools.reader", self.reader, ("rules", "trafilatura", "jina"))
-        for key in ("search_url", "reader_url", "extractor_url"):
+        for word in self.refuse:
+            check(
+                len(word) >= 4 and word == word.casefold(),
+                f"tools.refuse holds {word!r}; give words of four or more small letters",
+            )
+        for key in ("search_url", "reader_url", "extractor_url", "sandbox_url"):
             check_address(f"tools.{key}", getattr(self, key))
         self._check_search()
         check(
@@ -173,16 +218,25 @@ class ToolsConfig:
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """The sampler: a KV cache of `slots` episodes, decoded together."""
+    """The sampler: pages of keys and values, which up to `slots` turns at once are sampled over."""
 
-    slots: int = 64  # episodes in the cache at once
-    prefill_tokens: int = 64  # tokens per sequence and prefill dispatch
-    prefill_slots: int = 32  # sequences per prefill dispatch
+    slots: int = 64  # turns sampled at once
+    page_tokens: int = 64  # tokens of a page
+    pages: int = 0  # of all devices; 0: as many as `slots` whole contexts take
+    prefill_tokens: int = 64  # tokens of a block of prefill; a context takes as many blocks as it needs
+    prefill_slots: int = 32  # blocks per prefill dispatch
     decode_steps: int = 8  # tokens per decode dispatch
+    deterministic: bool = False  # a turn is the same, bit for bit, whatever is sampled beside it; slower
 
     def __post_init__(self):
-        for key in ("slots", "prefill_tokens", "prefill_slots", "decode_steps"):
+        for key in ("slots", "page_tokens", "prefill_tokens", "prefill_slots", "decode_steps"):
             check(getattr(self, key) >= 1, f"rollout.{key} is {getattr(self, key)}; it must be ≥ 1")
+        check(self.pages >= 0, f"rollout.pages is {self.pages}; give 0 for as many as all slots take")
+        check(
+            not self.deterministic or self.page_tokens % self.prefill_tokens == 0,
+            f"rollout.deterministic feeds whole blocks of pages: rollout.page_tokens ({self.page_tokens}) must be a "
+            f"multiple of rollout.prefill_tokens ({self.prefill_tokens})",
+        )
 
 
 @dataclass(frozen=True)

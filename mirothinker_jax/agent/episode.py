@@ -27,8 +27,8 @@ from mirothinker_jax.agent.setting import Setting
 from mirothinker_jax.agent.wire.formats import WIRES
 from mirothinker_jax.agent.wire.turn import Malformed, ParsedTurn
 from mirothinker_jax.tasks.types import Task
-from mirothinker_jax.tools.spec import ToolCall, ToolError, ToolResult
-from mirothinker_jax.trajectory.types import Stop, Trajectory
+from mirothinker_jax.tools.spec import Failure, ToolCall, ToolError, ToolResult
+from mirothinker_jax.trajectory.types import NETWORK_ROW, TIMEOUTS, Stop, Trajectory
 
 Ending = tuple[str | None, Stop]
 
@@ -93,10 +93,23 @@ class _Tally:
     malformed: int = 0
     restarts: int = 0
     rollbacks: Counter[rollback.Reason] = field(default_factory=Counter)
+    timeouts: int = 0
+    network_row: int = 0  # network failures since the last call without one
+    longest_row: int = 0
+
+    def count(self, failure: Failure | None) -> None:
+        """A call that was made, and how it failed."""
+        self.calls += 1
+        self.failed += failure is not None
+        self.timeouts += failure is Failure.DEADLINE
+        network = failure is Failure.UNREACHABLE or (failure is not None and failure.infrastructure)
+        self.network_row = self.network_row + 1 if network else 0
+        self.longest_row = max(self.longest_row, self.network_row)
 
     def metrics(self) -> dict[str, float]:
-        taken = {f"rollbacks/{reason}": float(count) for reason, count in sorted(self.rollbacks.items())}
-        return taken | ({"restarts": float(self.restarts)} if self.restarts else {})
+        figures = {f"rollbacks/{reason}": count for reason, count in sorted(self.rollbacks.items())}
+        figures |= {"restarts": self.restarts, NETWORK_ROW: self.longest_row, TIMEOUTS: self.timeouts}
+        return {name: float(count) for name, count in figures.items() if count}
 
 
 @dataclass
@@ -245,16 +258,18 @@ class _Episode:
         numbered = [(f"{self._id}:{turn}.{number}", call) for number, call in enumerate(calls)]
         outcome: list[ToolResult | Malformed] = []
         for batch in batches(numbered, self._executor):
-            for result in await results(batch, self._executor):
+            for (_, call), result in zip(batch, await results(batch, self._executor), strict=True):
                 outcome.append(result)
-                if isinstance(result, Malformed):
+                if isinstance(result, Malformed) or isinstance(call, Malformed):
                     continue
-                self.tally.calls += 1
-                self.tally.failed += result.failure is not None
+                self.tally.count(result.failure)
                 # An unknown tool or an address that does not answer says nothing about our services.
                 if result.failure is None or result.failure.answered:
                     self._outages, self.down = 0, ""
-                elif result.failure.infrastructure:
+                # Code of the policy's own that runs too long is no outage.
+                elif result.failure.infrastructure and not (
+                    result.failure is Failure.DEADLINE and self._executor.changes(call)
+                ):
                     self._outages, self.down = self._outages + 1, result.text or str(result.failure)
                 if self._outages >= self._setting.outage_calls:
                     return outcome

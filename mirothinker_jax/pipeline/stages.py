@@ -7,19 +7,24 @@ made from them.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from mirothinker_jax.agent.wire.formats import call_keys
 from mirothinker_jax.config import TrainingConfig
 from mirothinker_jax.data.heldout import packed_rows
 from mirothinker_jax.data.loader import SFTSource
+from mirothinker_jax.data.packing import Pair, TreePair
 from mirothinker_jax.data.preference import PreferenceSource
 from mirothinker_jax.objectives.of_stage import objective_of
-from mirothinker_jax.pipeline.lengths import sft_batches_per_epoch
+from mirothinker_jax.pipeline.lengths import rendered_pairs, sft_batches_per_epoch
 from mirothinker_jax.pipeline.params import LazyParams
 from mirothinker_jax.pipeline.prepare import Prepared
 from mirothinker_jax.pipeline.records import read_or_fill
@@ -27,10 +32,13 @@ from mirothinker_jax.rollout.collect import EpisodeSpec
 from mirothinker_jax.rollout.source import GRPOSource
 from mirothinker_jax.trainer.reference import make_reference
 from mirothinker_jax.trainer.validation import Validation, make_heldout_loss
+from mirothinker_jax.trajectory.curation import curate, reason_to_drop
 from mirothinker_jax.trajectory.pairs import make_pairs
 from mirothinker_jax.trajectory.types import Trajectory
 from mirothinker_jax.trajectory.views import preference_pair
 from mirothinker_jax.types import Batch, BatchSource, Objective
+
+logger = logging.getLogger(__name__)
 
 
 class Stage(NamedTuple):
@@ -66,25 +74,39 @@ def sft_stage(ready: Prepared, before: LazyParams) -> Stage:
 
 
 def dpo_stage(ready: Prepared, before: LazyParams) -> Stage:
-    """Pairs sampled from the policy that this stage starts from, which is also the reference."""
+    """Pairs of the user's own, or sampled from the policy that this stage starts from, which is also the reference."""
     config, folder, model = ready.place.config, ready.place.folder / "dpo", ready.learner.model
     c = config.dpo
-    pairs = make_pairs(_samples(ready, before), c.pairs_per_question, config.seed)
 
     def reference(batch: Batch) -> Batch:
         return make_reference(model, before.get(), c.training.microbatch_size, shared=True)(batch)
 
     source = PreferenceSource(
-        [preference_pair(*pair) for pair in pairs],
+        rendered_pairs(ready.place, ready.text) if c.path else _sampled_pairs(ready, before),
         lambda batch: read_or_fill(folder / "reference.npz", batch, reference),
         sequence_length=c.training.sequence_length,
         pairs_per_row=c.pairs_per_row,
         rows=c.training.batch_size,
         seed=config.seed,
         shard=ready.learner.shard,
+        **({"origin": c.path} if c.path else {}),
     )
     training = with_steps(c.training, lambda: source.rows / c.training.batch_size)
     return Stage(training, source, objective_of(config, "dpo"))
+
+
+def _sampled_pairs(ready: Prepared, before: LazyParams) -> list[Pair | TreePair]:
+    config = ready.place.config
+    samples = _samples(ready, before)
+    if config.dpo.curate:
+        samples, dropped = curate(samples, call_keys(config.data.call_format))
+        reasons = Counter(dropped.values()).most_common()
+        logger.info(
+            "dpo: %d episodes dropped%s", len(dropped), "".join(f"; {n} {reason}" for reason, n in reasons)
+        )
+    return [
+        preference_pair(*pair) for pair in make_pairs(samples, config.dpo.pairs_per_question, config.seed)
+    ]
 
 
 def _samples(ready: Prepared, before: LazyParams) -> list[Trajectory]:
@@ -126,6 +148,9 @@ def grpo_stage(ready: Prepared, before: LazyParams) -> Stage:
         block=learner.shard,
         reference=reference,
         routes=(m.layers, m.moe.experts_per_token) if c.replay_routes else None,
+        reason_to_drop=partial(reason_to_drop, calls_of=call_keys(config.data.call_format))
+        if c.curate
+        else None,
     )
     training = with_steps(c.training, lambda: len(tasks) / c.questions)
     return Stage(training, source, objective_of(config, "grpo"))

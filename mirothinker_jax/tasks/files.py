@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mirothinker_jax.data.jsonl import gzip_records, plain_records
-from mirothinker_jax.data.parquet import parquet_records
 from mirothinker_jax.data.paths import Content, named_files, refuse_empty
+from mirothinker_jax.data.record_files import READABLE, numbered_records
 from mirothinker_jax.data.strict_json import DataError, kind, without_nulls
 from mirothinker_jax.tasks.types import Task
 
-READABLE = "*.jsonl, *.jsonl.gz or *.parquet"
-_READERS = {"jsonl": plain_records, "gzip": gzip_records, "parquet": parquet_records}
 _OTHER_NAMES = {"id": "task_id", "question": "task_question", "answer": "ground_truth", "files": "file_name"}
 _ID_CHARS = 200
 
@@ -52,10 +49,10 @@ def read_tasks(
     for part in filter(None, map(str.strip, parts)):
         for file, form in named_files(part, Content(key, "question", READABLE)):
             before = len(tasks)
-            for line, record in _records(file, form):
+            for line, record in numbered_records(file, form, "question"):
                 where = f"{file}:{line}"
                 try:
-                    task = _task(record, Path(file).parent, answer_problem)
+                    task = standard_task(record, Path(file).parent, answer_problem)
                     if task.id in seen:
                         raise DataError(_said_twice(task, record, seen[task.id]))
                 except DataError as error:
@@ -80,16 +77,11 @@ def refuse_shared(train: Sequence[Located], heldout: Sequence[Located]) -> None:
             )
 
 
-def _records(file: str, form: str) -> Iterator[tuple[int, Any]]:
-    if form not in _READERS:
-        raise DataError(f"{file}: file: is {form}, which holds no questions here; give {READABLE}")
-    try:
-        yield from _READERS[form](file)
-    except OSError as error:
-        raise DataError(f"{file}: file: cannot be read ({error.strerror})") from None
-
-
-def _task(record: Any, folder: Path, answer_problem: Callable[[str], str]) -> Task:
+def standard_task(
+    record: Any, folder: Path, answer_problem: Callable[[str], str] = lambda answer: ""
+) -> Task:
+    """The task that a record of the standard form says, with attachments from `folder`; `answer_problem` as in
+    `read_tasks`. Raises DataError, without the place."""
     if not isinstance(record, dict):
         raise DataError(f'record: is {kind(record)}; each is {{"question": …, "answer": …}}')
     record = {key: without_nulls(value, key) for key, value in record.items() if value is not None}

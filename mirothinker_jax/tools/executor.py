@@ -124,7 +124,7 @@ class ToolExecutor:
             return await self._failed(Failure.INVALID_ARGUMENTS, "the arguments must be a JSON object")
         tool = self._tools[(spec.server, spec.name)]
         arguments = mend_arguments(call.arguments, spec)
-        if not (self._settings.cache and spec.repeatable):
+        if not (self._settings.cache and spec.repeatable and spec.shared):
             return await self._checked(tool, arguments, request_id)
         try:
             key = (spec.server, spec.name, json.dumps(arguments, sort_keys=True))

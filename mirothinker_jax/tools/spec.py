@@ -38,6 +38,7 @@ class ToolSpec:
     parameters: Mapping[str, Any]
     # The same arguments give the same answer and change nothing: a result may be remembered, a call made again.
     repeatable: bool = True
+    shared: bool = True  # and the answer is the same in every episode
     concurrent: bool = True  # calls of one turn may run at the same time
     aliases: tuple[str, ...] = ()  # other names that models call the tool by
     argument_aliases: Mapping[str, str] = field(default_factory=dict)  # usual wrong name → right name

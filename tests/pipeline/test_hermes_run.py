@@ -1,4 +1,5 @@
-"""A model with Qwen's tokenizer and format earns reward from its first step: DPO, GRPO and evaluation, with no SFT.
+"""A model with Qwen's tokenizer and format earns reward from its first step: DPO, GRPO and evaluation, with no SFT,
+on a user's file of questions, graded by a user's function.
 
 The model is tiny and nothing was trained: its weights are written so that what follows a token is what the test wants
 (attention and feed-forward add nothing yet). It searches or answers by chance, and is right now and then.
@@ -13,13 +14,17 @@ import numpy as np
 import pytest
 import tiny
 
-from mirothinker_jax import convert, flags
+from mirothinker_jax import convert, evaluate, flags
 from mirothinker_jax.config import ModelConfig
+from mirothinker_jax.data.chat import Chat
+from mirothinker_jax.data.conversations import open_conversations
 from mirothinker_jax.data.hf_tokenizer import HFTokenizer
+from mirothinker_jax.data.preference import render_pair
+from mirothinker_jax.data.preference_files import open_pairs
 from mirothinker_jax.models.hf import tensors
 from mirothinker_jax.models.hf_config import to_hf
 from mirothinker_jax.models.hf_files import write
-from mirothinker_jax.pipeline import preflight, prepare
+from mirothinker_jax.pipeline import local_policy, preflight, prepare
 from mirothinker_jax.pipeline import run as pipeline
 from mirothinker_jax.pipeline.inputs import draw_tasks, open_inputs, open_tasks
 from mirothinker_jax.trajectory import journal
@@ -55,6 +60,21 @@ SETTINGS = {
     **{f"{stage}.training.{key}": value for stage in ("dpo", "grpo") for key, value in TRAINING.items()},
     "dpo.training.batch_size": 1, "dpo.training.sequence_length": 1536, "grpo.training.batch_size": 6,
 }  # fmt: skip
+
+
+GRADER = """
+from mirothinker_jax.tasks.types import Verdict
+
+def grade(task, attempt):
+    said = (attempt.answer or "").strip()
+    return Verdict(said == task.answer, f"said {said}", {"short": float(len(attempt.messages()) <= 3)})
+"""
+
+
+def write_questions(path, tasks):
+    """In the form of MiroThinker's files."""
+    records = ({"task_question": task.question, "ground_truth": task.answer, "level": 1} for task in tasks)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
 def follow(codec, answers):
@@ -117,6 +137,14 @@ def test_a_model_of_qwens_format_goes_through_dpo_and_grpo(folder, tmp_path, mon
         monkeypatch.setattr(module, "make_mesh", lambda _: tiny.mesh())
     config = flags.parse(["--config", f"qwen/grpo:{base}", *settings(run_dir=trained)])
     monkeypatch.setattr(prepare, "local_mesh", tiny.mesh)
+    world = open_tasks(config, list)
+    write_questions(tmp_path / "train.jsonl", draw_tasks(world, config, "dpo"))
+    write_questions(tmp_path / "heldout.jsonl", draw_tasks(world, config, "evaluation"))
+    (tmp_path / "judging.py").write_text(GRADER)
+    monkeypatch.chdir(tmp_path)
+    own = {"tasks.train": "train.jsonl", "tasks.heldout": "heldout.jsonl", "tasks.grader": "judging:grade"}
+    own |= {"run_dir": trained, "grpo.reward_terms": "short:0.25,"}
+    config = flags.parse(["--config", f"qwen/grpo:{base}", *settings(**own)])
     summary = pipeline.run(config, open_inputs(config))
 
     episodes = journal.read(trained / "dpo" / "samples.jsonl")
@@ -125,16 +153,81 @@ def test_a_model_of_qwens_format_goes_through_dpo_and_grpo(folder, tmp_path, mon
     assert 0 < sum(e.correct for e in episodes) < 12
     searched = next(e for e in episodes if e.calls == 1)
     prompt, call, result, answer = searched.segments
-    assert prompt.text.count("# Tools") == 1 and '"name": "google_search"' in prompt.text
-    assert call.text == "".join([*CALL, "<|im_end|>"])
-    assert result.source is Source.OBSERVATION and "user\n<tool_response>\n1. " in result.text
-    assert answer.text == f"\\boxed{{{searched.answer}}}<|im_end|>"
+    seen = HFTokenizer(folder).decode(prompt.tokens)
+    assert seen.count("# Tools") == 1 and '"name": "google_search"' in seen
+    assert call.messages == (("assistant", "".join(CALL)),)
+    assert result.source is Source.OBSERVATION and result.text.startswith("1. ")
+    assert answer.text == f"\\boxed{{{searched.answer}}}"
+    assert searched.reason == f"said {searched.answer}" and searched.metadata == {"level": 1}
 
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     dpo, grpo = ([line for line in lines if line["stage"] == stage] for stage in ("dpo", "grpo"))
     np.testing.assert_allclose(dpo[0]["loss"], np.log(2), atol=1e-3)
     assert len(dpo) == len(grpo) == 1
-    rewards = [e.reward for e in journal.read(trained / "grpo" / "rollouts" / "step_000000.jsonl")]
-    assert len(rewards) == 6 and len(set(rewards)) > 1
+    graded = journal.read(trained / "grpo" / "rollouts" / "step_000000.jsonl")
+    assert len(graded) == 6 and len({(e.correct, e.terms["short"]) for e in graded}) > 1
+    earned = np.mean([e.correct + 0.25 * e.terms["short"] for e in graded])
+    np.testing.assert_allclose(grpo[0]["reward"], earned, atol=1e-6)
     assert set(summary["accuracy"]) == {"dpo", "grpo"}
     assert jax.default_backend() == "cpu"
+
+
+@pytest.mark.slow
+def test_a_hugging_face_folder_is_evaluated_as_it_is_and_its_episodes_become_data(
+    folder, tmp_path, monkeypatch, capfd
+):
+    """What is rendered of the exported records is what was sampled, token for token."""
+    monkeypatch.setattr(local_policy, "local_mesh", tiny.mesh)
+    monkeypatch.chdir(tmp_path)
+    config = flags.parse(["--config", "qwen/grpo:qwen3-1.7b", *settings()])
+    write_questions(tmp_path / "q.jsonl", draw_tasks(open_tasks(config, list), config, "dpo"))
+    groups = ("world.", "tools.", "agent.", "rollout.prefill", "evaluation.top_p", "model.")
+    given = [s for s in settings() if s.startswith(tuple(f"--config.{group}" for group in groups))]
+    asked = [
+        "--policy",
+        str(folder),
+        "--tasks",
+        "q.jsonl",
+        "--out",
+        "out",
+        "--runs",
+        "6",
+        "--concurrency",
+        "4",
+    ]
+    # Qwen3's own template writes an empty thought before an answer without one.
+    asked += ["--config.tools.search=world", "--config.tokenizer.template=chatml", *given]
+    exports = ["--export", "sft.jsonl", "--export-pairs", "pairs.jsonl"]
+    status = evaluate.main([*asked, *exports])
+    out, err = capfd.readouterr()
+    assert status == 0, err
+    episodes = {e.id: e for e in journal.read(tmp_path / "out" / "episodes.jsonl")}
+    right = {name for name, e in episodes.items() if e.correct}
+    assert len(episodes) == 12 and 0 < len(right) < 12 and f"accuracy  {len(right) / 12:.3f}" in out
+    assert "become other tokens" not in err
+
+    chat = Chat(HFTokenizer(folder, "chatml"), call_format="hermes")
+    records = open_conversations("sft.jsonl")
+    exported = [json.loads(line) for line in (tmp_path / "sft.jsonl").read_text().splitlines()]
+    assert {r["id"] for r in exported} == right and any(episodes[r["id"]].calls for r in exported)
+    for place, record in enumerate(exported):
+        segments = episodes[record["id"]].segments
+        rendered = chat.render(records[place]["messages"], records[place]["tools"])
+        assert rendered.tokens.tolist() == [i for s in segments for i in s.tokens]
+        assert rendered.trained.tolist() == [s.source is Source.POLICY for s in segments for _ in s.tokens]
+
+    pairs = open_pairs("pairs.jsonl").pairs
+    assert pairs and f"pairs.jsonl: {len(pairs)} pairs" in err
+    for pair in pairs:
+        made = render_pair(pair, chat)
+        for side in ("chosen", "rejected"):
+            tokens = np.concatenate([made.prompt, getattr(made, side).tokens]).tolist()
+            segments = episodes[pair.chosen["metadata"][side]].segments
+            assert (
+                tokens == [i for s in segments for i in s.tokens] == pair.chosen["metadata"]["tokens"][side]
+            )
+            assert len(made.prompt) == len(segments[0].tokens)
+
+    # The same command has nothing left to do, and loads no model.
+    monkeypatch.setattr(local_policy, "read_params", lambda *_: pytest.fail("loaded"))
+    assert evaluate.main(asked) == 0
