@@ -7,6 +7,7 @@ answers.jsonl and summary.json are read off it at the end. The same command goes
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import sys
 from collections.abc import Sequence
@@ -19,10 +20,14 @@ from mirothinker_jax.agent.policy import Sampling
 from mirothinker_jax.agent.setting import Setting, episode_setting, min_context_tokens
 from mirothinker_jax.config import Config, check
 from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.evals.benchmarks import exportable
 from mirothinker_jax.evals.export import Writing, pair_records, sft_records
+from mirothinker_jax.evals.inspect_log import write_inspect_log
 from mirothinker_jax.evals.manifest import check_manifest, check_policy, make_manifest, write_manifest
 from mirothinker_jax.evals.measure import Measured, measure, question_specs
+from mirothinker_jax.evals.rejudge import rejudge
 from mirothinker_jax.pipeline.asking import open_tools
+from mirothinker_jax.pipeline.benchmarking import assess, open_benchmark
 from mirothinker_jax.pipeline.inputs import open_tasks
 from mirothinker_jax.pipeline.policies import Policy, open_policy
 from mirothinker_jax.rollout.collect import EpisodeSpec, Runtime, collect
@@ -43,6 +48,10 @@ class Evaluation:
       limit: of the questions, the first so many; 0: all.
       concurrency: episodes at once.
       sft, pairs: files to export to.
+      benchmark: whose questions config.tasks.heldout has; "": nobody's.
+      rejudge: judge what is there once more.
+      view: folder for a log of inspect_ai.
+      allow_encoded: export questions in clear that were published encoded.
     """
 
     policy: str
@@ -54,6 +63,10 @@ class Evaluation:
     concurrency: int = 16
     sft: Path | None = None
     pairs: Path | None = None
+    benchmark: str = ""
+    rejudge: bool = False
+    view: Path | None = None
+    allow_encoded: bool = False
 
     def __post_init__(self):
         for name, least in (("runs", 1), ("limit", 0), ("concurrency", 1)):
@@ -66,6 +79,7 @@ class Outcome:
 
     measured: Measured
     notes: tuple[str, ...]
+    rows: str = ""  # of a benchmark, for people
 
 
 async def evaluate(asked: Evaluation) -> Outcome:
@@ -78,9 +92,14 @@ async def evaluate(asked: Evaluation) -> Outcome:
     """
     config = asked.config
     async with contextlib.AsyncExitStack() as stack:
-        environment = open_tasks(config, lambda: open_tools(config, stack))
+        benchmark = None
+        if asked.benchmark:
+            benchmark = open_benchmark(config, asked.benchmark, lambda: open_tools(config, stack))
+        environment = benchmark or open_tasks(config, lambda: open_tools(config, stack))
         stack.callback(environment.close)
         tasks = _draw(environment, asked)
+        if asked.sft or asked.pairs or asked.view:
+            exportable([task.metadata for task in tasks], asked.allow_encoded)
         tools = list(environment.tools())
         servers = {tool.spec.name: tool.spec.server for tool in tools}
         policy = open_policy(asked.policy, config, asked.chat, servers)
@@ -101,12 +120,47 @@ async def evaluate(asked: Evaluation) -> Outcome:
             tries=config.tasks.tries,
             broken_share=config.tasks.broken_share,
         )
+        if asked.rejudge:
+            await rejudge(asked.folder / "episodes.jsonl", {t.id: t for t in tasks}, environment.grader)
         trajectories, notes = await _collect(asked, specs, policy, runtime, manifest)
     measured = measure(trajectories, asked.runs, policy.unit)
     _write_lines(asked.folder / "answers.jsonl", [_answer(t) for t in trajectories])
+    began = datetime.datetime.fromisoformat(manifest["began"])
+    runs = [trajectories[i * len(tasks) : (i + 1) * len(tasks)] for i in range(asked.runs)]
+    assessed = None
+    if benchmark:
+        assessed = await assess(
+            benchmark,
+            asked.benchmark,
+            config,
+            runs,
+            tasks=tasks,
+            prompt=setting.system or "",
+            began=began,
+        )
+    summary = measured.to_json() | ({"benchmark": assessed.figures} if assessed else {})
     with replacing(asked.folder / "summary.json") as scratch:
-        scratch.write_text(json.dumps(measured.to_json(), indent=2) + "\n", encoding="utf-8")
-    return Outcome(measured, (*notes, *_export(asked, trajectories, policy, setting)))
+        scratch.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    notes = [*notes, *_export(asked, trajectories, policy, setting)]
+    if asked.view:
+        written = write_inspect_log(
+            asked.view,
+            runs,
+            task=asked.benchmark or "questions",
+            model=asked.policy,
+            created=began,
+            call_format=config.data.call_format,
+            figures=assessed.figures
+            if assessed
+            else {"accuracy": a.mean}
+            if (a := measured.accuracy)
+            else {},
+            allow_encoded=asked.allow_encoded,
+        )
+        notes.append(f"{written}: inspect view --log-dir {asked.view}")
+    if assessed:
+        assessed.refuse_unjudged()
+    return Outcome(measured, tuple(notes), assessed.rows if assessed else "")
 
 
 def _draw(environment: Environment, asked: Evaluation) -> list[Task]:
@@ -139,7 +193,7 @@ def _manifest(asked: Evaluation, tasks: Sequence[Task], setting: Setting) -> dic
     )
     chars = asked.chat.chars_per_token if asked.chat.url else None
     manifest = make_manifest(asked.config, tasks, json.dumps(words), asked.runs, chars)
-    return check_manifest(asked.folder, manifest)
+    return check_manifest(asked.folder, manifest, ("tasks.judge_", "tasks.grader") if asked.rejudge else ())
 
 
 async def _collect(
@@ -201,10 +255,13 @@ def _usage(engine: Any) -> list[str]:
 
 def _answer(trajectory: Trajectory) -> dict[str, Any]:
     t = trajectory
+    encoded = (
+        "cipher" in t.metadata
+    )  # its reference is as the file has it, and its question stays in the journal
     return {
         "question_id": t.question_id,
         "run": int(t.id.rpartition("#")[2]),
-        "question": t.question,
+        "question": None if encoded else t.question,
         "expected": t.expected,
         "answer": t.answer,
         "correct": t.correct,
