@@ -18,11 +18,10 @@ import jax
 
 from mirothinker_jax.agent.policy import Engine, Sampling
 from mirothinker_jax.models.qwen import Params
-from mirothinker_jax.parallel.placement import to_host
 from mirothinker_jax.parallel.processes import all_processes, barrier
 from mirothinker_jax.rollout.collect import EpisodeSpec, Runtime, collect
-from mirothinker_jax.rollout.engine import Engine as Slots
-from mirothinker_jax.rollout.sampler import Sampler
+from mirothinker_jax.rollout.local.device import Device
+from mirothinker_jax.rollout.local.driver import LocalEngine
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.trajectory.journal import History, Journal, share
 from mirothinker_jax.trajectory.types import Trajectory
@@ -33,20 +32,17 @@ class Collector:
 
     def __init__(
         self,
-        make_slots: Callable[[], Slots],
+        make_device: Callable[[], Device],
         executor: ToolExecutor,
         runtime: Runtime,
-        replay_routes: bool = False,
     ):
-        """`make_slots` makes the cache on this process's devices, when something is sampled for the first time. With
-        `replay_routes` the experts of every token are recorded."""
-        self._make_slots, self._executor, self._runtime = make_slots, executor, runtime
-        self._replay_routes = replay_routes
+        """`make_device` makes this process's engine, when something is sampled for the first time."""
+        self._make_device, self._executor, self._runtime = make_device, executor, runtime
         self._runner = asyncio.Runner()
 
     @functools.cached_property
-    def _slots(self) -> Slots:
-        return self._make_slots()
+    def _device(self) -> Device:
+        return self._make_device()
 
     def run(
         self,
@@ -74,7 +70,7 @@ class Collector:
         own = [specs[place] for place in (range(index, len(specs), count) if mine is None else mine)]
         history, figures = History(path), {}
         if not all_processes(all(history.finished(spec.id) for spec in own)):
-            self._slots.load(to_host(params()))
+            self._device.load(params())
             try:
                 with (
                     Journal(share(path, index, count)) as journal,
@@ -82,7 +78,7 @@ class Collector:
                 ):
                     figures = self._runner.run(self._sample(own, journal, history, sampling, bar))
             finally:
-                self._slots.unload()
+                self._device.unload()
             barrier(f"episodes of {path}")
             history = History(path)
         places = range(len(specs)) if wanted is None else wanted
@@ -92,7 +88,7 @@ class Collector:
         self, specs: Sequence[EpisodeSpec], journal: Journal, history: History, sampling: Sampling, bar: Any
     ) -> dict[str, float]:
         begun, before = time.monotonic(), self._executor.counters.snapshot()
-        async with Sampler(self._slots, routes=self._replay_routes) as sampler:
+        async with LocalEngine(self._device) as sampler:
             engine: Engine = sampler
             await collect(
                 specs,
@@ -101,7 +97,7 @@ class Collector:
                 journal=journal,
                 history=history,
                 sampling=sampling,
-                bar=bar,
+                done=lambda _: bar and bar.update(1),
             )
             seconds = max(time.monotonic() - begun, 1e-9)  # no episodes take no time
             figures = {
