@@ -1,4 +1,5 @@
-"""Preference pairs as a batch source: packed once, reference log-probs computed once, then shuffled epochs."""
+"""Preference pairs as tokens, and as a batch source: packed once, reference log-probs computed once, then shuffled
+epochs."""
 
 from __future__ import annotations
 
@@ -10,7 +11,11 @@ import jax
 import numpy as np
 
 from mirothinker_jax.config import ConfigError, check
-from mirothinker_jax.data.packing import Pair, TreePair, digest_of_rows, pack_pairs
+from mirothinker_jax.data.chat import Chat
+from mirothinker_jax.data.packing import Pair, Sample, TreePair, digest_of_rows, pack_pairs
+from mirothinker_jax.data.preference_files import SIDES, PreferencePair
+from mirothinker_jax.data.records import Record
+from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.types import Batch
 
 logger = logging.getLogger(__name__)
@@ -81,3 +86,28 @@ class PreferenceSource:
                 "as it was, or remove the run's dpo folder to train it anew"
             )
         self._position = state["position"]
+
+
+def render_pair(pair: PreferencePair, chat: Chat) -> Pair:
+    """The pair's tokens: the prompt, up to where the sides part or the first trained token stands, and both
+    continuations.
+
+    Raises:
+      DataError: FILE:LINE: field: what, as Chat.render.
+    """
+    sides = []
+    for name in SIDES:
+        record: Record = getattr(pair, name)
+        prompt = [
+            {**m, "weight": 0} if m["role"] == "assistant" else m for m in record["messages"][: pair.prompt]
+        ]
+        try:
+            sides.append(chat.render([*prompt, *record["messages"][pair.prompt :]], record.get("tools")))
+        except DataError as error:
+            raise DataError(f"{pair.where}: {name}: {error}") from None
+    chosen, rejected = sides
+    shared = min(len(chosen.tokens), len(rejected.tokens))
+    apart = np.flatnonzero(chosen.tokens[:shared] != rejected.tokens[:shared])
+    ends = [int(apart[0]) if len(apart) else shared, *(int(np.argmax(side.trained)) for side in sides)]
+    prompt = min(ends)
+    return Pair(chosen.tokens[:prompt], *(Sample(s.tokens[prompt:], s.trained[prompt:]) for s in sides))

@@ -7,6 +7,7 @@
 Messages are those of data/messages.py. A string is the user's as prompt, else the assistant's. Without a prompt, it is
 the messages that both sides begin with; a side may also repeat the prompt. Of each side all assistant messages behind
 the prompt are trained, but for those of weight 0. The whole file is read and checked at once and stays in memory.
+No jax here.
 
 Unusual: a string is text, never JSON of a list, since an answer may be JSON.
 """
@@ -19,20 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.fingerprint import RecordsDigest, digest_of_parts
 from mirothinker_jax.data.keys import METADATA, known_members
 from mirothinker_jax.data.messages import canonical_message
-from mirothinker_jax.data.packing import Pair, Sample
 from mirothinker_jax.data.paths import Content, named_files, refuse_empty
 from mirothinker_jax.data.record_files import READABLE, numbered_records
 from mirothinker_jax.data.records import Record, canonical_record
 from mirothinker_jax.data.strict_json import DataError, kind
 
 _WAY_OUT = 'each record is {"prompt": …, "chosen": …, "rejected": …}, of strings or lists of messages'
-_SIDES = ("chosen", "rejected")
+SIDES = ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -86,49 +83,24 @@ def open_pairs(path: str, ignore: Collection[str] = ()) -> PreferencePairs:
     return PreferencePairs(path, pairs, digest_of_parts([digest.hexdigest(), *prompts]))
 
 
-def render_pair(pair: PreferencePair, chat: Chat) -> Pair:
-    """The pair's tokens: the prompt, up to where the sides part or the first trained token stands, and both
-    continuations.
-
-    Raises:
-      DataError: FILE:LINE: field: what, as Chat.render.
-    """
-    sides = []
-    for name in _SIDES:
-        record: Record = getattr(pair, name)
-        prompt = [
-            {**m, "weight": 0} if m["role"] == "assistant" else m for m in record["messages"][: pair.prompt]
-        ]
-        try:
-            sides.append(chat.render([*prompt, *record["messages"][pair.prompt :]], record.get("tools")))
-        except DataError as error:
-            raise DataError(f"{pair.where}: {name}: {error}") from None
-    chosen, rejected = sides
-    shared = min(len(chosen.tokens), len(rejected.tokens))
-    apart = np.flatnonzero(chosen.tokens[:shared] != rejected.tokens[:shared])
-    ends = [int(apart[0]) if len(apart) else shared, *(int(np.argmax(side.trained)) for side in sides)]
-    prompt = min(ends)
-    return Pair(chosen.tokens[:prompt], *(Sample(s.tokens[prompt:], s.trained[prompt:]) for s in sides))
-
-
 def _pair(record: Any, where: str, ignore: frozenset[str]) -> PreferencePair:
     try:
         if not isinstance(record, dict):
             raise DataError(f"record: is {kind(record)}; {_WAY_OUT}")
         members = known_members(record, "", "pair", ignore)
-        missing = next((name for name in _SIDES if name not in members), None)
+        missing = next((name for name in SIDES if name not in members), None)
         if missing is not None:
             has = ", ".join(sorted(map(str, record))) or "nothing"
             raise DataError(f"{missing}: missing (the record has {has}); {_WAY_OUT}")
         prompt = _messages(members.get("prompt", []), "prompt", "user", ignore)
-        sides = [_messages(members[name], name, "assistant", ignore) for name in _SIDES]
+        sides = [_messages(members[name], name, "assistant", ignore) for name in SIDES]
         sides = [side if side[: len(prompt)] == prompt else [*prompt, *side] for side in sides]
         count = len(prompt) or _shared(*sides)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     common = {key: members[key] for key in ("tools", "system", *METADATA) if key in members}
     records = []
-    for name, side in zip(_SIDES, sides, strict=True):
+    for name, side in zip(SIDES, sides, strict=True):
         _check_side(where, name, side, count, bool(prompt))
         records.append(canonical_record(common | {"messages": side}, where, ignore))
     if sides[0] == sides[1]:

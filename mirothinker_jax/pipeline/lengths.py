@@ -14,7 +14,7 @@ from mirothinker_jax.data.conversations import ConversationSource
 from mirothinker_jax.data.epochs import batches_per_epoch
 from mirothinker_jax.data.messages import DataError
 from mirothinker_jax.data.packing import Pair
-from mirothinker_jax.data.preference_files import render_pair
+from mirothinker_jax.data.preference import render_pair
 from mirothinker_jax.data.survey import survey
 from mirothinker_jax.parallel.processes import all_processes, barrier, merge_shares
 from mirothinker_jax.pipeline.prepare import Learner, Place, Text

@@ -27,8 +27,8 @@ from mirothinker_jax.pipeline.hf_folder import read_json
 from mirothinker_jax.pipeline.inputs import Source, has_checkpoint, padded_vocabulary, read_source
 from mirothinker_jax.pipeline.policies import Opened, Policy
 from mirothinker_jax.pipeline.prepare import turn_end_ids
-from mirothinker_jax.rollout.engine import Engine
-from mirothinker_jax.rollout.sampler import Sampler
+from mirothinker_jax.rollout.local.device import Device
+from mirothinker_jax.rollout.local.driver import LocalEngine
 from mirothinker_jax.trainer.checkpoint import check_identity, model_identity, restore_params
 from mirothinker_jax.trainer.digests import NAME as DIGESTS
 from mirothinker_jax.trainer.steps import newest
@@ -48,9 +48,9 @@ def open_local(where: str, config: Config, servers: Mapping[str, str]) -> Policy
 
     @contextlib.asynccontextmanager
     async def engine() -> AsyncIterator[Opened]:
-        slots = Engine(model, config.rollout, config.agent.context_tokens, end_ids)
-        slots.load(load())
-        async with Sampler(slots) as sampler:
+        device = Device(model, config.rollout, config.agent.context_tokens, end_ids)
+        device.load(load())
+        async with LocalEngine(device) as sampler:
             yield Opened(sampler, identity)
 
     def render(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -9,7 +9,8 @@ import pytest
 from pyarrow import parquet
 
 from mirothinker_jax.data.chat import Chat
-from mirothinker_jax.data.preference_files import open_pairs, render_pair
+from mirothinker_jax.data.preference import render_pair
+from mirothinker_jax.data.preference_files import open_pairs
 from mirothinker_jax.data.strict_json import DataError
 
 ASK = {"role": "user", "content": "Where is KTM?"}

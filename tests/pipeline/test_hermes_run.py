@@ -19,7 +19,8 @@ from mirothinker_jax.config import ModelConfig
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import open_conversations
 from mirothinker_jax.data.hf_tokenizer import HFTokenizer
-from mirothinker_jax.data.preference_files import open_pairs, render_pair
+from mirothinker_jax.data.preference import render_pair
+from mirothinker_jax.data.preference_files import open_pairs
 from mirothinker_jax.models.hf import tensors
 from mirothinker_jax.models.hf_config import to_hf
 from mirothinker_jax.models.hf_files import write
