@@ -99,8 +99,10 @@ def run_of(episode: Trajectory) -> str:
     return after.lstrip("#") or before.rstrip("/")
 
 
-def episode_record(t: Trajectory, times: EpisodeTimes | None, call_format: str | None) -> dict[str, Any]:
-    """What the page shows of an episode.
+def episode_record(
+    t: Trajectory, times: EpisodeTimes | None, call_format: str | None, unit: str = "token"
+) -> dict[str, Any]:
+    """What the page shows of an episode. `unit` is what the policy's tokens are: an endpoint's are characters.
 
     Returns: `segments` in the ledger's order, each with its source, number of tokens and `parts` ([kind, title, text,
       characters left out]); `turns` as [segment, how much of the last turn's context stays, what follows that,
@@ -123,6 +125,7 @@ def episode_record(t: Trajectory, times: EpisodeTimes | None, call_format: str |
             for name in ("calls", "failed_calls", "malformed_calls", "reward", "tokens")
         },
         "stop": str(t.stop),
+        "unit": unit,
         "terms": dict(t.terms),
         "metrics": dict(t.metrics),
         "segments": segments,
@@ -143,6 +146,11 @@ def token_record(t: Trajectory, decode: Decode | None) -> dict[str, Any]:
         said = [known[token] for token in segment.tokens] if decode else list(segment.tokens)
         record[str(number)] = [said, [round(1000 * x) for x in segment.logprobs]]
     return record
+
+
+def has_logprobs(t: Trajectory) -> bool:
+    """Whether the engine told any: an endpoint, or a script, leaves zeros."""
+    return any(any(segment.logprobs) for segment in t.segments)
 
 
 def _call_format(t: Trajectory) -> str:

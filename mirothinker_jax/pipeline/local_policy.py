@@ -50,8 +50,8 @@ def open_local(where: str, config: Config, servers: Mapping[str, str]) -> Policy
     async def engine() -> AsyncIterator[Opened]:
         device = Device(model, config.rollout, config.agent.context_tokens, end_ids)
         device.load(load())
-        async with LocalEngine(device) as sampler:
-            yield Opened(sampler, identity)
+        async with LocalEngine(device) as local:
+            yield Opened(local, identity)
 
     def render(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> np.ndarray:
         return chat.render(messages, tools).tokens

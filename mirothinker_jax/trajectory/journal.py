@@ -103,7 +103,7 @@ class Journal:
             for s in t.segments
         ]
         event["turns"] = list(_deltas(t.turns))
-        self._append(event, _pack(tokens, logprobs, t.routes), t.routes)
+        self._append(event | self._now(), _pack(tokens, logprobs, t.routes), t.routes)
 
     def verdict(self, episode: str, verdict: Verdict) -> None:
         """What a grader says of an episode; of several verdicts the last counts."""
