@@ -107,7 +107,7 @@ setup(
     entry_points={
         "console_scripts": [
             f"mirothinker-{command}=mirothinker_jax.{command}:main"
-            for command in ("train", "plan", "convert")
+            for command in ("train", "plan", "convert", "serve")
         ]
     },
     install_requires=CORE,

@@ -58,13 +58,14 @@ def parse(
         sys.exit(2)
 
 
-def read(argv: Sequence[str], cls: type[T], program: str, example: str) -> T:
-    """`parse` for callers in Python: raises ConfigError instead of leaving the process."""
+def read(argv: Sequence[str], cls: type[T], program: str, example: str, base: Any = None) -> T:
+    """`parse` for callers in Python: raises ConfigError instead of leaving the process. `base`: the values, a
+    ConfigDict, where `argv` names no file."""
     known = {key.name: key for key in keys(cls)}
     path, overrides = _split(argv, known)
-    if path is None:
+    if path is None and base is None:
         raise ConfigError(f"no config file; give one, for example: {program} --config {example}")
-    values = load(path)
+    values = base if path is None else load(path)
     # The declared types judge the values (build does), not those that the file happened to put in.
     with values.unlocked(), values.ignore_type():
         for name, text in overrides.items():
@@ -78,6 +79,27 @@ def read(argv: Sequence[str], cls: type[T], program: str, example: str) -> T:
                 owner = owner[group]
             owner[last] = parse_value(known[name], text)
     return build(cls, values)
+
+
+def split(argv: Sequence[str], cls: type = Config) -> tuple[list[str], list[str]]:
+    """What of a command line is about the config, for `parse`, and the rest, for a command's own arguments.
+
+    >>> split(["--config", "toy/smoke", "--out", "x", "--config.seed=1", "why?"])
+    (['--config', 'toy/smoke', '--config.seed=1'], ['--out', 'x', 'why?'])
+    """
+    lone = {f"--config.{key.name}" for key in keys(cls) if key.hint is bool}
+    config: list[str] = []
+    rest: list[str] = []
+    left = list(argv)
+    while left:
+        argument = left.pop(0)
+        if argument != "--config" and not argument.startswith(("--config.", "--config=")):
+            rest.append(argument)
+            continue
+        config.append(argument)
+        if "=" not in argument and argument not in lone and left and not left[0].startswith("--"):
+            config.append(left.pop(0))
+    return config, rest
 
 
 def version() -> str:

@@ -164,6 +164,17 @@ def check_exportable(path: Path) -> None:
     _refuse_without_checkpoint(path)
 
 
+def check_policy(path: Path) -> None:
+    """Raises ConfigError where there is neither a run with a checkpoint nor a Hugging Face folder at `path`."""
+    if has_checkpoint(path) or _is_hf(path):
+        return
+    there = "" if path.is_dir() else f" (no such folder, now in {Path.cwd()})"
+    raise ConfigError(
+        f"{path} has neither a checkpoint nor a model's config.json{there}; give a run folder, one of its stage "
+        "folders, or a Hugging Face model's folder"
+    )
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run folder, or a stage folder, has a checkpoint, maybe a damaged one: a step's number as a folder's
     name."""

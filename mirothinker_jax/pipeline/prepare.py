@@ -37,6 +37,7 @@ from mirothinker_jax.pipeline.phases import Phases
 from mirothinker_jax.rollout.collect import Runtime
 from mirothinker_jax.rollout.collector import Collector
 from mirothinker_jax.rollout.engine import Engine
+from mirothinker_jax.rollout.hosts import EngineHost, LocalHost
 from mirothinker_jax.tasks.types import Environment, Task
 from mirothinker_jax.tools.build import SERVERS, build_tools, key_env
 from mirothinker_jax.tools.executor import ToolExecutor
@@ -192,13 +193,28 @@ def open_learner(config: Config, folder: Path, tokenizer: TextCodec) -> Learner:
 
 
 def open_collector(
-    config: Config, acting: Acting, text: Text, vocab_size: int, setting: Setting, stack: contextlib.ExitStack
+    config: Config,
+    acting: Acting,
+    text: Text,
+    learner: Learner,
+    setting: Setting,
+    stack: contextlib.ExitStack,
 ) -> Collector:
-    """Samples on this process's devices."""
+    """Samples on this process's devices, or by servers, which must be there."""
     c = config
-    # A turn's tokens are few, and rows of a batch need not divide over the devices.
-    whole = dataclasses.replace(c.model, ffn_tokens=0)
-    here = ModelSpec.build(whole, vocab_size, local_mesh())
+    end_ids = turn_end_ids(c, text.tokenizer)
+    if c.rollout.engine == "remote":
+        from mirothinker_jax.pipeline.servers import (
+            open_servers,
+        )  # only who asks servers pays for importing HTTP
+
+        host: EngineHost = open_servers(c, learner.model, end_ids)
+    else:
+        # A turn's tokens are few, and rows of a batch need not divide over the devices.
+        whole = dataclasses.replace(c.model, ffn_tokens=0)
+        here = ModelSpec.build(whole, learner.model.vocab_size, local_mesh())
+        make_slots = functools.partial(Engine, here, c.rollout, c.agent.context_tokens, end_ids)
+        host = LocalHost(make_slots, c.grpo.replay_routes)
     executor = ToolExecutor(acting.tools, acting.settings, text.tokenizer.truncate)
     runtime = Runtime(
         executor=executor,
@@ -209,9 +225,7 @@ def open_collector(
         tries=c.tasks.tries,
         broken_share=c.tasks.broken_share,
     )
-    end_ids = turn_end_ids(c, text.tokenizer)
-    make_slots = functools.partial(Engine, here, c.rollout, c.agent.context_tokens, end_ids)
-    collector = Collector(make_slots, executor, runtime, replay_routes=c.grpo.replay_routes)
+    collector = Collector(host, executor, runtime)
     stack.callback(collector.close)
     return collector
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mirothinker_jax.agent.policy import Capabilities, Request, Sampling, Turn
+from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.rollout.engine import Decoded, Engine, Slots
 from mirothinker_jax.rollout.sampling import Settings
 
@@ -32,11 +33,13 @@ class _Turn:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     raw_logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
     routes: list[np.ndarray] = field(default_factory=list)  # [fed, L, k] by dispatch, where they are recorded
 
     def result(self, complete: bool) -> Turn:
         routes = np.concatenate(self.routes) if self.routes else None
-        return Turn(tuple(self.tokens), tuple(self.logprobs), complete, tuple(self.raw_logprobs), routes)
+        sampled = (tuple(self.logprobs), complete, tuple(self.raw_logprobs), tuple(self.versions))
+        return Turn(tuple(self.tokens), *sampled, routes)
 
 
 class Sampler:
@@ -45,7 +48,8 @@ class Sampler:
     With `routes` the experts of every fed token are recorded.
     """
 
-    def __init__(self, engine: Engine, routes: bool = False):
+    def __init__(self, engine: Engine, routes: bool = False, version: int = 0):
+        """`version` is of the parameters that the engine holds."""
         assert engine.capabilities.routes or not routes, "a dense model has no routes"
         self._engine, self._record_routes = engine, routes
         count = engine.config.slots
@@ -57,6 +61,8 @@ class Sampler:
         self._ids = np.zeros((count, engine.context + 1), np.int32)
         self._waiting: deque[_Turn] = deque()
         self._running: dict[int, _Turn] = {}
+        self._version = version
+        self._orders: list[tuple[Params, int, asyncio.Future[None]]] = []
         self._work = asyncio.Event()
         self.sampled_tokens = 0
         self.prefilled_tokens = 0
@@ -123,6 +129,32 @@ class Sampler:
         self._free.append(slot)
         self._room.release()
 
+    async def publish(self, params: Params, version: int) -> None:
+        """Samples with other parameters from the next dispatch on. Turns at work keep their tokens; all contexts are
+        computed again."""
+        assert not self._record_routes, "routes are recorded of one policy"
+        if self._driver.done():
+            self._driver.result()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._orders.append((params, version, future))
+        self._work.set()
+        await future
+
+    def _take_orders(self) -> None:
+        for params, version, future in self._orders:
+            self._engine.load(params)
+            self._version = version
+            for turn in self._waiting:
+                turn.feed = np.concatenate([self._ids[turn.slot, : self._length[turn.slot]], turn.feed])
+            for slot, turn in self._running.items():
+                turn.feed = self._ids[slot, : self._length[slot] + 1].copy()
+                self._waiting.append(turn)
+            self._running.clear()
+            self._length[:] = 0
+            if not future.done():
+                future.set_result(None)
+        self._orders.clear()
+
     def _drop(self, turn: _Turn) -> None:
         if self._running.get(turn.slot) is turn:
             del self._running[turn.slot]
@@ -133,18 +165,21 @@ class Sampler:
         loop = asyncio.get_running_loop()
         try:
             while True:
+                self._take_orders()
                 if not self._waiting and not self._running:
                     self._work.clear()
                     await self._work.wait()
-                while self._waiting:
+                    self._take_orders()
+                while self._waiting and not self._orders:
                     await self._prefill(loop)
-                if self._running:
+                if self._running and not self._orders:
                     await self._decode(loop)
                 await asyncio.sleep(0)  # let finished turns start their tool calls
         except Exception as error:
-            for turn in (*self._waiting, *self._running.values()):
-                if not turn.done.done():
-                    turn.done.set_exception(error)
+            turns = [turn.done for turn in (*self._waiting, *self._running.values())]
+            for future in (*turns, *(future for _, _, future in self._orders)):
+                if not future.done():
+                    future.set_exception(error)
             raise
 
     async def _prefill(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -198,6 +233,7 @@ class Sampler:
         turn.tokens.extend(tokens.tolist())
         turn.logprobs.extend(drawn.logprobs[row, :count].tolist())
         turn.raw_logprobs.extend(drawn.raw_logprobs[row, :count].tolist())
+        turn.versions.extend([self._version] * count)
         self.sampled_tokens += count
         complete = turn.tokens[-1] in self._engine.end_ids
         if complete or len(turn.tokens) >= turn.request.max_tokens:
