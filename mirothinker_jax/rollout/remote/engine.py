@@ -233,9 +233,9 @@ class RemoteEngine:
         if sampled.both is not None:
             return sampled.both
         settings, kind, value = request.sampling.settings(), node.server.logprobs, sampled.logprobs
-        if not settings:
+        if not settings or (settings == UNCUT and request.sampling.temperature == 0):
             return value, value
-        if kind == "processed" or (kind == "scaled" and settings <= UNCUT and request.sampling.temperature):
+        if kind == "processed" or (kind == "scaled" and settings == UNCUT):
             return value, None
         zeros = (0.0,) * len(value)
         return zeros, value if kind == "raw" or "temperature" not in settings else None
