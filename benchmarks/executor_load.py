@@ -32,7 +32,7 @@ from typing import Any
 from measuring import Options
 from results import device, finish, table
 
-from mirothinker_jax.agent.expert import Characters
+from mirothinker_jax.agent.characters import Characters
 from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.tools.spec import ToolCall, ToolSpec

@@ -159,7 +159,8 @@ class Config:
 
     run_dir: str = "runs/run"  # everything that the run writes goes here; started again, the run resumes
     seed: int = 0  # of parameters, data order, the world and sampling
-    stages: tuple[str, ...] = ("sft",)  # some of sft, dpo, grpo, in that order
+    # Some of sft, dpo, grpo, in that order. Empty: nothing is trained, as where a model is only asked.
+    stages: tuple[str, ...] = ("sft",)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -177,7 +178,6 @@ class Config:
     def __post_init__(self):
         check(bool(self.run_dir.strip()), "run_dir is empty; give a folder, or . for this one")
         check(0 <= self.seed < 2**31, f"seed is {self.seed}; give 0 ≤ seed < 2³¹")
-        check(bool(self.stages), "stages is empty; give some of sft, dpo, grpo")
         for stage in self.stages:
             one_of("stages", stage, STAGES)
         order = [STAGES.index(s) for s in self.stages]
@@ -215,13 +215,6 @@ class Config:
                 f"sft.expert_calls ({self.sft.expert_calls}) is more than the agent is allowed: "
                 f"lower it to agent.max_calls ({self.agent.max_calls})",
             )
-        edits = self.agent.context_edits()
-        for stage in ("dpo", "grpo"):
-            check(
-                stage not in self.stages or not edits,
-                f"{', '.join(edits)}: the agent's contexts are edited, and {stage} trains episodes whose turns saw all "
-                "that came before them; evaluate with it, and leave it out here",
-            )
         if "dpo" in self.stages:
             check(
                 self.dpo.training.sequence_length >= 2 * self.agent.context_tokens,
@@ -233,6 +226,12 @@ class Config:
                 not self.grpo.replay_routes or self.model.moe.experts > 0,
                 "grpo.replay_routes is set for a model without experts (model.moe.experts is 0): there is nothing to "
                 "replay; set it to False",
+            )
+            edits = self.agent.context_edits()
+            check(
+                not (self.grpo.replay_routes and edits),
+                f"grpo.replay_routes is set with {', '.join(edits)}: a token that stands in several contexts was "
+                "sent to other experts in each, and only one route of it is known; set one of them back",
             )
             check(
                 not self.grpo.replay_routes or self.rollout.engine == "local",

@@ -127,7 +127,7 @@ class AgentConfig:
     def context_edits(self) -> list[str]:
         """The settings by which a turn may be sampled in something else than all that came before it, as KEY=VALUE.
 
-        Of an episode without them, the ledger is one sequence, and can be trained as one row.
+        Of an episode without them, the ledger is one sequence, which one row trains (else: trajectory/tree.py).
         """
         edits = []
         if self.keep_results != -1:

@@ -10,6 +10,17 @@ from dataclasses import dataclass
 
 from mirothinker_jax.config_tree import check, check_address, one_of
 
+# The tools that this package has.
+SANDBOX_TOOLS = (
+    "create_sandbox",
+    "run_command",
+    "run_python_code",
+    "upload_file_from_local_to_sandbox",
+    "download_file_from_internet_to_sandbox",
+)
+FILES_TOOLS = ("list_files", "read_file", "write_file")
+TOOL_NAMES = ("google_search", "scrape_and_extract_info", *SANDBOX_TOOLS, *FILES_TOOLS)
+
 _SEARCH_SERVICES = ("serper", "searxng", "tavily", "brave")
 
 
@@ -50,6 +61,10 @@ class ToolsConfig:
         "scrape_and_extract_info",
         "run_python_code",
     )  # tools that the model sees
+    # Servers of MCP whose tools the model sees too, each a command or an address: [NAME:] [VARIABLE=VALUE] COMMAND…
+    # or [NAME:] https://… [HEADER=VALUE], and #TOOL #TOOL at the end for some of its tools; $NAME in a value is read
+    # from the environment (pip install 'mirothinker-jax[mcp]').
+    mcp: tuple[str, ...] = ()
     deadline_s: float = 30.0  # seconds a call may take, from its first attempt on
     output_tokens: int = 256  # a longer result is cut, and says so
     concurrency: int = 16  # calls running at once, of all tools
@@ -75,6 +90,9 @@ class ToolsConfig:
     corpus: str = ""
     search_results: int = 10  # hits of a search, at most
     snippet_chars: int = 200  # of each hit; 0: none
+    # Words that no address may hold which is fetched or shown, in small letters, such as a benchmark's names: its
+    # questions lie on the web beside their answers. Data sets on model hubs are refused anyway.
+    refuse: tuple[str, ...] = ()
     # How a page becomes lines: rules (fast, keeps everything but navigation), trafilatura (main text only, for
     # pages full of boilerplate; pip install 'mirothinker-jax[tools]') or jina (a reader service fetches it).
     reader: str = "rules"
@@ -91,13 +109,44 @@ class ToolsConfig:
     # Answer a repeated, successful, side-effect-free call from memory. What an episode meets then depends on those
     # before it, as it must not where a run is to be repeated.
     cache: bool = False
-    unsafe_sandbox: bool = False  # allow run_python_code without bubblewrap (no isolation!)
+    # Where code runs: local (bubblewrap on this machine) or e2b (a hosted service, or your own of the same kind;
+    # pip install 'mirothinker-jax[e2b]').
+    sandbox: str = "local"
+    sandbox_url: str = ""  # with tools.sandbox=e2b: address of the API; empty: E2B's own
+    sandbox_key_env: str = "E2B_API_KEY"  # environment variable that holds its key
+    sandbox_template: str = ""  # its template for new sandboxes; empty: the service's default
+    sandboxes: int = 64  # at once; where another is wanted, the one unused for longest ends
+    sandbox_bytes: int = 1 << 30  # memory of a local sandbox, all of its processes together
+    # A cgroup v2 to make sandboxes' groups in, such as /sys/fs/cgroup/NAME; empty: this process's or the one above it,
+    # where it can be divided, else memory and processes are watched.
+    sandbox_cgroup: str = ""
+    unsafe_sandbox: bool = False  # run a model's code without bubblewrap (no isolation!)
 
     def __post_init__(self):
         for name in self.names:
-            one_of("tools.names", name, ("google_search", "scrape_and_extract_info", "run_python_code"))
+            one_of("tools.names", name, TOOL_NAMES)
+        one_of("tools.sandbox", self.sandbox, ("local", "e2b"))
+        check(
+            self.sandbox == "e2b" or not (self.sandbox_url or self.sandbox_template),
+            "tools.sandbox_url and tools.sandbox_template are of tools.sandbox=e2b; set that, or leave them out",
+        )
+        check(
+            self.sandbox == "local" or not (self.unsafe_sandbox or self.sandbox_cgroup),
+            f"tools.sandbox is {self.sandbox!r}; leave out tools.unsafe_sandbox and tools.sandbox_cgroup, which are of "
+            "this machine's",
+        )
+        check(self.sandboxes >= 1, f"tools.sandboxes is {self.sandboxes}; it must be ≥ 1")
+        check(
+            self.sandbox_bytes >= 1 << 27,
+            f"tools.sandbox_bytes is {self.sandbox_bytes:,}; Python and its packages need {1 << 27:,}",
+        )
         one_of("tools.reader", self.reader, ("rules", "trafilatura", "jina"))
-        for key in ("search_url", "reader_url", "extractor_url"):
+        for word in self.refuse:
+            check(
+                len(word) >= 4 and word == word.casefold(),
+                f"tools.refuse holds {word!r}; give words of four or more small letters",
+            )
+        for key in ("search_url", "reader_url", "extractor_url", "sandbox_url"):
             check_address(f"tools.{key}", getattr(self, key))
         self._check_search()
         check(

@@ -24,6 +24,9 @@ class DPOConfig:
     label_smoothing: float = 0.0
     # Log-probs of a sequence are averaged over its tokens instead of summed; β then is larger, such as 5.
     length_normalised: bool = False
+    # Drop right episodes that fought the network or repeated themselves, and wrong ones that failed by form, in a loop
+    # or early (trajectory/curation.py).
+    curate: bool = False
     sft_coef: float = 0.1  # λ: weight of the SFT loss on the chosen sequence
     questions: int = 200  # questions that pairs are sampled for
     samples: int = 8  # episodes per question; correct against wrong makes pairs
@@ -66,6 +69,9 @@ class GRPOConfig:
     reward_terms: tuple[str, ...] = ()
     # Episodes cut by a length limit add nothing to the loss; their rewards still count in their group's mean.
     overlong_filter: bool = False
+    # Such episodes are part of no group: right ones that fought the network or repeated themselves, and wrong ones that
+    # failed by form, in a loop or early (trajectory/curation.py).
+    curate: bool = False
     advantage: str = "mean"  # mean: R − mean(R); std: also divided by the group's std; rloo: leave-one-out
     # reinforce: A·log π; clip: PPO's clipped ratio; gspo: the same of whole sequences; cispo: A·log π, weighted by
     # the clipped ratio

@@ -58,14 +58,19 @@ def parse(
         sys.exit(2)
 
 
-def read(argv: Sequence[str], cls: type[T], program: str, example: str, base: Any = None) -> T:
-    """`parse` for callers in Python: raises ConfigError instead of leaving the process. `base`: the values, a
-    ConfigDict, where `argv` names no file."""
+def read(
+    argv: Sequence[str], cls: type[T], program: str, example: str, partly: bool = False, base: Any = None
+) -> T:
+    """`parse` for callers in Python: raises ConfigError instead of leaving the process.
+
+    `partly`: `cls` has some of a config's groups; the others are not read, and a config file need not be given.
+    `base`: the values, a ConfigDict, where `argv` names no file.
+    """
     known = {key.name: key for key in keys(cls)}
     path, overrides = _split(argv, known)
-    if path is None and base is None:
+    if path is None and base is None and not partly:
         raise ConfigError(f"no config file; give one, for example: {program} --config {example}")
-    values = base if path is None else load(path)
+    values = _groups(cls, path) if partly else base if path is None else load(path)
     # The declared types judge the values (build does), not those that the file happened to put in.
     with values.unlocked(), values.ignore_type():
         for name, text in overrides.items():
@@ -79,6 +84,21 @@ def read(argv: Sequence[str], cls: type[T], program: str, example: str, base: An
                 owner = owner[group]
             owner[last] = parse_value(known[name], text)
     return build(cls, values)
+
+
+def _groups(cls: type, path: str | None) -> Any:
+    """What the file says of the groups of `cls`; nothing where there is no file."""
+    from ml_collections import ConfigDict
+
+    values = ConfigDict() if path is None else load(path)
+    groups = {key.name.partition(".")[0]: "." in key.name for key in keys(cls)}
+    with values.unlocked():
+        for name in list(values):
+            if name not in groups:
+                del values[name]
+        for name in (name for name, is_group in groups.items() if is_group and name not in values):
+            values[name] = ConfigDict()
+    return values
 
 
 def split(argv: Sequence[str], cls: type = Config) -> tuple[list[str], list[str]]:

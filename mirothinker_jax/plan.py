@@ -50,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, config: Config) -> int:
+    if not (options.stage or config.stages):
+        raise ConfigError("config.stages is empty: there is no step to plan; give some of sft, dpo, grpo")
     stage = options.stage or config.stages[0]
     if options.json is not None:
         _check_writable(options.json)

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, KERNELS = "mirothinker_jax", "mirothinker_kernels"
 
 COMMANDS = {"train", "plan", "evaluate", "convert", "serve"}
+COMMANDS_IN_ROOMS = {"tools.mcp_server", "agent.__main__"}  # nobody imports them
 
 # Room → the rooms, or single modules of them, that it may import besides itself.
 MAY_IMPORT = {
@@ -33,7 +34,7 @@ MAY_IMPORT = {
     "flags": {"config", "config_tree", "config_file"},
     "types": set(),
     "tasks": {
-        *("config", "config_tree", "tools.spec", "tools.client"),
+        *("config", "config_tree", "checked_lines", "tools.spec", "tools.client"),
         *("data.jsonl", "data.parquet", "data.paths", "data.strict_json"),
     },
     "tools": {"config", "config_tree", "checked_lines"},
@@ -44,7 +45,15 @@ MAY_IMPORT = {
     "data": {"config", "config_tree", "types", "tools.spec", "tools.hermes"},
     "objectives": {"config", "types"},
     "checked_lines": set(),
-    "trajectory": {"config", "config_tree", "types", "data.packing", "checked_lines", "tasks.types"},
+    "trajectory": {
+        "config",
+        "config_tree",
+        "types",
+        "data.packing",
+        "data.weights",
+        "checked_lines",
+        "tasks.types",
+    },
     "rollout": {
         *("config", "config_tree", "types", "parallel", "models", "data", "tools", "agent", "trajectory"),
         "tasks.types",
@@ -52,7 +61,7 @@ MAY_IMPORT = {
     "trainer": {"config", "config_tree", "types", "parallel", "models", "objectives", "data"},
     "evals": {
         *("config", "config_tree", "types", "parallel", "models", "data", "tools", "agent", "trajectory"),
-        *("rollout", "tasks"),
+        *("rollout", "tasks", "config_agent"),
     },
     "serving": {
         *("config", "config_tree", "data", "rollout", "tools.spec"),
@@ -128,13 +137,20 @@ def imports(module: str, at_import_time: bool = False) -> set[str]:
 
 def room(module: str) -> str:
     """`mirothinker_jax.data.packing` → `data`."""
-    return module.split(".")[1] if "." in module else ""
+    return module.partition(".")[2].partition(".")[0]
 
 
 def allowed(importer: str, imported: str) -> bool:
     """Whether one module of mirothinker_jax may import another one."""
     here, there = room(importer), room(imported)
-    if here in COMMANDS or here == there or there == "":
+    if imported.removeprefix(f"{PACKAGE}.") in COMMANDS_IN_ROOMS:
+        return False
+    if (
+        here in COMMANDS
+        or importer.removeprefix(f"{PACKAGE}.") in COMMANDS_IN_ROOMS
+        or here == there
+        or there == ""
+    ):
         return True
     if there in COMMANDS | {"pipeline", "flags"}:
         return False
@@ -184,6 +200,9 @@ def test_rooms_import_what_the_table_allows():
         ("data.chat", "tools.executor", False),
         ("models.qwen", "data.packing", False),
         ("rollout.engine", "flags", False),
+        ("tools.mcp_server", "flags", True),
+        ("tools.mcp_tools", "flags", False),
+        ("tools.build", "tools.mcp_server", False),
         ("train", "pipeline.run", True),
         ("evals.report", "pipeline.run", False),
         ("types", "config", False),
@@ -219,7 +238,7 @@ def test_importing_them_or_a_command_reaches_no_jax():
 
 def test_starting_a_run_imports_nothing_that_it_may_not_need():
     """Each of these costs 0.1 to 4 CPU-seconds (tensorboardX brings torch), and is imported where it is asked for."""
-    late = {"aiohttp", "httpx", "jinja2", "jsonschema", "matplotlib", "pyarrow", "tensorboardX"}
+    late = {"aiohttp", "httpx", "jinja2", "jsonschema", "matplotlib", "mcp", "pyarrow", "tensorboardX"}
     late |= {"tensorflow_datasets", "torch", "trafilatura"}
     found = {name.split(".")[0] for name in reached(f"{PACKAGE}.pipeline.run")}
     assert "orbax" in found and found & late == set()

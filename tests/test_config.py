@@ -49,6 +49,8 @@ def test_file_and_overrides(good):
         "--config.tools.unsafe_sandbox",
     ]
     argv += ["--config.sft.training.optimizer.learning_rate=3", "--config.tokenizer.symbols=(' ', 'a, b')"]
+    own = ["--out", "x", "--config.data.shuffle", "why?"]  # a boolean takes no value
+    assert flags.split([*own[:2], *argv, *own[2:]]) == ([*argv, own[2]], ["--out", "x", "why?"])
     c = flags.parse(argv)
     assert (c.seed, c.run_dir, c.stages) == (3, "runs/a=b", ("sft", "dpo"))
     assert c.evaluation.budgets == (0, 1)
@@ -215,6 +217,10 @@ def test_adapters_need_a_model(capsys, tmp_path):
         ("--config.tools.retries=-1", "config.tools.retries is -1; it must be ≥ 0"),
         ("--config.tools.breaker_failures=-1", "config.tools.breaker_failures is -1; 0 is off"),
         ("--config.tools.breaker_open_s=0", "config.tools.breaker_open_s is 0.0; it must be > 0"),
+        ("--config.tools.sandbox=docker", "config.tools.sandbox"),
+        ("--config.tools.sandboxes=0", "config.tools.sandboxes is 0; it must be ≥ 1"),
+        ("--config.tools.sandbox_bytes=1000", "config.tools.sandbox_bytes is 1,000; Python"),
+        ("--config.tools.sandbox_url=https://s.test", "tools.sandbox_template are of tools.sandbox=e2b"),
         (
             "--config.tools.record=gs://b/x",
             "config.tools.record is 'gs://b/x', and URLs are not read or written",
@@ -297,17 +303,13 @@ def test_a_setting_beside_a_preset_wins(good):
             "config.agent.high_results (4) must be above agent.keep_results (5)",
         ),
         (
-            ("--config.stages=grpo", "--config.agent.keep_results=5", "--config.agent.rollbacks=2"),
-            "agent.keep_results=5, agent.rollbacks=2: the agent's contexts are edited, and grpo trains episodes",
-        ),
-        (
             (
-                "--config.stages=dpo",
-                "--config.agent.preset=v1.7",
-                "--config.agent.restarts=0",
-                "--config.agent.turn_tokens=9",
+                "--config.stages=grpo",
+                "--config.agent.keep_results=5",
+                "--config.model.moe.experts=8",
+                "--config.grpo.replay_routes=True",
             ),
-            "agent.keep_results=5, agent.overflow=drop, agent.rollbacks=4: the agent's contexts are edited, and dpo",
+            "config.grpo.replay_routes is set with agent.keep_results=5: a token that stands in several contexts",
         ),
         (
             ("--config.grpo.loss=clip", "--config.grpo.sampler_correction=tis"),

@@ -34,7 +34,7 @@ def test_a_config_by_name_or_path(tmp_path, monkeypatch):
         ("configs/toy/smoke.py", "did you mean toy/smoke?"),
         ("qwen/stf:runs/a", "did you mean qwen/sft"),
         ("toy", "did you mean toy/pipeline or toy/sft or toy/smoke?"),
-        ("zzz", "there are: mirothinker/dpo, mirothinker/grpo, "),
+        ("zzz", "there are: agent/chat, mirothinker/dpo, "),
         (f"toy/{'x' * 5000}", "there are: "),
     ],
 )

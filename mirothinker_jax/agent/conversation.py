@@ -83,7 +83,7 @@ class Conversation:
 
     def _end(self) -> int:
         """The last token of the last turn."""
-        return self._ledger.last.tokens[-1]
+        return self._ledger.end
 
     def _ids(self, texts: Sequence[str], request: str) -> Sequence[int]:
         return self._chat.observation(texts, request=request)

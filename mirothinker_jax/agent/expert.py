@@ -1,7 +1,7 @@
 """A scripted expert: it answers chain questions through the real tools, errs now and then, and recovers.
 
 It is an engine like any other, so its episodes run through the same loop as the model's. Its tokens are
-Unicode code points (`Characters`), because it writes the corpus that the tokenizer is trained on.
+Unicode code points (agent/characters.py), because it writes the corpus that the tokenizer is trained on.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
+from mirothinker_jax.agent.characters import Characters, read_messages
 from mirothinker_jax.agent.policy import Request, Turn
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
 from mirothinker_jax.agent.wire.formats import WIRES
-from mirothinker_jax.tools.hermes import RESULT_TAGS
 from mirothinker_jax.tools.spec import ToolCall
 from mirothinker_jax.trajectory.types import Source, Trajectory
 
-_CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *RESULT_TAGS)
-_FIRST_CONTROL = 0x110000  # beyond Unicode
 _LINK = re.compile(r"\]\((\S+)\)")
 _TRIES = 3  # of one step, before the expert gives up
 
@@ -28,30 +26,6 @@ SEARCH = ("search_and_scrape_webpage", "google_search")
 SCRAPE = ("jina_scrape_llm_summary", "scrape_and_extract_info")
 
 Said = str | tuple[str, ToolCall]  # a turn's text; or its thought and its call, however that is written
-
-
-class Characters:
-    """A text codec whose tokens are code points; control tokens come after the last of them."""
-
-    vocab_size = _FIRST_CONTROL + len(_CONTROL)
-    pad_id, im_start_id, im_end_id, result_id, shown_id = range(_FIRST_CONTROL, vocab_size)
-
-    def token_id(self, name: str) -> int | None:
-        return _FIRST_CONTROL + _CONTROL.index(name) if name in _CONTROL else None
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(c) for c in text]
-
-    encode_untrusted = encode
-
-    def decode(self, ids: Sequence[int]) -> str:
-        try:
-            return "".join(map(chr, ids))
-        except ValueError:  # there are control tokens among them
-            return "".join(chr(i) if i < _FIRST_CONTROL else _CONTROL[i - _FIRST_CONTROL] for i in ids)
-
-    def truncate(self, text: str, max_tokens: int) -> tuple[str, bool]:
-        return text[:max_tokens], len(text) > max_tokens
 
 
 @dataclass(frozen=True)
@@ -175,24 +149,3 @@ def messages(trajectory: Trajectory) -> list[dict[str, str]]:
     """The episode as chat messages, read off its tokens."""
     assert trajectory.segments[-1].source is Source.POLICY
     return read_messages([i for segment in trajectory.segments for i in segment.tokens])
-
-
-def read_messages(ids: Sequence[int]) -> list[dict[str, str]]:
-    """The whole messages in tokens of `Characters`. A result in a frame of its own ("hermes") is a tool's message."""
-    codec = Characters()
-    ids = tuple(ids)
-    found: list[dict[str, str]] = []
-    end = 0
-    for _ in range(ids.count(codec.im_end_id)):
-        start, before = ids.index(codec.im_start_id, end), end
-        end = ids.index(codec.im_end_id, end) + 1
-        assert before <= start < end
-        role, _, content = codec.decode(ids[start + 1 : end - 1]).partition("\n")
-        if codec.result_id not in ids[start:end]:
-            found.append({"role": role, "content": content})
-            continue
-        frames = [i for i in range(start, end) if ids[i] in (codec.result_id, codec.shown_id)]
-        for first, last in zip(frames[::2], frames[1::2], strict=True):
-            text = codec.decode(ids[first + 1 : last])
-            found.append({"role": "tool", "content": text.removeprefix("\n").removesuffix("\n")})
-    return found

@@ -37,6 +37,12 @@ class Ledger:
         """Where the conversation ends."""
         return self.segments[self._path[-1]]
 
+    @property
+    def end(self) -> int:
+        """The token that the conversation ends by. After a turn without tokens it is that before it, which ends no
+        message either."""
+        return (self.last.tokens or self.segments[self._path[-2]].tokens)[-1]
+
     def begin(self, ids: Sequence[int], messages: Sequence[Said]) -> None:
         """A conversation that starts with this prompt, and of which nothing else was said."""
         self._path, self._hidden = [], 0
@@ -44,7 +50,7 @@ class Ledger:
 
     def observe(self, ids: Sequence[int], messages: Sequence[Said]) -> None:
         """What a turn brought, or is followed by."""
-        end = self.last.tokens[-1]
+        end = self.end
         self._append(Segment(Source.OBSERVATION, tuple(ids), tuple(messages)))
         self._short[self._path[-1]] = tuple(self._chat.observation(self._lines(self._path[-1]), end))
 

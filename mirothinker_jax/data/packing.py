@@ -3,7 +3,7 @@
 Unusual: what a query may see is told by spans (types.Spans), never by a mask, so preference pairs can share
 their prompt: a row holds the prompt once, as a *trunk*, and both continuations as *branches* of it. Shifting
 (position t asks for token t + 1) happens here and only here, sample by sample, so no prediction crosses from
-one sample into the next.
+one sample into the next. A trajectory whose context was edited is a trunk with branches too (trajectory/tree.py).
 
 Left out: splitting a sample over rows; one that does not fit is an error, because cutting it would train the
 model to stop anywhere.
@@ -57,6 +57,41 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """A stretch of tokens that sees the first `seen` tokens of a trunk, and itself. Its first token is never trained:
+    no token of the branch stands before it."""
+
+    seen: int
+    sample: Sample
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A sequence with branches, which share what they see of it. One sequence, as objectives count.
+
+    Worked example, of a trunk a b c d e and a branch b X Y with seen = 1:
+
+        tokens     a  b  c  d  e  b  X  Y
+        targets    b  c  d  e  0  X  Y  0
+        positions  0  1  2  3  4  1  2  3
+        trunk      -  -  -  -  -  a  a  a
+
+    `of_tokens`: the trained tokens of the whole sequence, where this is a part of it (data/weights.py).
+    """
+
+    trunk: Sample
+    branches: tuple[Branch, ...] = ()
+    of_tokens: int | None = None
+
+    def __post_init__(self):
+        for branch in self.branches:
+            assert 0 <= branch.seen <= len(self.trunk), (branch.seen, len(self.trunk))
+
+    def __len__(self) -> int:
+        return len(self.trunk) + sum(len(branch.sample) for branch in self.branches)
+
+
+@dataclass(frozen=True)
 class Pair:
     """A prompt and two continuations of it. The continuations' arrays do not include the prompt."""
 
@@ -71,6 +106,17 @@ class Pair:
     def __len__(self) -> int:
         """Tokens of a row that the pair takes: the prompt's last token stands in each branch."""
         return len(self.prompt) + 1 + len(self.chosen) + len(self.rejected)
+
+
+@dataclass(frozen=True)
+class TreePair:
+    """Two sequences, of one tree or several each, that share nothing in a row: of episodes whose context was edited."""
+
+    chosen: tuple[Tree, ...]
+    rejected: tuple[Tree, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.chosen + self.rejected))
 
 
 def shift(sample: Sample, aggregate: str = "token-mean") -> dict[str, np.ndarray]:
@@ -95,14 +141,25 @@ def shift(sample: Sample, aggregate: str = "token-mean") -> dict[str, np.ndarray
     return columns
 
 
+def tree_columns(tree: Tree, aggregate: str) -> list[dict[str, np.ndarray]]:
+    """`shift` of the trunk and of each branch, with the weights and the denominator of all of them as one sequence."""
+    columns = [shift(sample) for sample in (tree.trunk, *(branch.sample for branch in tree.branches))]
+    trained = np.concatenate([c["weights"] > 0 for c in columns])
+    ends = np.cumsum([len(c["tokens"]) for c in columns])[:-1]
+    weights, denominator = (np.split(x, ends) for x in loss_weights(trained, aggregate, tree.of_tokens))
+    return [
+        c | {"weights": w, "denominator": d} for c, w, d in zip(columns, weights, denominator, strict=True)
+    ]
+
+
 def pack_rows(
-    samples: Sequence[Sample],
+    samples: Sequence[Sample | Tree],
     sequence_length: int,
     row_multiple: int = 1,
     routes: tuple[int, int] | None = None,
     aggregate: str = "token-mean",
 ) -> Batch:
-    """Packs samples by first-fit-decreasing: longest first, each into the first row that has room.
+    """Packs samples and trees by first-fit-decreasing: longest first, each into the first row that has room.
 
     Deterministic. `sequence` numbers the samples of a row from 0. Rows of padding are added until their
     count is a multiple of `row_multiple` (of the micro-batch, say); no sample is split or dropped. The batch has
@@ -119,14 +176,14 @@ def pack_rows(
     for row, members in enumerate(rows):
         start = 0
         for sequence, member in enumerate(members):
-            sample = samples[order[member]]
-            _put(batch, row, start, shift(sample, aggregate), sequence=sequence)
-            start += len(sample)
+            item = samples[order[member]]
+            tree = item if isinstance(item, Tree) else Tree(item)
+            start = _put_tree(batch, row, start, tree, sequence, aggregate)
     return batch
 
 
 def pack_pairs(
-    pairs: Sequence[Pair], sequence_length: int, pairs_per_row: int, row_multiple: int = 1
+    pairs: Sequence[Pair | TreePair], sequence_length: int, pairs_per_row: int, row_multiple: int = 1
 ) -> Batch:
     """Packs preference pairs, first fit in the given order, at most `pairs_per_row` to a row.
 
@@ -152,7 +209,11 @@ def pack_pairs(
     for row, members in enumerate(rows):
         start = 0
         for i, member in enumerate(members):
-            start = _put_pair(batch, row, start, pairs[member], first_sequence=2 * i)
+            pair = pairs[member]
+            if isinstance(pair, Pair):
+                start = _put_pair(batch, row, start, pair, first_sequence=2 * i)
+            else:
+                start = _put_tree_pair(batch, row, start, pair, first_sequence=2 * i)
     return batch
 
 
@@ -186,6 +247,17 @@ def first_fit(sizes: Iterable[int], capacity: int, most: int | None = None) -> l
     return bins
 
 
+def _put_tree(batch: Batch, row: int, start: int, tree: Tree, sequence: int, aggregate: str) -> int:
+    """Writes a trunk and its branches from `start` on, and returns where they end."""
+    end = start
+    seen = (0, *(branch.seen for branch in tree.branches))
+    for tokens, columns in zip(seen, tree_columns(tree, aggregate), strict=True):
+        trunk = (start, start + tokens) if tokens else (0, 0)
+        _put(batch, row, end, columns, sequence=sequence, position=tokens, trunk=trunk)
+        end += len(columns["tokens"])
+    return end
+
+
 def _put_pair(batch: Batch, row: int, start: int, pair: Pair, first_sequence: int) -> int:
     """Writes a pair's trunk and branches from `start` on, and returns where it ends."""
     prompt = np.asarray(pair.prompt, np.int32)
@@ -199,6 +271,18 @@ def _put_pair(batch: Batch, row: int, start: int, pair: Pair, first_sequence: in
         _put(batch, row, end, columns, sequence=sequence, position=trunk, trunk=(start, start + trunk))
         end += len(branch)
     batch.denominator[row, start + trunk] = float(pair.chosen.trained.any() and pair.rejected.trained.any())
+    return end
+
+
+def _put_tree_pair(batch: Batch, row: int, start: int, pair: TreePair, first_sequence: int) -> int:
+    """Writes the trees of both sequences from `start` on, and returns where they end."""
+    end, tokens = start, []
+    for sequence, trees in enumerate((pair.chosen, pair.rejected), first_sequence):
+        before = end
+        for tree in trees:
+            end = _put_tree(batch, row, end, tree, sequence, "token-sum")
+        tokens.append(batch.weights[row, before:end].sum())
+    batch.denominator[row, start] = float(min(tokens) > 0)
     return end
 
 

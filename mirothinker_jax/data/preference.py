@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from mirothinker_jax.config import ConfigError
-from mirothinker_jax.data.packing import Pair, digest_of_rows, pack_pairs
+from mirothinker_jax.config import ConfigError, check
+from mirothinker_jax.data.packing import Pair, TreePair, digest_of_rows, pack_pairs
 from mirothinker_jax.types import Batch
+
+logger = logging.getLogger(__name__)
 
 
 class PreferenceSource:
@@ -20,7 +23,7 @@ class PreferenceSource:
 
     def __init__(
         self,
-        pairs: Sequence[Pair],
+        pairs: Sequence[Pair | TreePair],
         reference: Callable[[Batch], Batch],
         *,
         sequence_length: int,
@@ -31,18 +34,27 @@ class PreferenceSource:
     ):
         """`reference` fills in `ref_logprobs`; `shard` is this process's (index, count) of row blocks.
 
-        Raises ConfigError where there are no pairs.
+        Pairs longer than a row are left out, with a warning: episodes whose context was edited have no length known
+        before. Raises ConfigError where no pairs are left.
         """
         if not pairs:
             raise ConfigError(
                 "no preference pairs: every question was answered always right or always wrong; "
                 "remove the run's dpo folder, and raise dpo.questions or dpo.samples"
             )
-        packed = pack_pairs(pairs, sequence_length, pairs_per_row)
+        fitting = [pair for pair in pairs if len(pair) <= sequence_length]
+        if len(fitting) < len(pairs):
+            note = (
+                f"{len(pairs) - len(fitting)} of {len(pairs)} preference pairs are longer than "
+                f"dpo.training.sequence_length ({sequence_length}); the longest has {max(map(len, pairs))} tokens"
+            )
+            check(bool(fitting), f"{note}: raise it")
+            logger.warning("%s: left out", note)
+        packed = pack_pairs(fitting, sequence_length, pairs_per_row)
         self._sha256 = digest_of_rows(packed)
         self._batch = reference(packed)
         self._batch_size, self._seed, self._shard, self._position = rows, seed, shard, 0
-        self.pairs, self.rows = len(pairs), self._batch.shape[0]
+        self.pairs, self.rows = len(fitting), self._batch.shape[0]
 
     def next(self, step: int, params: Any) -> tuple[Batch, dict[str, float]]:
         index, count = self._shard

@@ -23,21 +23,26 @@ from __future__ import annotations
 import numpy as np
 
 
-def loss_weights(trained: np.ndarray, aggregate: str) -> tuple[np.ndarray, np.ndarray]:
+def loss_weights(
+    trained: np.ndarray, aggregate: str, of_tokens: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(weights, denominator), float32 [n] each, of a sequence whose predictions `trained` (bool [n]) are trained.
 
-    `aggregate` is one of the table above. What the sequence adds to the denominator is the sum of its array.
+    `aggregate` is one of the table above. What the sequence adds to the denominator is the sum of its array. Where
+    this is a part of a sequence that takes several rows, `of_tokens` are the trained tokens of the whole: the parts
+    together add what the sequence in one row would.
     """
     weights = trained.astype(np.float32)
     count = np.count_nonzero(trained)
+    whole = count if of_tokens is None else of_tokens
     if aggregate == "token-mean":
         return weights, weights.copy()
     denominator = np.zeros_like(weights)
     if aggregate == "token-sum":
         return weights, denominator
     if count:
-        denominator[np.argmax(trained)] = 1.0
+        denominator[np.argmax(trained)] = count / whole
     if aggregate == "seq-mean-token-mean":
-        return weights / np.float32(max(count, 1)), denominator
+        return weights / np.float32(max(whole, 1)), denominator
     assert aggregate == "seq-mean-token-sum", aggregate
     return weights, denominator

@@ -2,6 +2,8 @@
 
 A sequence never spans rows, but a context axis cuts it and changes the order of its tokens, and it may be a trunk with
 branches. So it is known by its index in `batch.sequence` and by nothing else.
+
+On GPUs a scatter adds in no fixed order, so the last bits of `own_sums` may differ from run to run.
 """
 
 from __future__ import annotations

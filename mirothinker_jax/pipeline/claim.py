@@ -28,7 +28,8 @@ FREE = (
     *("data.read_threads", "data.survey", "data.validation_path", "sft.validate_every", "world.port"),
     *("tools.deadline_s", "tools.concurrency", "tools.search_key_env", "tools.unsafe_sandbox"),
     *("tools.tool_concurrency", "tools.tool_rates", "tools.retries", "tools.breaker_", "tools.record"),
-    *("tools.reader_key_env", "tools.extractor_key_env"),
+    *("tools.reader_key_env", "tools.extractor_key_env", "tools.sandbox_key_env"),
+    *("tools.sandboxes", "tools.sandbox_cgroup"),
     *(
         "tasks.tries",
         "tasks.broken_share",

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mirothinker_jax.agent.expert import Characters, Expert, Plan, messages
+from mirothinker_jax.agent.characters import Characters
+from mirothinker_jax.agent.context import KEEP_ALL
+from mirothinker_jax.agent.expert import Expert, Plan, messages
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
 from mirothinker_jax.agent.setting import Setting, episode_setting
 from mirothinker_jax.config import Config
@@ -43,7 +45,11 @@ def write_expert_episodes(
     settings = dataclasses.replace(config.tools, output_tokens=_UNBOUNDED)
     codec, call_format = Characters(), config.data.call_format
     agent = dataclasses.replace(config.agent, context_tokens=_UNBOUNDED * 64, turn_tokens=_UNBOUNDED)
-    setting = episode_setting(agent, [tool.spec for tool in tools], _UNBOUNDED, call_format)
+    given = episode_setting(agent, [tool.spec for tool in tools], _UNBOUNDED, call_format)
+    # What is learned from is one whole conversation, however the agent's own contexts are edited.
+    setting = dataclasses.replace(
+        given, context=KEEP_ALL, overflow="reserve", final_answer="forced", rollbacks=0, restarts=0
+    )
     budgets = call_budgets(tasks, config.sft.expert_calls, config.seed)
     specs = [
         EpisodeSpec(f"expert-{number}", task, config.seed * 1_000_003 + number, budget)

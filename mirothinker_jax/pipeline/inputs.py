@@ -51,6 +51,7 @@ def open_inputs(config: Config) -> Inputs:
 
 
 def _open(config: Config) -> Inputs:
+    check(bool(config.stages), "config.stages is empty: nothing is trained; give some of sft, dpo, grpo")
     conversations = tokenizer = validation = None
     if config.data.path:
         conversations = open_conversations(config.data.path, config.data.ignore)

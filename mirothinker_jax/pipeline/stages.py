@@ -7,13 +7,17 @@ made from them.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from mirothinker_jax.agent.wire.formats import call_keys
 from mirothinker_jax.config import TrainingConfig
 from mirothinker_jax.data.heldout import packed_rows
 from mirothinker_jax.data.loader import SFTSource
@@ -27,10 +31,13 @@ from mirothinker_jax.rollout.collect import EpisodeSpec
 from mirothinker_jax.rollout.source import GRPOSource
 from mirothinker_jax.trainer.reference import make_reference
 from mirothinker_jax.trainer.validation import Validation, make_heldout_loss
+from mirothinker_jax.trajectory.curation import curate, reason_to_drop
 from mirothinker_jax.trajectory.pairs import make_pairs
 from mirothinker_jax.trajectory.types import Trajectory
 from mirothinker_jax.trajectory.views import preference_pair
 from mirothinker_jax.types import Batch, BatchSource, Objective
+
+logger = logging.getLogger(__name__)
 
 
 class Stage(NamedTuple):
@@ -69,7 +76,14 @@ def dpo_stage(ready: Prepared, before: LazyParams) -> Stage:
     """Pairs sampled from the policy that this stage starts from, which is also the reference."""
     config, folder, model = ready.place.config, ready.place.folder / "dpo", ready.learner.model
     c = config.dpo
-    pairs = make_pairs(_samples(ready, before), c.pairs_per_question, config.seed)
+    samples = _samples(ready, before)
+    if c.curate:
+        samples, dropped = curate(samples, call_keys(config.data.call_format))
+        reasons = Counter(dropped.values()).most_common()
+        logger.info(
+            "dpo: %d episodes dropped%s", len(dropped), "".join(f"; {n} {reason}" for reason, n in reasons)
+        )
+    pairs = make_pairs(samples, c.pairs_per_question, config.seed)
 
     def reference(batch: Batch) -> Batch:
         return make_reference(model, before.get(), c.training.microbatch_size, shared=True)(batch)
@@ -126,6 +140,9 @@ def grpo_stage(ready: Prepared, before: LazyParams) -> Stage:
         block=learner.shard,
         reference=reference,
         routes=(m.layers, m.moe.experts_per_token) if c.replay_routes else None,
+        reason_to_drop=partial(reason_to_drop, calls_of=call_keys(config.data.call_format))
+        if c.curate
+        else None,
     )
     training = with_steps(c.training, lambda: len(tasks) / c.questions)
     return Stage(training, source, objective_of(config, "grpo"))

@@ -14,16 +14,15 @@ import numpy as np
 
 from mirothinker_jax.config import ConfigError, GRPOConfig
 from mirothinker_jax.config_tree import numbers_by_name
-from mirothinker_jax.data.packing import Sample, pack_rows, shift
+from mirothinker_jax.data.packing import pack_rows
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import max_over_processes, mean_figures
 from mirothinker_jax.rollout.collect import EpisodeSpec
 from mirothinker_jax.rollout.collector import Collector
 from mirothinker_jax.tasks.types import Task
-from mirothinker_jax.trajectory.advantage import group_advantages
+from mirothinker_jax.trajectory.groups import group_rows
 from mirothinker_jax.trajectory.reward import violates_format, with_reward
 from mirothinker_jax.trajectory.types import Stop, Trajectory
-from mirothinker_jax.trajectory.views import policy_sample
 from mirothinker_jax.types import Batch
 
 
@@ -45,15 +44,17 @@ class GRPOSource:
         block: tuple[int, int] | None = None,
         reference: Callable[[Batch], Batch] | None = None,
         routes: tuple[int, int] | None = None,
+        reason_to_drop: Callable[[Trajectory], str] | None = None,
     ):
         """`shard` is this process's (index, count) of the step's questions, which it samples. `block` is its
         (index, count) of row blocks, which it trains on; None: the same. Where several processes hold one
         block (they split its tokens or heads), each trains on what all of them sampled. `microbatch_size` is a
         block's share of a micro-batch; `reference` fills in `ref_logprobs` where a KL term needs them. `routes` is
-        the (L, k) of the routers whose choices are recorded and replayed; None: they are not."""
+        the (L, k) of the routers whose choices are recorded and replayed; None: they are not. An episode that
+        `reason_to_drop` gives a reason for is part of no group."""
         self._config, self._tasks, self._collector = config, tasks, collector
         self._folder, self._seed, self._microbatch_size = folder, seed, microbatch_size
-        self._reference, self._routes = reference, routes
+        self._reference, self._routes, self._reason_to_drop = reference, routes, reason_to_drop
         self._sampled, self._trained = (
             _part(config.questions * config.group, *p) for p in (shard, block or shard)
         )
@@ -69,19 +70,28 @@ class GRPOSource:
         )
         terms = numbers_by_name("grpo.reward_terms", c.reward_terms)
         trajectories = [with_reward(t, c.correct_coef, c.format_coef, terms) for t in found]
-        samples, left_out, equal = self._samples(trajectories)
+        keep_equal = self._reference is not None
+        groups = [
+            group_rows(trajectories[i : i + c.group], c, keep_equal, self._reason_to_drop)
+            for i in range(0, len(trajectories), c.group)
+        ]
+        pieces = [piece for group in groups for piece in group.pieces]
         batch = pack_rows(
-            samples, c.training.sequence_length, self._microbatch_size, self._routes, c.aggregate
+            pieces, c.training.sequence_length, self._microbatch_size, self._routes, c.aggregate
         )
         batch = batch.padded(
             max_over_processes(batch.shape[0]) - batch.shape[0]
         )  # every process gives as many rows
         if batch.shape[0]:
             # Zeros that nobody computes are zeros of the mean all the same (data/weights.py).
-            batch.denominator[0, 0] += sum(shift(s, c.aggregate)["denominator"].sum() for s in left_out)
+            batch.denominator[0, 0] += sum(group.left_out for group in groups)
         if self._reference is not None:
             batch = self._reference(batch)
-        return batch, mean_figures(figures | describe(trajectories) | {"equal_groups": equal})
+        equal = float(np.mean([group.equal for group in groups]))
+        described = figures | describe(trajectories) | {"equal_groups": equal}
+        if self._reason_to_drop is not None:
+            described["dropped"] = sum(group.dropped for group in groups) / len(trajectories)
+        return batch, mean_figures(described)
 
     def _episodes(self, step: int) -> list[EpisodeSpec]:
         """The episodes of the step: a shuffled walk through the questions, epoch by epoch."""
@@ -95,25 +105,6 @@ class GRPOSource:
                 seed = int(np.random.default_rng((self._seed, step, place, member)).integers(2**31))
                 episodes.append(EpisodeSpec(episode_id, task, seed, version=step))
         return episodes
-
-    def _samples(self, trajectories: list[Trajectory]) -> tuple[list[Sample], list[Sample], float]:
-        """What is computed, what is left out, and the share of groups with equal rewards. These have no policy
-        gradient, so they are left out, unless a KL term wants them."""
-        size, equal = self._config.group, 0
-        samples: list[Sample] = []
-        left_out: list[Sample] = []
-        groups = [trajectories[i : i + size] for i in range(0, len(trajectories), size)]
-        for group in groups:
-            # What failed for reasons outside the policy, or was not judged, says nothing about it; nor does an episode
-            # that never asked it for a token.
-            usable = [t for t in group if t.correct is not None and t.segments]
-            rewards = np.asarray([t.reward for t in usable])
-            advantages = group_advantages(rewards, self._config.advantage)
-            silent = not np.any(advantages)
-            equal += silent
-            place = left_out if silent and self._reference is None else samples
-            place += [policy_sample(t, float(a)) for t, a in zip(usable, advantages, strict=True)]
-        return samples, left_out, equal / len(groups)
 
     def get_state(self) -> dict[str, Any]:
         return {"seed": self._seed}

@@ -26,13 +26,10 @@ from mirothinker_jax.tools.reading_pool import ReadersBroken, ReadingPool
 from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
 
 if TYPE_CHECKING:  # only a run with tools pays for importing HTTP
-    import httpx
-
     from mirothinker_jax.tools.client import WebClient
 
 logger = logging.getLogger(__name__)
 
-_REDIRECTS = 5
 # Read in the event loop, and the lines of the last few hundred kept: agents reread. Lexbor's worst page of this
 # size (elements nested 3,000 deep) takes it 20 ms, and four times that for twice the size.
 _SHORT_BYTES = 16_384
@@ -118,7 +115,7 @@ class ScrapePage:
     async def _fetch_in_time(self, url: str, headers: Mapping[str, str], request_id: str) -> Source:
         try:
             async with asyncio.timeout(self._timeout_s):
-                response = await self._fetch(url, headers, request_id)
+                response = await self._client.fetch(url, request_id, headers)
         except TimeoutError as error:
             message = f"no answer from {url} in {self._timeout_s:g} s"
             raise ToolError(Failure.UNREACHABLE, message) from error
@@ -142,22 +139,6 @@ class ScrapePage:
                 message = f"{source.url} came too late to be read"
                 raise ToolError(Failure.UNREACHABLE, message) from error
             raise ToolError(Failure.NETWORK, str(error)) from error
-
-    async def _fetch(self, url: str, headers: Mapping[str, str], request_id: str) -> httpx.Response:
-        for _ in range(_REDIRECTS + 1):
-            response = await self._client.send("GET", url, request_id, headers)
-            status = response.status_code
-            if status == 429 or status >= 500:
-                raise ToolError(Failure.UNREACHABLE, f"HTTP {status} for {url}")
-            if status >= 400:
-                raise ToolError(Failure.TOOL_ERROR, f"HTTP {status} for {url}")
-            if not response.next_request:
-                return response
-            here, there = response.request.url, response.next_request.url
-            if (here.scheme, here.netloc) != (there.scheme, there.netloc):
-                headers = {}  # they were meant for the first host alone
-            url = str(there)
-        raise ToolError(Failure.TOOL_ERROR, f"more than {_REDIRECTS} redirects, the last to {url}")
 
     async def aclose(self) -> None:
         """Closes connections and ends processes. The tool may be used again."""

@@ -9,27 +9,35 @@ from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies_environment
 
 from mirothinker_jax.config import ToolsConfig, check
-from mirothinker_jax.tools import browse, sandbox, search
+from mirothinker_jax.tools import browse, files, sandbox, search
 from mirothinker_jax.tools.browse import ScrapePage
 from mirothinker_jax.tools.corpus_index import open_corpus
 from mirothinker_jax.tools.documents import PAGE_CHARS, missing_libraries
 from mirothinker_jax.tools.extractor import Extractor
 from mirothinker_jax.tools.jina import ReaderService
 from mirothinker_jax.tools.limits import check_tool_names
+from mirothinker_jax.tools.mcp_tools import check_servers, mcp_tools, recorded_tools
 from mirothinker_jax.tools.recording import Record
 from mirothinker_jax.tools.replay import Recorded, parts
-from mirothinker_jax.tools.sandbox import RunPython
+from mirothinker_jax.tools.sandbox_local import LocalHost
+from mirothinker_jax.tools.sandbox_pool import SandboxPool
+from mirothinker_jax.tools.sandbox_remote import RemoteHost
 from mirothinker_jax.tools.search import GoogleSearch, SearchBackend
 from mirothinker_jax.tools.search_http import HttpSearch
 from mirothinker_jax.tools.search_services import SERVICES
 from mirothinker_jax.tools.spec import Tool
+from mirothinker_jax.tools.workspace import Workspace
 
 if TYPE_CHECKING:  # only a run with tools pays for importing HTTP
     from mirothinker_jax.tools.client import WebClient
 
 logger = logging.getLogger(__name__)
 
-_SPECS = {module.SPEC.name: module.SPEC for module in (search, browse, sandbox)}
+_SPECS = {
+    **{module.SPEC.name: module.SPEC for module in (search, browse)},
+    **sandbox.SPECS,
+    **files.SPECS,
+}
 # Tool name → the server that the model calls it by; known without making the tools.
 SERVERS = {name: spec.server for name, spec in _SPECS.items()}
 
@@ -46,12 +54,14 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
 
     Raises:
       ConfigError: a search service without a key, none at all, a corpus that cannot be used, no sandbox on this
-        machine, limits of a tool that is not there, or a record that cannot be written or read.
+        machine, a server of MCP that cannot be used, limits of a tool that is not there, or a record that cannot be
+        written or read.
     """
-    check_tool_names(settings, [_SPECS[name] for name in settings.names if name in _SPECS])
+    if not settings.mcp:  # else when its tools are known
+        check_tool_names(settings, [_SPECS[name] for name in settings.names if name in _SPECS])
     if settings.replay:  # nothing is called, so no key and no sandbox is needed
         parts(settings.replay)
-        return [Recorded(_SPECS[name]) for name in settings.names]
+        return [Recorded(_SPECS[name]) for name in settings.names] + recorded_tools(settings)
     if settings.record:  # whether it can be written, before hours of training
         record = Record(settings.record)
         record.open()
@@ -63,7 +73,9 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
 
     def client(proxy: str | None = None, **options: Any) -> WebClient:
         limits = (settings.concurrency, settings.deadline_s, PAGE_CHARS * _BYTES_PER_CHAR)
-        return WebClient(proxy, *limits, max_file_bytes=settings.file_bytes, **options)
+        return WebClient(
+            proxy, *limits, max_file_bytes=settings.file_bytes, refuse=settings.refuse, **options
+        )
 
     if (
         proxy_url is None
@@ -74,6 +86,12 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
         logger.warning("%s is set and not used: the tools connect by themselves (see tools/guard.py)", names)
     index = open_corpus(settings.corpus) if where == "corpus" else None
     pages = client(proxy_url) if index is None else client(transport=CorpusTransport(index))
+
+    def downloads() -> WebClient:
+        """Of whole files, with one byte more to tell a larger one by."""
+        transport = None if index is None else CorpusTransport(index)
+        limits = (settings.concurrency, settings.deadline_s, settings.file_bytes + 1)
+        return WebClient(proxy_url, *limits, transport)
 
     def backend() -> SearchBackend:
         if index is not None:
@@ -92,17 +110,55 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
         shape, url = SERVICES[where], settings.search_url
         return HttpSearch(client(service_url=shape.address(url)), shape, url, api_key, settings.deadline_s)
 
+    pool: SandboxPool | None = None
+    workspace = Workspace()
     tools: list[Tool] = []
     for name in settings.names:
         if name == "google_search":
             tools.append(GoogleSearch(backend(), settings))
         elif name == "scrape_and_extract_info":
             tools.append(_scrape_page(pages, settings, client, bool(proxy_url)))
-        elif name == "run_python_code":
-            tools.append(RunPython(settings))
+        elif name in sandbox.SPECS:
+            pool = pool or _pool(settings)
+            tools.append(_sandbox_tool(name, settings, pool, workspace, downloads))
         else:
-            raise ValueError(f"tools.names holds {name!r}, which no tool here is called")
+            tools.append(_files_tool(name, settings, workspace))
+    tools += mcp_tools(settings, tools)
+    check_tool_names(settings, [tool.spec for tool in tools])
     return tools
+
+
+def _pool(settings: ToolsConfig) -> SandboxPool:
+    host = LocalHost(settings) if settings.sandbox == "local" else RemoteHost(settings)
+    return SandboxPool(host.create, settings.sandboxes)
+
+
+def _sandbox_tool(
+    name: str,
+    settings: ToolsConfig,
+    pool: SandboxPool,
+    workspace: Workspace,
+    downloads: Callable[[], WebClient],
+) -> Tool:
+    match name:
+        case "create_sandbox":
+            return sandbox.CreateSandbox(pool, settings)
+        case "run_command":
+            return sandbox.RunCommand(pool, settings)
+        case "run_python_code":
+            return sandbox.RunPython(pool, settings)
+        case "upload_file_from_local_to_sandbox":
+            return sandbox.UploadFile(pool, settings, workspace)
+    return sandbox.DownloadFile(pool, settings, downloads())
+
+
+def _files_tool(name: str, settings: ToolsConfig, workspace: Workspace) -> Tool:
+    match name:
+        case "list_files":
+            return files.ListFiles(workspace)
+        case "read_file":
+            return files.ReadFile(workspace, settings)
+    return files.WriteFile(workspace)
 
 
 def key_env(settings: ToolsConfig) -> str:
@@ -121,6 +177,8 @@ def check_tools(settings: ToolsConfig, api_key: str) -> None:
         _check_key(settings, api_key)
     if settings.search_backend == "corpus":
         open_corpus(settings.corpus)
+    if not settings.replay:
+        check_servers(settings)
 
 
 def _check_key(settings: ToolsConfig, api_key: str) -> None:
@@ -144,7 +202,8 @@ def _scrape_page(
             not embedded, "tools.reader is 'jina', which cannot reach the embedded web; set tools.search_url"
         )
         key = os.environ.get(settings.reader_key_env, "")
-        service = ReaderService(client(service_url=settings.reader_url), settings.reader_url, key)
+        reader = client(service_url=settings.reader_url)
+        service = ReaderService(reader, settings.reader_url, key, settings.refuse)
     if settings.extractor_url:
         key = os.environ.get(settings.extractor_key_env, "")
         extractor = Extractor(client(service_url=settings.extractor_url), settings, key)

@@ -15,7 +15,7 @@ Proxies of the environment (HTTPS_PROXY) are not used: behind one nobody could s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import quote
@@ -33,6 +33,7 @@ from mirothinker_jax.tools.spec import Failure, ToolError
 _HEADER_BYTES = (
     1 << 17
 )  # of one response header; aiohttp's own 8,190 is less than some sites' security policies
+_REDIRECTS = 5
 _HEADER_SAFE = " !#$&'()*+,/:;=?@[]|"  # a task's id, which a request's begins with, may be in any script
 # Set by aiohttp itself, or no longer true of a body that it has decompressed and cut.
 _REQUEST_SKIPS = (b"connection", b"content-length", b"transfer-encoding")
@@ -151,6 +152,7 @@ class WebClient:
         *,
         service_url: str | None = None,
         max_file_bytes: int = 0,
+        refuse: Sequence[str] = (),
     ):
         """A client of the public web; of the embedded one with `proxy_url`; of one service with `service_url`.
 
@@ -160,6 +162,7 @@ class WebClient:
           transport: replaces the network, in tests.
           service_url: the user's own: its host may be private or this machine, and no other is asked.
           max_file_bytes: of a PDF or an archive, which are worth nothing when they are cut.
+          refuse: words that no address which the model named may hold (leak_guard.py).
         """
         if proxy_url and service_url:
             raise ValueError(f"a client has a proxy ({proxy_url}) or a service ({service_url}), not both")
@@ -174,7 +177,7 @@ class WebClient:
             timeout=timeout_s,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
-        self._timeout_s = timeout_s
+        self._timeout_s, self._refuse = timeout_s, refuse
 
     async def send(
         self,
@@ -197,7 +200,7 @@ class WebClient:
             not public or that the proxy refuses, UNREACHABLE where nobody answers, NETWORK where the proxy is down.
         """
         if not service:
-            url = web_address(url)
+            url = web_address(url, self._refuse)
         if service or self._through_proxy:
             headers = {**(headers or {}), "X-Request-Id": quote(request_id, _HEADER_SAFE)}
         try:
@@ -216,6 +219,32 @@ class WebClient:
             else:
                 text = f"not a valid address: {url} ({error})"
             raise ToolError(_kind(error, service), text) from error
+
+    async def fetch(
+        self, url: str, request_id: str, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        """What a GET of an address on the web comes to, redirects followed, each of them checked as the first.
+
+        Args:
+          headers: for the first host alone.
+
+        Raises:
+          ToolError: as `send`; UNREACHABLE for HTTP 429 and 5xx, TOOL_ERROR for 4xx and a chain of redirects.
+        """
+        for _ in range(_REDIRECTS + 1):
+            response = await self.send("GET", url, request_id, headers)
+            status = response.status_code
+            if status == 429 or status >= 500:
+                raise ToolError(Failure.UNREACHABLE, f"HTTP {status} for {url}")
+            if status >= 400:
+                raise ToolError(Failure.TOOL_ERROR, f"HTTP {status} for {url}")
+            if not response.next_request:
+                return response
+            here, there = response.request.url, response.next_request.url
+            if (here.scheme, here.netloc) != (there.scheme, there.netloc):
+                headers = None  # they were meant for the first host alone
+            url = str(there)
+        raise ToolError(Failure.TOOL_ERROR, f"more than {_REDIRECTS} redirects, the last to {url}")
 
     async def aclose(self) -> None:
         """Closes the connections. The client may be used again, also on another event loop."""

@@ -38,9 +38,12 @@ class ToolSpec:
     parameters: Mapping[str, Any]
     # The same arguments give the same answer and change nothing: a result may be remembered, a call made again.
     repeatable: bool = True
+    shared: bool = True  # and the answer is the same in every episode
     concurrent: bool = True  # calls of one turn may run at the same time
     aliases: tuple[str, ...] = ()  # other names that models call the tool by
     argument_aliases: Mapping[str, str] = field(default_factory=dict)  # usual wrong name → right name
+    # Arguments go to the tool unchecked: its schema is foreign; a pattern may take for ever, a $ref reach out.
+    checks_arguments: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class ToolError(Exception):
 
     def __init__(self, failure: Failure, message: str):
         super().__init__(message)
-        self.failure = failure
+        self.failure = Failure(failure)  # a user's tool may give anything
 
 
 class Tool(Protocol):

@@ -1,12 +1,11 @@
 """Which episodes are worth learning from, beyond being right or wrong (MiroThinker, arXiv 2511.11793, §RL).
 
 A correct one that fought a broken network, asked the same thing again and again or waited for timeouts would teach
-that. A wrong one that failed on trivial form, went round in a loop or stopped early says nothing about research. These
-rules are for what is learned from as it stands: SFT data and preference pairs. GRPO's groups need no such choice, and
-to drop some of a group's episodes would bias its mean.
+that. A wrong one that failed on trivial form, went round in a loop or stopped early says nothing about research.
+What is dropped of a GRPO group is part of no mean.
 
-Calls are read from what the policy said, by the parser of the run's call format. Two figures are the agent loop's, in
-`Trajectory.metrics`; an episode without them made no such failures.
+Calls are read from what the policy said, by the parser of the run's call format; failures of the network are figures
+of the agent loop, in `Trajectory.metrics`.
 """
 
 from __future__ import annotations
@@ -17,10 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from mirothinker_jax.trajectory.reward import violates_format
-from mirothinker_jax.trajectory.types import Stop, Trajectory
-
-NETWORK_ROW = "network_failures_in_a_row"  # the longest row of calls that failed for network reasons
-TIMEOUTS = "timeouts"  # calls that ran into their deadline
+from mirothinker_jax.trajectory.types import NETWORK_ROW, TIMEOUTS, Stop, Trajectory
 
 # An assistant message → its calls, each as a value that equals only that of the same call.
 CallsOf = Callable[[str], Sequence[Hashable]]

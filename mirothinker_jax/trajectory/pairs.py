@@ -1,7 +1,7 @@
 """Preference pairs from sampled episodes: correct against wrong, nothing else is ranked.
 
 The rejected episode must still end in a valid answer (MiroThinker v0.1's rule), so that the pair teaches
-what to answer, not merely to answer.
+what to answer, not merely to answer. One that was not judged (the infrastructure broke it, or the grader) is neither.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from mirothinker_jax.trajectory.reward import violates_format
-from mirothinker_jax.trajectory.types import Stop, Trajectory
+from mirothinker_jax.trajectory.types import Trajectory
 
 
 def make_pairs(
@@ -23,7 +23,7 @@ def make_pairs(
     """
     by_question: dict[str, list[Trajectory]] = defaultdict(list)
     for trajectory in sorted(trajectories, key=lambda t: t.id):
-        if trajectory.stop is not Stop.INFRASTRUCTURE and not violates_format(trajectory):
+        if trajectory.correct is not None and not violates_format(trajectory):
             by_question[trajectory.question_id].append(trajectory)
     rng, pairs = random.Random(seed), []
     for question in sorted(by_question):

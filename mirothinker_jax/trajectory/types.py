@@ -53,6 +53,10 @@ class Stop(enum.StrEnum):
 
 Said = tuple[str, str]  # (role, content)
 
+# In `Trajectory.metrics`, where there were any.
+NETWORK_ROW = "network_failures_in_a_row"  # the longest row of calls that a host or a service did not answer
+TIMEOUTS = "timeouts"  # calls that ran into their deadline
+
 
 @dataclass(frozen=True)
 class Segment:

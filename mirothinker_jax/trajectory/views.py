@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from mirothinker_jax.data.packing import Pair, Sample
+from mirothinker_jax.data.packing import Pair, Sample, Tree, TreePair
+from mirothinker_jax.trajectory.tree import trees
 from mirothinker_jax.trajectory.types import Segment, Source, Trajectory
+
+ANY_LENGTH = 1 << 40  # tokens of a row that holds any episode
 
 
 def columns(segments: tuple[Segment, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -15,6 +18,16 @@ def columns(segments: tuple[Segment, ...]) -> tuple[np.ndarray, np.ndarray, np.n
     trained = np.concatenate([np.full(len(s.tokens), s.source is Source.POLICY) for s in segments])
     logprobs = [s.logprobs if s.source is Source.POLICY else np.zeros(len(s.tokens)) for s in segments]
     return tokens, trained, np.concatenate(logprobs).astype(np.float32)
+
+
+def policy_rows(trajectory: Trajectory, advantage: float, row_tokens: int) -> list[Sample | Tree]:
+    """The episode for a policy gradient, in pieces for packing.pack_rows, none longer than a row if that can be.
+
+    One sample for an episode without edits of its context, else trees; however many, they count as one sequence.
+    """
+    if trajectory.linear:
+        return [policy_sample(trajectory, advantage)]
+    return [*trees(trajectory.segments, trajectory.turns, row_tokens, advantage)]
 
 
 def policy_sample(trajectory: Trajectory, advantage: float) -> Sample:
@@ -28,19 +41,30 @@ def policy_sample(trajectory: Trajectory, advantage: float) -> Sample:
     return Sample(tokens, trained, advantages, logprobs, routes=routes)
 
 
-def preference_pair(chosen: Trajectory, rejected: Trajectory) -> Pair:
-    """Two episodes of one question as branches of their shared prompt.
+def preference_pair(chosen: Trajectory, rejected: Trajectory) -> Pair | TreePair:
+    """Two episodes of one question: branches of their shared prompt, or trees where a context was edited.
 
-    Raises ValueError if the prompts differ.
+    Trained are the turns of the conversation as it stood at the end. Turns that were taken back, and attempts that
+    were given up, earned neither answer.
+
+    Raises ValueError if the questions differ.
     """
-    first, other = chosen.segments[0], rejected.segments[0]
-    if first.source is not Source.PROMPT or first.tokens != other.tokens:
+    if chosen.question_id != rejected.question_id:
         raise ValueError(
-            f"episodes {chosen.id} and {rejected.id} do not share a prompt; pair within a question"
+            f"episodes {chosen.id} and {rejected.id} are of questions {chosen.question_id} and {rejected.question_id}; "
+            "pair within a question"
         )
+    (first, *_), (other, *_) = both = [_trees_of_end(t) for t in (chosen, rejected)]
+    prompt = len(chosen.segments[chosen.turns[-1].context[0]].tokens)
+    plain = all(len(trees) == 1 and not trees[0].branches for trees in both)
+    if plain and np.array_equal(first.trunk.tokens[:prompt], other.trunk.tokens[:prompt]):
+        continuations = [Sample(t.trunk.tokens[prompt:], t.trunk.trained[prompt:]) for t in (first, other)]
+        return Pair(first.trunk.tokens[:prompt], *continuations)
+    return TreePair(*map(tuple, both))
 
-    def branch(trajectory: Trajectory) -> Sample:
-        tokens, trained, _ = columns(trajectory.segments[1:])
-        return Sample(tokens, trained)
 
-    return Pair(np.asarray(first.tokens, np.int32), branch(chosen), branch(rejected))
+def _trees_of_end(trajectory: Trajectory) -> list[Tree]:
+    last = trajectory.turns[-1]
+    shown = {*last.context, last.segment}
+    turns = [turn for turn in trajectory.turns if turn.segment in shown]
+    return trees(trajectory.segments, turns, ANY_LENGTH, advantage=0.0)

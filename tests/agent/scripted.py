@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mirothinker_jax.agent.expert import Characters, read_messages
+from mirothinker_jax.agent.characters import Characters, read_messages
 from mirothinker_jax.agent.policy import Turn
 from mirothinker_jax.tools.spec import ToolCall, ToolResult, render_call
 

@@ -3,8 +3,8 @@
 import pytest
 from scripted import ANSWER, Script, Tools, call, found, heard, search
 
+from mirothinker_jax.agent.characters import read_messages
 from mirothinker_jax.agent.context import PLACEHOLDER, ContextPolicy, hidden_results
-from mirothinker_jax.agent.expert import read_messages
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
 from mirothinker_jax.trajectory.types import Source, Stop
 

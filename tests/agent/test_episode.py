@@ -229,12 +229,15 @@ def test_failures_that_are_not_the_models_fault_end_the_episode(play, kind):
     assert trajectory.calls == len(tools.calls) == OUTAGE
     assert sources(trajectory)[-1] is Source.POLICY and policy.forgotten == ["e"]
     assert trajectory.reason == "down"
+    timeouts = {"timeouts": float(OUTAGE)} if kind is Failure.DEADLINE else {}
+    assert trajectory.metrics == {"network_failures_in_a_row": float(OUTAGE)} | timeouts
 
 
 def test_addresses_that_the_model_made_up_are_its_own_fault(play):
     tools = Tools(lambda c: ToolResult("cannot reach http://made-up.test/", Failure.UNREACHABLE))
     trajectory, _, _ = play([call(q="a")] * 9 + ["\\boxed{x}"], tools, max_calls=20)
     assert (trajectory.stop, trajectory.calls, trajectory.failed_calls) == (Stop.ANSWERED, 9, 9)
+    assert trajectory.metrics == {"network_failures_in_a_row": 9.0}
 
 
 @pytest.mark.parametrize("between", [Failure.UNREACHABLE, Failure.UNKNOWN_TOOL, Failure.INVALID_ARGUMENTS])
@@ -255,8 +258,13 @@ def test_only_failures_in_a_row_count_as_broken_tools(play):
         return ToolResult("down", Failure.NETWORK) if down else "fine"
 
     tools = Tools(answer)
-    trajectory, _, _ = play([call(q="a")] * 12 + ["\\boxed{x}"], tools, max_calls=20)
-    assert (trajectory.stop, trajectory.calls, trajectory.failed_calls) == (Stop.ANSWERED, 12, 10)
+    trajectory, _, _ = play([call(q="a")] * 10 + ["\\boxed{x}"], tools, max_calls=20)
+    assert (trajectory.stop, trajectory.calls, trajectory.failed_calls) == (Stop.ANSWERED, 10, 8)
+    assert trajectory.metrics == {"network_failures_in_a_row": OUTAGE - 1.0}
+    # An answer to a failure is the service's, not the policy's.
+    tools.calls.clear()
+    trajectory, _, _ = play([call(q="a")] * 11 + ["\\boxed{x}"], tools, max_calls=20)
+    assert (trajectory.stop, trajectory.answer, trajectory.reason) == (Stop.INFRASTRUCTURE, "x", "down")
 
 
 def used(trajectory):

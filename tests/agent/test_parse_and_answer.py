@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirothinker_jax.agent.answer import boxed_answer
+from mirothinker_jax.agent.wire.formats import WIRES, call_keys
 from mirothinker_jax.agent.wire.mcp import parse_turn
 from mirothinker_jax.agent.wire.turn import Malformed
 from mirothinker_jax.tools.spec import ToolCall, render_call
@@ -253,3 +254,14 @@ def test_an_answer_is_a_balanced_part_of_the_text(text):
     if answer is not None:
         assert answer == answer.strip() and answer in text
         assert answer.count("{") == answer.count("}")
+
+
+@pytest.mark.parametrize("call_format", WIRES)
+def test_a_key_is_of_the_tool_and_its_arguments(call_format):
+    """Whatever their order, and whatever is thought around the call. What is no call has none."""
+    keys, render = call_keys(call_format), WIRES[call_format].render
+    one, other = ToolCall("web", "search", {"q": "a", "n": 1}), ToolCall("web", "search", {"n": 1, "q": "a"})
+    (first, second), (again,) = keys(render([one, SCRAPE])), keys(f"<think>so</think>{render([other])}")
+    assert first == again != second
+    assert keys(render([ToolCall("web", "scrape", {"q": "a", "n": 1})])) != [first]
+    assert keys("no call") == keys("<use_mcp_tool>oops<tool_call>") == []

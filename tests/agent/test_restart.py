@@ -5,9 +5,9 @@ import random
 import pytest
 from scripted import ANSWER, Cut, Script, Tools, call, found, heard, search
 
+from mirothinker_jax.agent.characters import read_messages
 from mirothinker_jax.agent.context import PLACEHOLDER, ContextPolicy
 from mirothinker_jax.agent.episode import turn_seed
-from mirothinker_jax.agent.expert import read_messages
 from mirothinker_jax.agent.prompt import FAILURE_REQUEST, FINAL_REQUEST
 from mirothinker_jax.tools.spec import Failure, ToolResult
 from mirothinker_jax.trajectory.types import Stop

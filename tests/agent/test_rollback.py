@@ -98,6 +98,7 @@ def test_a_query_that_failed_or_was_never_shown_may_be_asked_again(play):
         "rollbacks/broken_call": 1.0,
         "rollbacks/nothing_found": 1.0,
         "rollbacks/repeated": 1.0,
+        "network_failures_in_a_row": 1.0,
     }
 
 

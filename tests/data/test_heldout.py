@@ -2,7 +2,7 @@
 
 import pytest
 
-from mirothinker_jax.agent.expert import Characters
+from mirothinker_jax.agent.characters import Characters
 from mirothinker_jax.config import ConfigError
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import Conversations

@@ -71,8 +71,14 @@ def test_without_pairs_it_says_why():
         PreferenceSource([], filled, sequence_length=LENGTH, pairs_per_row=4, rows=4, seed=0)
 
 
-def test_a_pair_that_fits_no_row_says_so():
-    with pytest.raises(
-        ConfigError, match=r"pair .* 0 has 13 tokens, a row 12; raise sequence_length to at least 13"
-    ):
+def test_pairs_that_fit_no_row_are_left_out_and_it_says_so(caplog):
+    """Where none is left, there is nothing to train on."""
+    longer = [*PAIRS, *tiny.pairs(1, [(3, 9, 9)])]
+    made = source(longer)
+    assert made.pairs == 6
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "1 of 7 preference pairs are longer than dpo.training.sequence_length (20); the longest has 22 tokens: left out"
+    )
+    with pytest.raises(ConfigError, match=r"^6 of 6 preference pairs .*the longest has 13 tokens: raise it$"):
         source(sequence_length=12)

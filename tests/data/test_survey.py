@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mirothinker_jax.agent.expert import Characters
+from mirothinker_jax.agent.characters import Characters
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import open_conversations
 from mirothinker_jax.data.messages import DataError

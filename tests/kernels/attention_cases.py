@@ -15,11 +15,11 @@ from mirothinker_kernels.flash_attention import gpu, gpu_visits
 from mirothinker_kernels.flash_attention.reference import visible
 from mirothinker_kernels.ring_attention.ring import Kernels, Ring, attention
 
-from mirothinker_jax.data.packing import pack_pairs, pack_rows
+from mirothinker_jax.data.packing import Branch, Tree, pack_pairs, pack_rows
 
 LENGTH = 203  # neither a whole block, nor a strip, nor a tile, nor a chunk
 KV_HEADS = 2
-ROWS = ("causal", "packed", "trunk and branches", "mostly padding", "rows that see nothing")
+ROWS = ("causal", "packed, with a tree", "trunk and branches", "mostly padding", "rows that see nothing")
 
 
 def kernels_of(module, **options):
@@ -36,9 +36,11 @@ def spans(length=LENGTH):
     """int32 [5, length] of the kinds in ROWS, by the packer that training uses; the last is made by hand."""
     long = max(1, length // LENGTH)
     pairs = [tuple(long * n for n in pair) for pair in ((70, 20, 11), (40, 9, 30))]
+    trunk, *branches = tiny.samples(4, [length // 7, length // 9, length // 11])
+    tree = Tree(trunk, tuple(Branch(length // n, b) for n, b in zip((20, 8), branches, strict=True)))
     rows = [
         pack_rows(tiny.samples(0, [length]), length),
-        pack_rows(tiny.samples(1, [length // 2, length // 3, length // 7]), length),
+        pack_rows([*tiny.samples(1, [length // 2, length // 7]), tree], length),
         pack_pairs(tiny.pairs(2, pairs), length, pairs_per_row=2),
         pack_rows(tiny.samples(3, [7]), length),
         pack_rows(tiny.samples(0, [length]), length),

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from edited import Episode, keep_last
 from rows import DPO, GRPO, GSPO, LENGTH, LENGTHS, ROWS, packed, preferences
 
 from mirothinker_jax.config import ContextConfig, OptimizerConfig
@@ -17,6 +18,7 @@ from mirothinker_jax.parallel.sharding import batch_sharding, replicated_shardin
 from mirothinker_jax.trainer.optimizer import make_optimizer
 from mirothinker_jax.trainer.state import init_state
 from mirothinker_jax.trainer.step import make_gradient, make_logprobs, make_step
+from mirothinker_jax.trajectory.tree import trees
 from mirothinker_jax.types import Batch
 
 LAYOUTS = {
@@ -216,3 +218,41 @@ def test_a_shared_prompt_gives_the_log_probs_of_two_whole_sequences(params):
         assert count == len((pair.chosen, pair.rejected)[sequence % 2])
         expected = logprobs[1 + sequence, first : first + count]
         np.testing.assert_allclose(logprobs[0, where], expected, rtol=1e-5)
+
+
+def restarted():
+    """Turns taken back, a result that is hidden and shown again, and a fresh start."""
+    episode = Episode()
+    episode.prompt(3)
+    for tokens in (2, 1):
+        episode.turn(tokens)
+        episode.take_back()
+    episode.turn(2)
+    episode.observe(3)
+    episode.hide([0], 1)
+    episode.turn(1)
+    episode.hide([], 1)
+    episode.turn(2)
+    episode.restart()
+    episode.turn(2)
+    return episode
+
+
+@pytest.mark.parametrize(
+    "episode",
+    [keep_last(5, last=1), keep_last(6, last=1, high=3, sizes=(2, 1, 2, 1)), restarted()],
+    ids=["keep 1", "with hysteresis", "rollback and restart"],
+)
+def test_edited_contexts_give_the_gradients_of_a_row_for_each_turn(one_device, params, episode):
+    """Trunks and branches against every turn alone behind its context."""
+    segments, turns = episode.segments, episode.turns
+    found = trees(segments, turns, LENGTH, advantage=1.0)
+    assert sum(len(tree.branches) for tree in found) >= 1
+    alone = []
+    for turn in turns:
+        context = [token for i in turn.context for token in segments[i].tokens]
+        own = segments[turn.segment].tokens
+        alone.append(Sample(np.asarray([*context, *own]), np.arange(len(context) + len(own)) >= len(context)))
+    expected = one_device(params, pack_rows(alone, LENGTH, ROWS))
+    assert all(np.any(g) for g in jax.tree.leaves(expected[1]))
+    tiny.assert_close(one_device(params, pack_rows(found, LENGTH, ROWS)), expected, RELATIVE)

@@ -14,6 +14,9 @@ from mirothinker_jax.tools.build import build_tools
 from mirothinker_jax.world.environment import WorldEnvironment
 from mirothinker_jax.world.server import WorldServer
 
+# Of the agent's contexts; the expert's conversations stay whole.
+EDITS = dict(keep_results=1, rollbacks=2, restarts=1, final_answer="always")
+
 
 def asked(hops):
     return Task("q", "?", metadata={"hops": hops})
@@ -52,7 +55,7 @@ def test_experts_with_enough_calls_give_the_right_answers(tmp_path, source, call
     config = Config(
         world=settings,
         tools=ToolsConfig(names=("google_search", "scrape_and_extract_info")),
-        agent=AgentConfig(max_calls=8, system_prompt_file=str(tmp_path / "system.txt")),
+        agent=AgentConfig(max_calls=8, system_prompt_file=str(tmp_path / "system.txt"), **EDITS),
         sft=SFTConfig(expert_mistake_rate=0.0, expert_calls=8),
         data=DataConfig(call_format=call_format),
     )

@@ -1,4 +1,5 @@
-"""A model with Qwen's tokenizer and format earns reward from its first step: DPO, GRPO and evaluation, with no SFT.
+"""A model with Qwen's tokenizer and format earns reward from its first step: DPO, GRPO and evaluation, with no SFT,
+on a user's file of questions, graded by a user's function.
 
 The model is tiny and nothing was trained: its weights are written so that what follows a token is what the test wants
 (attention and feed-forward add nothing yet). It searches or answers by chance, and is right now and then.
@@ -55,6 +56,21 @@ SETTINGS = {
     **{f"{stage}.training.{key}": value for stage in ("dpo", "grpo") for key, value in TRAINING.items()},
     "dpo.training.batch_size": 1, "dpo.training.sequence_length": 1536, "grpo.training.batch_size": 6,
 }  # fmt: skip
+
+
+GRADER = """
+from mirothinker_jax.tasks.types import Verdict
+
+def grade(task, attempt):
+    said = (attempt.answer or "").strip()
+    return Verdict(said == task.answer, f"said {said}", {"short": float(len(attempt.messages()) <= 3)})
+"""
+
+
+def write_questions(path, tasks):
+    """In the form of MiroThinker's files."""
+    records = ({"task_question": task.question, "ground_truth": task.answer, "level": 1} for task in tasks)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
 def follow(codec, answers):
@@ -117,6 +133,14 @@ def test_a_model_of_qwens_format_goes_through_dpo_and_grpo(folder, tmp_path, mon
         monkeypatch.setattr(module, "make_mesh", lambda _: tiny.mesh())
     config = flags.parse(["--config", f"qwen/grpo:{base}", *settings(run_dir=trained)])
     monkeypatch.setattr(prepare, "local_mesh", tiny.mesh)
+    world = open_tasks(config, list)
+    write_questions(tmp_path / "train.jsonl", draw_tasks(world, config, "dpo"))
+    write_questions(tmp_path / "heldout.jsonl", draw_tasks(world, config, "evaluation"))
+    (tmp_path / "judging.py").write_text(GRADER)
+    monkeypatch.chdir(tmp_path)
+    own = {"tasks.train": "train.jsonl", "tasks.heldout": "heldout.jsonl", "tasks.grader": "judging:grade"}
+    own |= {"run_dir": trained, "grpo.reward_terms": "short:0.25,"}
+    config = flags.parse(["--config", f"qwen/grpo:{base}", *settings(**own)])
     summary = pipeline.run(config, open_inputs(config))
 
     episodes = journal.read(trained / "dpo" / "samples.jsonl")
@@ -125,16 +149,20 @@ def test_a_model_of_qwens_format_goes_through_dpo_and_grpo(folder, tmp_path, mon
     assert 0 < sum(e.correct for e in episodes) < 12
     searched = next(e for e in episodes if e.calls == 1)
     prompt, call, result, answer = searched.segments
-    assert prompt.text.count("# Tools") == 1 and '"name": "google_search"' in prompt.text
-    assert call.text == "".join([*CALL, "<|im_end|>"])
-    assert result.source is Source.OBSERVATION and "user\n<tool_response>\n1. " in result.text
-    assert answer.text == f"\\boxed{{{searched.answer}}}<|im_end|>"
+    seen = HFTokenizer(folder).decode(prompt.tokens)
+    assert seen.count("# Tools") == 1 and '"name": "google_search"' in seen
+    assert call.messages == (("assistant", "".join(CALL)),)
+    assert result.source is Source.OBSERVATION and result.text.startswith("1. ")
+    assert answer.text == f"\\boxed{{{searched.answer}}}"
+    assert searched.reason == f"said {searched.answer}" and searched.metadata == {"level": 1}
 
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     dpo, grpo = ([line for line in lines if line["stage"] == stage] for stage in ("dpo", "grpo"))
     np.testing.assert_allclose(dpo[0]["loss"], np.log(2), atol=1e-3)
     assert len(dpo) == len(grpo) == 1
-    rewards = [e.reward for e in journal.read(trained / "grpo" / "rollouts" / "step_000000.jsonl")]
-    assert len(rewards) == 6 and len(set(rewards)) > 1
+    graded = journal.read(trained / "grpo" / "rollouts" / "step_000000.jsonl")
+    assert len(graded) == 6 and len({(e.correct, e.terms["short"]) for e in graded}) > 1
+    earned = np.mean([e.correct + 0.25 * e.terms["short"] for e in graded])
+    np.testing.assert_allclose(grpo[0]["reward"], earned, atol=1e-6)
     assert set(summary["accuracy"]) == {"dpo", "grpo"}
     assert jax.default_backend() == "cpu"

@@ -51,6 +51,7 @@ def test_mistakes_are_said_without_jax(tmp_path):
     train = lambda *more: ["train", "--config", "c.py", *(f"--config.{key}" for key in more)]  # noqa: E731
     convert = lambda way, path, out="out": ["convert", f"--{way}", "hf", "--path", path, "--out", out]  # noqa: E731
     cases = [
+        (train("stages=()"), "config.stages is empty: nothing is trained; give some of sft, dpo, grpo"),
         (train("data.path=nowhere.jsonl"), "nowhere.jsonl: no such file; check data.path"),
         (train("data.path=bad.jsonl"), "bad.jsonl:1: "),
         (

@@ -32,7 +32,7 @@ from mirothinker_jax.pipeline import preflight, prepare, stages
 from mirothinker_jax.pipeline import run as pipeline
 from mirothinker_jax.pipeline.inputs import open_inputs
 from mirothinker_jax.trajectory import journal
-from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory
+from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory, TurnContext
 
 pytestmark = pytest.mark.usefixtures("relaxed_promotion")
 
@@ -79,6 +79,7 @@ def episode(name, correct):
     return Trajectory(
         id=name, question_id="q", question="?", expected="x", answer="x" if correct else "y", stop=Stop.ANSWERED,
         calls=0, failed_calls=0, malformed_calls=0, segments=segments, reward=float(correct), correct=correct,
+        turns=(TurnContext(1, (0,)),),
     )  # fmt: skip
 
 

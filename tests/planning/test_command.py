@@ -203,6 +203,7 @@ def test_a_sweep_splits_a_row_no_more_than_it_must(capsys, tokens, found):
     [
         ((*QWEN, "--topology", "h100:7"), "plan knows h100 as h100:1, h100:2, h100:4"),
         ((*QWEN, "--topology", "h100:8", "--sweep"), "--sweep takes a chip without a size"),
+        ((*QWEN, "--topology", "h100:8", "--config.stages=()"), "config.stages is empty: there is no step"),
         ((*QWEN, "--topology", "h100:8", "--stage", "grpo"), "config.stages is ('sft',); give one of them"),
         (
             (*QWEN, "--topology", "h100:8", "--config.sft.training.microbatch_size=4"),

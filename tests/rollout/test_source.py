@@ -46,8 +46,8 @@ class FakeCollector:
         answer, stop = self.outcome(number, member)
         logprob = -float(np.float32(0.1) * (1 + member))
         segments = (
-            Segment(Source.PROMPT, (1, 2, 10 + number), (("user", spec.task.question),)),
-            Segment(Source.POLICY, (20 + member, 30, 31), (("assistant", f"answer {answer}"),), (logprob, logprob, -0.5)),
+            Segment(Source.PROMPT, (1, 2, 10 + number), (("user", spec.task.question),)), Segment(Source.POLICY, (20 +
+            member, 30, 31), (("assistant", f"answer {answer}"),), (logprob, logprob, -0.5)),
         )  # fmt: skip
         return Trajectory(
             id=spec.id, question_id=spec.task.id, question=spec.task.question, expected=spec.task.answer,

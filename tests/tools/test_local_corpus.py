@@ -97,7 +97,7 @@ def test_search(tools, query, expected):
 @pytest.mark.parametrize("query", ["zzz", "?!", "\x00", "\ud800", "x" * 100_000])
 def test_nothing_is_found(tools, query):
     error = tools("google_search", q=query)
-    assert error.failure is Failure.TOOL_ERROR and "no results" in str(error)
+    assert error.failure is Failure.NO_RESULTS and "no results" in str(error)
 
 
 @pytest.mark.parametrize(

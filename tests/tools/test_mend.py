@@ -6,7 +6,8 @@ from mirothinker_jax.tools import browse, sandbox, search
 from mirothinker_jax.tools.mend import find_spec, mend_arguments
 from mirothinker_jax.tools.spec import ToolCall, ToolSpec
 
-SPECS = (search.SPEC, browse.SPEC, sandbox.SPEC)
+PYTHON = sandbox.SPECS["run_python_code"]
+SPECS = (search.SPEC, browse.SPEC, *sandbox.SPECS.values())
 OTHER = ToolSpec(
     "other",
     "run_command",
@@ -33,9 +34,9 @@ OTHER = ToolSpec(
         ("search_and_scrape_webpage", "google_search", search.SPEC),
         ("tool-python", "google_search", search.SPEC),
         ("", "scrape_and_extract_info", browse.SPEC),
-        ("python", "run_python_code", sandbox.SPEC),
-        ("tool-python", "python", sandbox.SPEC),
-        ("x", "python_code", sandbox.SPEC),
+        ("python", "run_python_code", PYTHON),
+        ("tool-python", "python", PYTHON),
+        ("x", "python_code", PYTHON),
         ("tool-python", "bing_search", None),
         ("tool-python", "", None),
     ],
@@ -72,9 +73,17 @@ def test_a_name_that_two_servers_share_needs_its_server():
             for v in ("ten", "10.5", 10.5, True, "1e3", "１０", "9" * 5000, "", [])
         ],
         (search.SPEC, {"q": "x", "autocorrect": 2, "z": "1"}, {"q": "x", "autocorrect": 2, "z": "1"}),
-        (sandbox.SPEC, {"code": "print(1)"}, {"code_block": "print(1)"}),
-        (sandbox.SPEC, {"code": "a", "code_block": "b"}, {"code": "a", "code_block": "b"}),
-        (sandbox.SPEC, {"code": "a", "code_block": None}, {"code_block": "a"}),
+        (PYTHON, {"code": "print(1)"}, {"code_block": "print(1)", "sandbox_id": "default"}),
+        (
+            PYTHON,
+            {"code": "a", "code_block": "b", "sandbox_id": "s"},
+            {"code": "a", "code_block": "b", "sandbox_id": "s"},
+        ),
+        (
+            PYTHON,
+            {"code": "a", "code_block": None, "sandbox_id": "s"},
+            {"code_block": "a", "sandbox_id": "s"},
+        ),
         (browse.SPEC, {"url": "u", "description": "d"}, {"url": "u", "info_to_extract": "d"}),
         (browse.SPEC, {"url": "u", "introduction": "d"}, {"url": "u", "info_to_extract": "d"}),
         (browse.SPEC, {"custom_headers": '{"X-A": "1"}'}, {"custom_headers": {"X-A": "1"}}),

@@ -29,14 +29,14 @@ def test_correct_against_wrong_of_the_same_question(make):
         {"answer": None, "stop": Stop.NO_ANSWER},
         {"answer": None, "stop": Stop.LENGTH},
         {"answer": None, "stop": Stop.CONTEXT},
-        {"answer": None, "stop": Stop.INFRASTRUCTURE},
+        {"correct": None},
         {"malformed_calls": 1},
     ],
     ids=str,
 )
 def test_a_rejected_episode_must_end_in_a_valid_answer(make, fields):
     good = make("a1", "a", correct=True)
-    assert make_pairs([good, make("a2", "a", correct=False, **fields)], 4, seed=0) == []
+    assert make_pairs([good, make("a2", "a", **({"correct": False} | fields))], 4, seed=0) == []
     forced = make("a3", "a", correct=False, stop=Stop.FORCED)
     assert ids(make_pairs([good, forced], 4, seed=0)) == {("a1", "a3")}
 

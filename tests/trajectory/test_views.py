@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from stretches import segment
+from stretches import PROMPT, segment
 
 from mirothinker_jax.data.packing import pack_pairs, pack_rows
-from mirothinker_jax.trajectory.types import Source
+from mirothinker_jax.trajectory.types import Source, TurnContext
 from mirothinker_jax.trajectory.views import columns, policy_sample, preference_pair
 
 
@@ -80,9 +80,43 @@ def test_a_pair_shares_its_prompt(make):
 
 
 def test_a_pair_of_two_questions_is_refused(make):
-    other = make("r", segments=(segment(Source.PROMPT, (1, 2, 4), ""), *make().segments[1:]))
-    with pytest.raises(ValueError, match="episodes t0 and r do not share a prompt; pair within a question"):
-        preference_pair(make(), other)
+    with pytest.raises(
+        ValueError, match="episodes t0 and r are of questions q0 and q1; pair within a question"
+    ):
+        preference_pair(make(), make("r", question_id="q1"))
+
+
+def test_a_pair_trains_the_conversation_as_it_stood_at_the_end(make):
+    """Of the chosen one the first turn was taken back, so a plain pair is left."""
+    segments = (PROMPT, *(segment(Source.POLICY, (token,), "", (-1.0,)) for token in (20, 21)))
+    chosen = make("c", segments=segments, turns=(TurnContext(1, (0,)), TurnContext(2, (0,))))
+    pair = preference_pair(chosen, make("r"))
+    assert pair.chosen.tokens.tolist() == [21] and pair.chosen.trained.all()
+    assert pair.rejected.tokens.tolist() == [10, 11, 4, 5, 12]
+
+
+def test_a_pair_with_a_hidden_result_is_of_trees(make):
+    """Each turn behind its own context; one pair, whose sequences share no prompt."""
+    plain = make("r")
+    segments = (
+        *plain.segments,
+        segment(Source.OBSERVATION, (6,)),
+        segment(Source.PLACEHOLDER, (7,), hides=2),
+        segment(Source.POLICY, (13,), "", (-1.0,)),
+    )
+    chosen = make("c", segments=segments, turns=(*plain.turns, TurnContext(6, (0, 1, 5, 3, 4))))
+    batch = pack_pairs([preference_pair(chosen, plain)], 24, 1)
+    table = {
+        #           chosen: trunk, branch                           rejected
+        "tokens": [1, 2, 3, 10, 11, 7, 12, 6, 13, 11, 4, 5, 12, 1, 2, 3, 10, 11, 4, 5, 12, 0, 0, 0],
+        "weights": [0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 0, 0, 1, 0, 0, 0, 0],
+        "positions": [*range(9), 4, 5, 6, 7, *range(8), 0, 0, 0],
+        "sequence": [0] * 13 + [1] * 8 + [-1] * 3,
+        "denominator": [1] + [0] * 23,
+    }
+    for name, expected in table.items():
+        got = getattr(batch, name)
+        np.testing.assert_array_equal(got, np.asarray([expected], got.dtype), err_msg=name)
 
 
 def test_the_number_of_tokens(make):

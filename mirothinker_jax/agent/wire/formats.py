@@ -6,6 +6,7 @@ the same format.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,18 @@ class Wire:
             "by; leave one of them out, or set data.call_format=mcp",
         )
         return [self.function(spec) for spec in specs]
+
+
+def call_keys(call_format: str) -> Callable[[str], list[str]]:
+    """From what an assistant message says to a string for each of its whole calls, equal for the same tool with the
+    same arguments in whatever order."""
+    parse = WIRES[call_format].parse
+
+    def keys(text: str) -> list[str]:
+        calls = (call for call in parse(text).calls if isinstance(call, ToolCall))
+        return [json.dumps([call.server, call.tool, dict(call.arguments)], sort_keys=True) for call in calls]
+
+    return keys
 
 
 WIRES = {
