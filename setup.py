@@ -97,6 +97,7 @@ setup(
         "mirothinker_kernels",
         "mirothinker_kernels.flash_attention",
         "mirothinker_kernels.grouped_matmul",
+        "mirothinker_kernels.paged_attention",
         "mirothinker_kernels.ring_attention",
         # In the package, so that `--config toy/smoke` works wherever it is installed (config_file.py).
         "mirothinker_jax.configs.agent",

@@ -193,16 +193,16 @@ def test_rooms_import_what_the_table_allows():
     [
         ("objectives.grpo", "types", True),
         ("objectives.grpo", "trajectory.types", False),
-        ("trainer.loop", "rollout.engine", False),
+        ("trainer.loop", "rollout.local.driver", False),
         ("agent.episode", "trajectory.types", True),
         ("agent.episode", "trajectory.reward", False),
         ("data.chat", "tools.spec", True),
         ("data.chat", "tools.executor", False),
         ("models.qwen", "data.packing", False),
-        ("rollout.engine", "flags", False),
         ("tools.mcp_server", "flags", True),
         ("tools.mcp_tools", "flags", False),
         ("tools.build", "tools.mcp_server", False),
+        ("rollout.local.device", "flags", False),
         ("train", "pipeline.run", True),
         ("evals.report", "pipeline.run", False),
         ("types", "config", False),
@@ -255,14 +255,14 @@ def test_kernels_know_only_jax_and_numpy():
     assert wrong == []
 
 
-def test_two_modules_are_the_meeting_points_of_kernels_and_mesh():
+def test_three_modules_are_the_meeting_points_of_kernels_and_mesh():
     importers = {
         module
         for module in MODULES
         if module.split(".")[0] == PACKAGE
         if any(imported.split(".")[0] in (KERNELS, "kernels") for imported in imports(module))
     }
-    assert importers == {f"{PACKAGE}.parallel.attend", f"{PACKAGE}.parallel.experts"}
+    assert importers == {f"{PACKAGE}.parallel.{name}" for name in ("attend", "experts", "paged")}
 
 
 def test_files_are_short_and_named_for_what_they_do():

@@ -36,8 +36,8 @@ from mirothinker_jax.pipeline.inputs import Inputs, draw_tasks, open_tasks, padd
 from mirothinker_jax.pipeline.phases import Phases
 from mirothinker_jax.rollout.collect import Runtime
 from mirothinker_jax.rollout.collector import Collector
-from mirothinker_jax.rollout.engine import Engine
 from mirothinker_jax.rollout.hosts import EngineHost, LocalHost
+from mirothinker_jax.rollout.local.device import Device
 from mirothinker_jax.tasks.types import Environment, Task
 from mirothinker_jax.tools.build import SERVERS, build_tools, key_env
 from mirothinker_jax.tools.executor import ToolExecutor
@@ -213,8 +213,8 @@ def open_collector(
         # A turn's tokens are few, and rows of a batch need not divide over the devices.
         whole = dataclasses.replace(c.model, ffn_tokens=0)
         here = ModelSpec.build(whole, learner.model.vocab_size, local_mesh())
-        make_slots = functools.partial(Engine, here, c.rollout, c.agent.context_tokens, end_ids)
-        host = LocalHost(make_slots, c.grpo.replay_routes)
+        routes = c.grpo.replay_routes
+        host = LocalHost(functools.partial(Device, here, c.rollout, c.agent.context_tokens, end_ids, routes))
     executor = ToolExecutor(acting.tools, acting.settings, text.tokenizer.truncate)
     runtime = Runtime(
         executor=executor,

@@ -21,8 +21,8 @@ from mirothinker_jax.parallel.mesh import local_mesh
 from mirothinker_jax.pipeline.convert_hf import find_tokenizer
 from mirothinker_jax.pipeline.hf_folder import eos_ids
 from mirothinker_jax.pipeline.inputs import has_checkpoint, padded_vocabulary, read_source
-from mirothinker_jax.rollout.engine import Engine
-from mirothinker_jax.rollout.sampler import Sampler
+from mirothinker_jax.rollout.local.device import Device
+from mirothinker_jax.rollout.local.driver import LocalEngine
 from mirothinker_jax.serving.policy import Served
 from mirothinker_jax.tools.build import SERVERS
 from mirothinker_jax.trainer.checkpoint import read_item, restore_params
@@ -93,9 +93,9 @@ async def open_served(
     # A turn's tokens are few, and rows of a batch need not divide over the devices.
     whole = dataclasses.replace(files.model, ffn_tokens=0)
     spec = ModelSpec.build(whole, files.vocab_size, local_mesh())
-    device = Engine(spec, config.rollout, config.agent.context_tokens, files.end_ids)
+    device = Device(spec, config.rollout, config.agent.context_tokens, files.end_ids)
     device.load(files.load(spec))
-    async with Sampler(device) as engine:
+    async with LocalEngine(device) as engine:
 
         async def reload(folder: Path, version: int) -> None:
             params = await asyncio.to_thread(lambda: load_params(Folder(folder), spec))

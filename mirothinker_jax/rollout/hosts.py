@@ -11,11 +11,10 @@ import jax
 
 from mirothinker_jax.agent.policy import Engine, EngineError
 from mirothinker_jax.models.qwen import Params
-from mirothinker_jax.parallel.placement import to_host
 from mirothinker_jax.parallel.processes import barrier
 from mirothinker_jax.rollout.collect import OutageError
-from mirothinker_jax.rollout.engine import Engine as Slots
-from mirothinker_jax.rollout.sampler import Sampler
+from mirothinker_jax.rollout.local.device import Device
+from mirothinker_jax.rollout.local.driver import LocalEngine
 
 if TYPE_CHECKING:  # only a run that asks servers pays for importing HTTP
     from mirothinker_jax.rollout.remote.engine import RemoteEngine
@@ -47,31 +46,29 @@ class EngineHost(Protocol):
 class LocalHost:
     """This process's devices."""
 
-    def __init__(self, make_slots: Callable[[], Slots], replay_routes: bool = False):
-        """`make_slots` makes the cache, when something is sampled for the first time. With `replay_routes` the experts
-        of every token are recorded."""
-        self._make_slots, self._replay_routes = make_slots, replay_routes
-        self._slots: Slots | None = None
+    def __init__(self, make_device: Callable[[], Device]):
+        """`make_device` makes this process's engine, when something is sampled for the first time."""
+        self._make_device = make_device
+        self._device: Device | None = None
         self._version = self._sampled = self._prefilled = 0
 
     async def load(self, params: Params, version: int) -> None:
-        whole = to_host(params)
-        if self._slots is None:
-            self._slots = self._make_slots()
-        self._slots.load(whole)
+        if self._device is None:
+            self._device = self._make_device()
+        self._device.load(params)
         self._version = version
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Engine]:
-        assert self._slots is not None, "nothing was loaded"
-        async with Sampler(self._slots, self._replay_routes, self._version) as sampler:
-            yield sampler
-        self._sampled += sampler.sampled_tokens
-        self._prefilled += sampler.prefilled_tokens
+        assert self._device is not None, "nothing was loaded"
+        async with LocalEngine(self._device, self._version) as engine:
+            yield engine
+        self._sampled += engine.sampled_tokens
+        self._prefilled += engine.prefilled_tokens
 
     def unload(self) -> None:
-        if self._slots is not None:
-            self._slots.unload()
+        if self._device is not None:
+            self._device.unload()
 
     def counts(self) -> Mapping[str, int]:
         return {"sampled_tokens": self._sampled, "prefilled_tokens": self._prefilled}
