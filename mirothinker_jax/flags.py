@@ -70,7 +70,7 @@ def read(
     path, overrides = _split(argv, known)
     if path is None and base is None and not partly:
         raise ConfigError(f"no config file; give one, for example: {program} --config {example}")
-    values = _groups(cls, path) if partly else base if path is None else load(path)
+    values: Any = _groups(cls, path) if partly else base if path is None else load(path)
     # The declared types judge the values (build does), not those that the file happened to put in.
     with values.unlocked(), values.ignore_type():
         for name, text in overrides.items():

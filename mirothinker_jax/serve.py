@@ -58,14 +58,14 @@ async def _serve(options: argparse.Namespace, given: list[str], key: str) -> Non
     check_policy(options.policy)
     # Only now: a wrong path is said without waiting for jax.
     from mirothinker_jax.pipeline.served import open_policy_files, open_served
-    from mirothinker_jax.serving.server import Limits, Server
+    from mirothinker_jax.serving.server import Limits, Server, bind
 
     config = _config(options.policy, given)
+    bound = bind(options.host, options.port)  # while nothing is loaded yet
     files = open_policy_files(options.policy, config.tokenizer.template)
     limits = Limits(options.max_requests, grace_s=options.grace)
     async with open_served(files, config, options.name, options.weights_dir) as served:
-        server = Server(served, options.host, options.port, key, limits)
-        async with server:
+        async with Server(served, bound, key, limits) as server:
             if options.host not in _LOOPBACK and not key:
                 _say(f"warning: whoever reaches {server.url} can use it; --api-key-env NAME asks for a key")
             _say(f"{served.name} at {server.url} (chat: {server.url}/v1/chat/completions)")
@@ -100,7 +100,7 @@ def _config(policy: Path, given: list[str]) -> Config:
         base.data.call_format = "hermes"  # Qwen's own
     else:
         base = ConfigDict(recorded)
-    return read(given, Config, started_as("serve"), "toy/smoke", base)
+    return read(given, Config, started_as("serve"), "toy/smoke", base=base)
 
 
 def _key(name: str) -> str:

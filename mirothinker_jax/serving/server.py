@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Any
 
 from aiohttp import web
 
+from mirothinker_jax.config import ConfigError
 from mirothinker_jax.rollout.remote.protocols import OURS
 from mirothinker_jax.serving.control import WeightEndpoints
 from mirothinker_jax.serving.desk import Desk
@@ -48,41 +50,53 @@ class Limits:
     grace_s: float = 30.0
 
 
+LIMITS = Limits()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at the address, before anybody is listened to. Port 0: any free one. Raises ConfigError."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except BaseException:
+            bound.close()
+            raise
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(
+            f"cannot listen at {host}, port {port}: {why}; give another --host or --port"
+        ) from None
+    return bound
+
+
 class Server:
     """A policy behind HTTP. An async context manager: the port is open inside, and closed when it is left, after the
     turns under way have ended or `limits.grace_s` have passed."""
 
-    def __init__(self, served: Served, host: str, port: int, key: str = "", limits: Limits = Limits()):
-        """`key` must come as a bearer token; "": none is asked for. Port 0: any free one."""
+    def __init__(self, served: Served, bound: socket.socket, key: str = "", limits: Limits = LIMITS):
+        """`bound` is closed with the server. `key` must come as a bearer token; "": none is asked for."""
         self._metrics = Metrics()
         self.desk = Desk(served, self._metrics, limits.requests)
-        self._served, self._host, self.port, self._key, self._limits = served, host, port, key, limits
+        self._served, self._socket, self._key, self._limits = served, bound, key, limits
+        host, port = bound.getsockname()[:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def __aenter__(self) -> Server:
-        """Raises OSError where the port cannot be had."""
         app = web.Application(middlewares=[self._middleware], client_max_size=self._limits.body_bytes)
         app.add_routes(self._routes())
         self._runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=self._limits.grace_s
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self.port)
-        try:
-            await site.start()
-        except OSError:
-            await self._runner.cleanup()
-            raise
-        self.port = self._runner.addresses[0][1]
+        await web.SockSite(self._runner, self._socket).start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.desk.close(self._limits.grace_s)
         await self._runner.cleanup()
-
-    @property
-    def url(self) -> str:
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self.port}"
 
     def _routes(self) -> list[web.RouteDef]:
         routes = [

@@ -12,7 +12,7 @@ from mirothinker_jax.models.hf_files import Folder
 from mirothinker_jax.models.hf_load import load_params
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.pipeline.served import open_policy_files, open_served
-from mirothinker_jax.serving.server import Limits, Server
+from mirothinker_jax.serving.server import Limits, Server, bind
 
 MODEL = hf_checkpoint.MODELS["qwen3-tied"]
 CONFIG = build(
@@ -68,7 +68,7 @@ class Running:
             files = open_policy_files(self._policy, "chatml")
             async with (
                 open_served(files, CONFIG, weights_dir=self._weights_dir) as self.served,
-                Server(self.served, "127.0.0.1", 0, limits=Limits(grace_s=1.0)) as server,
+                Server(self.served, bind("127.0.0.1", 0), limits=Limits(grace_s=1.0)) as server,
             ):
                 self.url = server.url
                 self._ready.set()

@@ -10,7 +10,7 @@ import hf_checkpoint
 from mirothinker_jax.agent.policy import Capabilities, Turn
 from mirothinker_jax.data.hf_tokenizer import open_tokenizer
 from mirothinker_jax.serving.policy import Served
-from mirothinker_jax.serving.server import Limits, Server
+from mirothinker_jax.serving.server import Limits, Server, bind
 
 TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 VOCAB = 259 + len(TAGS)
@@ -93,7 +93,7 @@ def run(
             "tiny", engine, codec, {}, call_format, frozenset({codec.im_end_id}), 4096, VOCAB, **fields
         )
         async with contextlib.AsyncExitStack() as stack:
-            server = await stack.enter_async_context(Server(served, "127.0.0.1", 0, key, limits))
+            server = await stack.enter_async_context(Server(served, bind("127.0.0.1", 0), key, limits))
             session = await stack.enter_async_context(aiohttp.ClientSession())
             return await test(Client(server, engine, session))
 
