@@ -64,14 +64,16 @@ async def _serve(options: argparse.Namespace, given: list[str], key: str) -> Non
     bound = bind(options.host, options.port)  # while nothing is loaded yet
     files = open_policy_files(options.policy, config.tokenizer.template)
     limits = Limits(options.max_requests, grace_s=options.grace)
-    async with open_served(files, config, options.name, options.weights_dir) as served:
-        async with Server(served, bound, key, limits) as server:
-            if options.host not in _LOOPBACK and not key:
-                _say(f"warning: whoever reaches {server.url} can use it; --api-key-env NAME asks for a key")
-            _say(f"{served.name} at {server.url} (chat: {server.url}/v1/chat/completions)")
-            ended = _signals(server)
-            await ended.wait()
-            _say("ending")
+    async with (
+        open_served(files, config, options.name, options.weights_dir) as served,
+        Server(served, bound, key, limits) as server,
+    ):
+        if options.host not in _LOOPBACK and not key:
+            _say(f"warning: whoever reaches {server.url} can use it; --api-key-env NAME asks for a key")
+        _say(f"{served.name} at {server.url} (chat: {server.url}/v1/chat/completions)")
+        ended = _signals(server)
+        await ended.wait()
+        _say("ending")
 
 
 def _signals(server: Any) -> asyncio.Event:

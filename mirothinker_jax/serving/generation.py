@@ -69,10 +69,10 @@ def check_room(served: Served, ids: Sequence[int], max_tokens: int | None) -> in
     """How many tokens may be sampled; what the context leaves where `max_tokens` is None. Raises ApiError."""
     room = served.context_tokens - len(ids)
     if room < 1 or (max_tokens or 1) > room:
-        asked = f" and a turn of {max_tokens}" if max_tokens else ""
+        asked = f" and asks for {max_tokens}" if max_tokens else ""
         raise bad(
-            f"a context of {len(ids)} tokens{asked} does not fit the {served.context_tokens} of this model; shorten "
-            "it, or serve it with a larger --config.agent.context_tokens",
+            f"this model's context length is {served.context_tokens} tokens, and the request has {len(ids)}{asked}; "
+            "shorten it, or serve the model with a larger --config.agent.context_tokens",
             code="context_length_exceeded",
         )
     return room if max_tokens is None else max_tokens

@@ -185,7 +185,7 @@ def test_token_level_answers_have_ids_and_log_probs(tmp_path):
         (CHAT, {"messages": HELLO, "repetition_penalty": 1.5}, None, "this model's engine cannot do"),
         (CHAT, {"messages": HELLO, "tools": [{"type": "x"}]}, "tools[0]", "must be"),
         (CHAT, {"messages": HELLO, "tool_choice": "required"}, "tool_choice", "give auto or none"),
-        (CHAT, {"messages": HELLO, "max_tokens": 5000}, None, "does not fit the 4096 of this model"),
+        (CHAT, {"messages": HELLO, "max_tokens": 5000}, None, "context length is 4096 tokens"),
         (CHAT, {"messages": HELLO, "top_logprobs": 2}, "top_logprobs", "only the sampled token"),
         (CHAT, {"messages": HELLO, "stop": [""]}, "stop", "none of them empty"),
         (TEXT, {"prompt": ""}, "prompt", "not an empty one"),
