@@ -217,7 +217,7 @@ class Config:
             )
         if "dpo" in self.stages:
             check(
-                self.dpo.training.sequence_length >= 2 * self.agent.context_tokens,
+                bool(self.dpo.path) or self.dpo.training.sequence_length >= 2 * self.agent.context_tokens,
                 f"dpo.training.sequence_length ({self.dpo.training.sequence_length}) must hold two episodes: "
                 f"at least 2 · agent.context_tokens ({2 * self.agent.context_tokens})",
             )

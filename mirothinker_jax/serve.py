@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import logging
 import os
 import signal
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mirothinker_jax.config import Config, default
+from mirothinker_jax.config import Config
 from mirothinker_jax.config_tree import ConfigError, check
 from mirothinker_jax.flags import read, split, started_as, version
+from mirothinker_jax.parallel.tpu_flags import generation_here, set_flags
+from mirothinker_jax.pipeline.policies import CHAT_CONFIG, is_url, starting_values
 
 EXAMPLES = """
 examples:
   python -m mirothinker_jax.serve --policy runs/my-run
       the newest checkpoint of the run's last stage (or of a stage folder), with the run's own settings
   python -m mirothinker_jax.serve --policy models/Qwen3-8B --config.agent.context_tokens=32768 --config.rollout.slots=16
-      a downloaded model
+      a downloaded model; one of MiroThinker's speaks --config.data.call_format=mcp
   python -m mirothinker_jax.serve --policy runs/qwen3-8b --weights-dir /shared/weights --port 8001
       a sampler for a training run with rollout.engine=remote and rollout.weights_dir=/shared/weights
 
@@ -28,7 +32,8 @@ Then, for example: curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Ty
     -d '{"messages": [{"role": "user", "content": "Where is KTM?"}]}'
 
 Every --config.KEY=VALUE of mirothinker_jax.train is taken. Those of rollout, agent.context_tokens, data.call_format and
-tokenizer.template matter here; the model is always the policy's own. --config FILE has them from a file.
+tokenizer.template matter here; the model is always the policy's own. --config FILE has them from a file. A folder
+without settings of its own runs under those of agent/chat.
 
 Ctrl-C lets the turns under way end (--grace seconds), a second one ends them at once.
 """
@@ -42,8 +47,10 @@ def main(argv: list[str] | None = None) -> int:
     for noisy in ("orbax", "jax", "absl"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     try:
-        key = _key(options.api_key_env)
-        asyncio.run(_serve(options, given, key))
+        config = read(
+            given, Config, started_as("serve"), CHAT_CONFIG, functools.partial(_base, options.policy)
+        )
+        asyncio.run(_serve(options, config, _key(options.api_key_env)))
     except (ConfigError, OSError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
@@ -52,20 +59,22 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-async def _serve(options: argparse.Namespace, given: list[str], key: str) -> None:
-    from mirothinker_jax.pipeline.inputs import check_policy
+def _base(policy: str, path: str | None, overridden: Collection[str]) -> Any:
+    """What the command line's settings are set in."""
+    check(not is_url(policy), f"--policy is {policy}, which is served already; give a folder")
+    return starting_values(policy, path, "", "", overridden)
 
-    check_policy(options.policy)
-    # Only now: a wrong path is said without waiting for jax.
-    from mirothinker_jax.pipeline.served import open_policy_files, open_served
+
+async def _serve(options: argparse.Namespace, config: Config, key: str) -> None:
+    # Only now: what is wrong with the command line is said without waiting for jax.
+    from mirothinker_jax.pipeline.served import open_served
     from mirothinker_jax.serving.server import Limits, Server, bind
 
-    config = _config(options.policy, given)
+    set_flags(generation_here(os.environ), os.environ)
     bound = bind(options.host, options.port)  # while nothing is loaded yet
-    files = open_policy_files(options.policy, config.tokenizer.template)
     limits = Limits(options.max_requests, grace_s=options.grace)
     async with (
-        open_served(files, config, options.name, options.weights_dir) as served,
+        open_served(options.policy, config, options.name, options.weights_dir) as served,
         Server(served, bound, key, limits) as server,
     ):
         if options.host not in _LOOPBACK and not key:
@@ -88,21 +97,6 @@ def _signals(server: Any) -> asyncio.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, hear)
     return ended
-
-
-def _config(policy: Path, given: list[str]) -> Config:
-    """What the command line says, over a config file, else over the run's own settings, else over the defaults."""
-    from ml_collections import ConfigDict
-
-    from mirothinker_jax.pipeline.served import recorded_settings
-
-    recorded = recorded_settings(policy)
-    if recorded is None:
-        base = default()
-        base.data.call_format = "hermes"  # Qwen's own
-    else:
-        base = ConfigDict(recorded)
-    return read(given, Config, started_as("serve"), "toy/smoke", base=base)
 
 
 def _key(name: str) -> str:
@@ -136,7 +130,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=version())
     parser.add_argument(
-        "--policy", type=Path, required=True, help="a run, a stage folder, or a Hugging Face model's folder"
+        "--policy", required=True, help="a run, a stage folder, or a Hugging Face model's folder"
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: this machine alone)"

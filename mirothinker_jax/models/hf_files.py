@@ -83,7 +83,7 @@ class Folder:
         return np.fromfile(s.file, _DTYPES[s.dtype], math.prod(s.shape), offset=s.offset).reshape(s.shape)
 
     def check(self, tensors: Sequence[Tensor]) -> str:
-        """The dtype that holds every tensor: "float32" or "bfloat16".
+        """The dtype that holds every one of these tensors: "float32" or "bfloat16".
 
         Raises ConfigError, listing what is wrong, unless the folder holds exactly these, in their shapes. A tied
         model's file may also have the head, if it is the embedding.
@@ -109,12 +109,8 @@ class Folder:
             if any(s.dtype not in _DTYPES for s in self._stored.values()):
                 listed += "; load it with transformers and save_pretrained() it in bfloat16"
             raise ConfigError(f"{self.path}: {len(wrong)} tensors do not fit config.json: {listed}")
-        return self.dtype
-
-    @property
-    def dtype(self) -> str:
-        """What holds every tensor: "float32" or "bfloat16"."""
-        return "bfloat16" if {stored.dtype for stored in self._stored.values()} == {"BF16"} else "float32"
+        kinds = {self._stored[name].dtype for name in wanted}
+        return "bfloat16" if kinds == {"BF16"} else "float32"
 
     def _same(self, name: str, other: str) -> bool:
         """Whether both are there and equal, bit by bit (NaNs too)."""

@@ -78,7 +78,7 @@ def to_hf_folder(run: Path, out: Path, dtype: str | None, shard_bytes: int) -> s
     identity, record = read_item(step, "identity"), read_item(step, "config")
     model = build(ModelConfig, record["model"])
     trained, vocab_size = "stages" in record, identity["vocab_size"]
-    tokenizer = find_tokenizer(step.parent, record["tokenizer"]["path"], identity["tokenizer_sha256"])
+    tokenizer = _find_tokenizer(step.parent, record["tokenizer"]["path"], identity["tokenizer_sha256"])
     base = tokenizer.parent if tokenizer and tokenizer.name == "tokenizer.json" else None
     published = _published(base, model) if base else {}
     dtype = dtype or _imported_dtype(base, published, record) or model.param_dtype
@@ -141,7 +141,7 @@ def _imported_dtype(base: Path | None, published: dict[str, Any], record: dict[s
     return said if said in ("float32", "bfloat16") else None
 
 
-def find_tokenizer(checkpoints: Path, tokenizer: str, sha256: str) -> Path | None:
+def _find_tokenizer(checkpoints: Path, tokenizer: str, sha256: str) -> Path | None:
     """The very file that belongs to this checkpoint.
 
     A run made here names it relative to itself, a trained one relative to where it was started; one that trained its

@@ -25,6 +25,7 @@ from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource, open_conversations
 from mirothinker_jax.data.heldout import split
 from mirothinker_jax.data.hf_tokenizer import open_tokenizer, tokenizer_file
+from mirothinker_jax.data.preference_files import PreferencePairs
 from mirothinker_jax.data.tokenizer import TextCodec
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.mesh import local_mesh, make_mesh
@@ -92,6 +93,7 @@ class Text:
     heldout: ConversationSource | None
     tokenizer: TextCodec
     chat: Chat
+    pairs: PreferencePairs | None = None  # of the user's own
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def open_text(place: Place, acting: Acting | None, inputs: Inputs) -> Text:
         barrier("tokenizer")
         tokenizer = open_tokenizer(path, c.tokenizer.template)
     servers = {name: SERVERS[name] for name in c.tools.names}
-    return Text(conversations, heldout, tokenizer, Chat(tokenizer, servers, c.data.call_format))
+    return Text(conversations, heldout, tokenizer, Chat(tokenizer, servers, c.data.call_format), inputs.pairs)
 
 
 def open_learner(config: Config, folder: Path, tokenizer: TextCodec) -> Learner:

@@ -92,7 +92,7 @@ class Collector:
                 journal=journal,
                 history=history,
                 sampling=sampling,
-                bar=bar,
+                done=lambda _: bar and bar.update(1),
             )
         seconds = max(time.monotonic() - begun, 1e-9)  # no episodes take no time
         figures = {"rollout/seconds": seconds}

@@ -1,6 +1,7 @@
 """A tiny model behind our own server, in a thread with an event loop of its own, and its weights in two versions."""
 
 import asyncio
+import dataclasses
 import threading
 
 import hf_checkpoint
@@ -11,18 +12,22 @@ from mirothinker_jax.config import Config, RolloutConfig, build
 from mirothinker_jax.models.hf_files import Folder
 from mirothinker_jax.models.hf_load import load_params
 from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.pipeline.served import open_policy_files, open_served
+from mirothinker_jax.pipeline.policies import starting_values
+from mirothinker_jax.pipeline.served import open_served
 from mirothinker_jax.serving.server import Limits, Server, bind
 
 MODEL = hf_checkpoint.MODELS["qwen3-tied"]
-CONFIG = build(
-    Config,
-    {
-        "agent": {"context_tokens": 512, "turn_tokens": 64},
-        "rollout": vars(RolloutConfig(slots=8, prefill_slots=2, prefill_tokens=8, decode_steps=1)),
-        "data": {"call_format": "hermes"},
-    },
-)
+
+
+def config_of(policy):
+    """The settings of a server: the policy's own, and small ones."""
+    values = starting_values(str(policy), None, "", "", ())
+    with values.unlocked(), values.ignore_type():
+        values.tokenizer.template = "chatml"
+        values.agent.update(context_tokens=512, turn_tokens=64)
+        sizes = RolloutConfig(slots=8, prefill_slots=8, prefill_tokens=8, decode_steps=1, page_tokens=8)
+        values.rollout = dataclasses.asdict(sizes)
+    return build(Config, values)
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +61,7 @@ class Running:
     """A server in a thread: `url`, and what is `served`, which only its own loop may touch."""
 
     def __init__(self, policy, weights_dir):
-        self._policy, self._weights_dir = policy, weights_dir
+        self._policy, self._weights_dir, self._config = policy, weights_dir, config_of(policy)
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()
@@ -65,9 +70,10 @@ class Running:
     async def _serve(self):
         self.loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         try:
-            files = open_policy_files(self._policy, "chatml")
             async with (
-                open_served(files, CONFIG, weights_dir=self._weights_dir) as self.served,
+                open_served(
+                    str(self._policy), config_of(self._policy), weights_dir=self._weights_dir
+                ) as self.served,
                 Server(self.served, bind("127.0.0.1", 0), limits=Limits(grace_s=1.0)) as server,
             ):
                 self.url = server.url

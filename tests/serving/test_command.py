@@ -16,8 +16,9 @@ from mirothinker_jax import serve
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--policy", "{tmp}"], "has neither a checkpoint nor a model's config.json; give a run folder"),
-        (["--policy", "{tmp}/nowhere"], r"\(no such folder, now in .*\); give a run folder"),
+        (["--policy", "{tmp}"], "a folder without a config.json; give a run"),
+        (["--policy", "{tmp}/nowhere"], r"there is no such folder \(now in .*\); give a run"),
+        (["--policy", "http://localhost:1"], "which is served already; give a folder"),
         (["--policy", "{policy}", "--api-key-env", "NO_SUCH_KEY"], "--api-key-env: NO_SUCH_KEY is not set"),
         (["--policy", "{policy}", "--config.rollout.slot=3"], "config.rollout.slot"),
         (
@@ -27,7 +28,11 @@ from mirothinker_jax import serve
     ],
 )
 def test_what_cannot_be_served_is_told_in_a_line(tmp_path, policies, capsys, arguments, said):
-    settings = ["--config.tokenizer.template=chatml", "--config.agent.context_tokens=128"]
+    settings = [
+        "--config.tokenizer.template=chatml",
+        "--config.agent.context_tokens=128",
+        "--config.agent.turn_tokens=64",
+    ]
     settings += [
         "--config.rollout.slots=8",
         "--config.rollout.prefill_tokens=8",
@@ -43,6 +48,7 @@ def test_ctrl_c_lets_a_turn_end(policies):
     """A chat is answered; a long stream that has begun when the signal comes is whole."""
     command = [sys.executable, "-m", "mirothinker_jax.serve", "--policy", str(policies[0]), "--port", "0"]
     command += ["--config.tokenizer.template=chatml", "--config.agent.context_tokens=256"]
+    command += ["--config.agent.turn_tokens=64"]
     command += [
         "--config.rollout.slots=2",
         "--config.rollout.prefill_slots=1",

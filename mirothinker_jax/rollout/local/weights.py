@@ -71,8 +71,7 @@ def _cast(leaf: jax.Array, kind: Any) -> jax.Array:
     return leaf.astype(kind)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def _unstack(leaf: jax.Array, kind: Any, sharding: NamedSharding) -> list[jax.Array]:
-    split = jax.jit(
-        lambda x: [x[i].astype(kind) for i in range(x.shape[0])], out_shardings=[sharding] * leaf.shape[0]
-    )
-    return split(leaf)
+    """Every layer's part, on its own."""
+    return [jax.lax.with_sharding_constraint(leaf[i].astype(kind), sharding) for i in range(leaf.shape[0])]

@@ -11,7 +11,7 @@ import tiny
 from mirothinker_jax.config import LoRAConfig
 from mirothinker_jax.models.qwen import STACKED
 from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.rollout.local.weights import place
+from mirothinker_jax.rollout.local.weights import _unstack, place
 
 NAMES = ["qwen2.5", "qwen3", "experts", "adapted experts"]
 ADAPTED = dataclasses.replace(tiny.MOE, lora=LoRAConfig(rank=2, targets=("q", "gate")))
@@ -25,6 +25,9 @@ def test_every_leaf_arrives_whole_layer_by_layer(config):
     engine = ModelSpec.build(config, tiny.VOCAB, tiny.mesh(tensor=2))
     params = tiny.params(config)
     found = place(engine, jax.device_put(params, trainer.shardings))
+    before = _unstack._cache_size()
+    place(engine, jax.device_put(params, trainer.shardings))
+    assert _unstack._cache_size() == before  # new parameters compile nothing
     assert len(found[STACKED]) == config.layers
     apart = jax.tree.map(lambda *x: np.stack(x), *found[STACKED])
     kinds = {}
