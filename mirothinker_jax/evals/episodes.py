@@ -17,7 +17,7 @@ from typing import Any
 from mirothinker_jax.agent.wire.formats import WIRES, Wire
 from mirothinker_jax.agent.wire.turn import Malformed
 from mirothinker_jax.tools.hermes import CALL_TAGS
-from mirothinker_jax.trajectory.journal import History, parts
+from mirothinker_jax.trajectory.journal import History, context_deltas, parts
 from mirothinker_jax.trajectory.timeline import EpisodeTimes, read_timelines
 from mirothinker_jax.trajectory.types import Segment, Source, Trajectory
 
@@ -111,13 +111,6 @@ def episode_record(
     """
     wire = WIRES[call_format or _call_format(t)]
     segments = [_segment(segment, wire) for segment in t.segments]
-    turns, before = [], ()
-    for turn in t.turns:
-        kept = 0
-        while kept < min(len(before), len(turn.context)) and before[kept] == turn.context[kept]:
-            kept += 1
-        turns.append([turn.segment, kept, list(turn.context[kept:]), turn.attempt])
-        before = turn.context
     return {
         **{name: getattr(t, name) for name in ("id", "question", "expected", "answer", "correct", "reason")},
         **{
@@ -129,7 +122,7 @@ def episode_record(
         "terms": dict(t.terms),
         "metrics": dict(t.metrics),
         "segments": segments,
-        "turns": turns,
+        "turns": list(context_deltas(t.turns)),
         **_times(times or EpisodeTimes()),
     }
 
