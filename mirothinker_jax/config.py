@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mirothinker_jax.config_agent import PRESETS, AgentConfig
-from mirothinker_jax.config_episodes import EvalConfig, RolloutConfig, ToolsConfig, WorldConfig
+from mirothinker_jax.config_episodes import EvalConfig, RolloutConfig, StudyConfig, ToolsConfig, WorldConfig
 from mirothinker_jax.config_model import EXECUTION as EXECUTION
 from mirothinker_jax.config_model import LORA_TARGETS as LORA_TARGETS
 from mirothinker_jax.config_model import REMAT as REMAT
@@ -174,6 +174,7 @@ class Config:
     agent: AgentConfig = field(default_factory=AgentConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
 
     def __post_init__(self):
         check(bool(self.run_dir.strip()), "run_dir is empty; give a folder, or . for this one")

@@ -287,3 +287,36 @@ class EvalConfig:
         check(all(b >= 0 for b in self.budgets), f"evaluation.budgets is {self.budgets}; give calls ≥ 0")
         check(self.temperature >= 0, f"evaluation.temperature is {self.temperature}; 0 is greedy")
         check(0 < self.top_p <= 1, f"evaluation.top_p is {self.top_p}; give 0 < x ≤ 1")
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What `python -m mirothinker_jax.study` asks a trained policy; the embedded web's questions alone."""
+
+    questions: int = 70  # held-out questions of depth 0 … world.max_hops, for calls, arms and recovery
+    budgets: tuple[int, ...] = (
+        1,
+        2,
+        3,
+        4,
+        6,
+        8,
+        10,
+        14,
+    )  # allowed calls of the scaling curves; the last is deep
+    shallow_calls: tuple[int, ...] = (3, 5)  # allowed calls of each of many shallow attempts
+    samples: int = 8  # shallow attempts at a question, whose majority answers
+    react_calls: int = 5  # allowed calls of the plain agent among the arms
+    depths: tuple[int, ...] = (2, 4, 6, 8, 16, 32, 64)  # hops of the walks on which drift is measured
+    long_depths: tuple[int, ...] = (16, 32, 64)  # hops of the walks on which results are hidden
+    walks: int = 20  # held-out walks of each of these depths
+    fault_steps: tuple[int, ...] = (1, 3)  # pages read before something goes wrong, for recovery
+
+    def __post_init__(self):
+        for key in ("questions", "samples", "react_calls", "walks"):
+            check(getattr(self, key) >= 1, f"study.{key} is {getattr(self, key)}; it must be ≥ 1")
+        for key in ("budgets", "shallow_calls", "depths", "long_depths", "fault_steps"):
+            values = getattr(self, key)
+            least = 0 if key == "fault_steps" else 1
+            good = bool(values) and all(value >= least for value in values)
+            check(good, f"study.{key} is {values}; give one or more numbers ≥ {least}")

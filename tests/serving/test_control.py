@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from scripted import run
+from scripted_engine import run
 
 from mirothinker_jax.config import ConfigError
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from hf_checkpoint import IM_END
-from scripted import VOCAB, run
+from scripted_engine import VOCAB, run
 
 from mirothinker_jax.serving.server import Limits
 
