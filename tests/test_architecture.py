@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, KERNELS = "mirothinker_jax", "mirothinker_kernels"
 
-COMMANDS = {"train", "plan", "evaluate", "convert", "serve"}
+COMMANDS = {"train", "plan", "evaluate", "convert", "serve", "watch", "report", "study"}
 COMMANDS_IN_ROOMS = {"tools.mcp_server", "agent.__main__"}  # nobody imports them
 
 # Room → the rooms, or single modules of them, that it may import besides itself.
@@ -61,7 +61,11 @@ MAY_IMPORT = {
     "trainer": {"config", "config_tree", "types", "parallel", "models", "objectives", "data"},
     "evals": {
         *("config", "config_tree", "types", "parallel", "models", "data", "tools", "agent", "trajectory"),
-        *("rollout", "tasks", "config_agent"),
+        *("rollout", "tasks", "config_agent", "checked_lines"),
+    },
+    "serving": {
+        *("config", "config_tree", "data", "rollout", "tools.spec"),
+        *("agent.policy", "agent.prompt", "agent.wire.formats"),
     },
     "planning": {"config", "config_tree", "types", "parallel", "models", "objectives", "trainer"},
     "recipes": {"config", "models.presets"},

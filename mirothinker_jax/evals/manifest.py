@@ -24,7 +24,7 @@ _DECIDES = (
     *("seed", "agent.", "tools.", "tasks.", "world.", "data.call_format"),
     *("evaluation.temperature", "evaluation.top_p"),
 )
-_OF_MODELS = ("model.", "tokenizer.template")
+_OF_MODELS = ("model.", "tokenizer.template", "rollout.deterministic")
 # Where things are, how often and how fast they are asked, and what only a judge's or a service's name stands for.
 _FREE = (
     *("tools.deadline_s", "tools.concurrency", "tools.tool_concurrency", "tools.tool_rates", "tools.retries"),

@@ -1,4 +1,4 @@
-"""Episodes of a real sampler that are cancelled at many moments, in a turn, in a call, in line: no slot and no session
+"""Episodes of a real engine that are cancelled at many moments, in a turn, in a call, in line: no page and no session
 stays taken, and what was sampled by then is not sampled again."""
 
 import asyncio
@@ -10,7 +10,7 @@ import numpy as np
 from mirothinker_jax.agent.setting import Setting
 from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.rollout.collect import EpisodeSpec, Runtime, collect
-from mirothinker_jax.rollout.sampler import Sampler
+from mirothinker_jax.rollout.local.driver import LocalEngine
 from mirothinker_jax.tasks.types import Task, Verdict
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.tools.spec import ToolCall, ToolSpec, render_call
@@ -74,11 +74,11 @@ def decode(ids):
     return render_call(ToolCall("s", "look", {"q": sum(ids)}))
 
 
-async def play(engine, path, moments):
+async def play(device, path, moments):
     """The trajectories, after cancellations so many steps of the event loop after each beginning."""
     tool = Tool()
     async with (
-        Sampler(engine) as sampler,
+        LocalEngine(device) as sampler,
         ToolExecutor([tool], ToolsConfig(), lambda t, n: (t, False)) as tools,
     ):
         runtime = Runtime(tools, Chat(), decode, SETTING, grade)
@@ -91,20 +91,22 @@ async def play(engine, path, moments):
 
         for moment in moments:
             under_way = asyncio.create_task(once())
-            sampler.sampled_tokens = 0
-            while sampler.sampled_tokens < moment and not under_way.done():
+            before = sampler.sampled_tokens
+            while sampler.sampled_tokens - before < moment and not under_way.done():
                 await asyncio.sleep(0)
             under_way.cancel()
             await asyncio.wait([under_way])
-            assert under_way.cancelled() and tool.kept == set() and sampler._slots == {}
-            assert sorted(sampler._free) == list(range(6)) and not sampler._waiting and not sampler._running
+            assert under_way.cancelled() and tool.kept == set() and sampler._sessions == {}
+            while sampler._steps.busy:  # what was sent to the device comes back
+                await asyncio.sleep(0)
+            assert sampler._steps._pages[0].available == device.pages
         return await asyncio.wait_for(once(), 60)
 
 
-def test_cancelled_at_many_moments(engine, tmp_path):
-    whole = asyncio.run(play(engine("wide"), tmp_path / "whole.jsonl", ()))
+def test_cancelled_at_many_moments(device, tmp_path):
+    whole = asyncio.run(play(device("wide"), tmp_path / "whole.jsonl", ()))
     path = tmp_path / "e.jsonl"
-    found = asyncio.run(play(engine("wide"), path, (0, 1, 2, 3, 5, 9, 12, 13, 20, 21, 22, 40)))
+    found = asyncio.run(play(device("wide"), path, (0, 1, 2, 3, 5, 9, 12, 13, 20, 21, 22, 40)))
     for ours, theirs in zip(found, whole, strict=True):
         assert ours.calls == 5
         assert [s.tokens for s in ours.segments] == [s.tokens for s in theirs.segments]
