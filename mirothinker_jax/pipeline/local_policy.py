@@ -51,7 +51,8 @@ def open_local(where: str, config: Config, servers: Mapping[str, str]) -> Policy
         device = Device(model, config.rollout, config.agent.context_tokens, end_ids)
         device.load(load())
         async with LocalEngine(device) as local:
-            yield Opened(local, identity)
+            name = identity.get("checkpoint")
+            yield Opened(local, identity, f"{where}, {name}" if name else where)
 
     def render(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> np.ndarray:
         return chat.render(messages, tools).tokens
