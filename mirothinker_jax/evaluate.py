@@ -26,6 +26,7 @@ from mirothinker_jax.pipeline.policies import CHAT_CONFIG, is_url, starting_valu
 from mirothinker_jax.rollout.collect import OutageError
 
 OUTAGE = 75  # exit code (EX_TEMPFAIL of sysexits.h): services broke too many episodes; start again later
+_OF_BENCHMARKS = ("benchmark", "rejudge", "view", "allow_encoded", "second_judge", "people")
 EXAMPLES = f"""
 examples:
   python -m mirothinker_jax.evaluate --policy runs/my-run --tasks questions.jsonl --runs 4
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
             sft=options.export,
             pairs=options.export_pairs,
             **{name: getattr(options, name) for name in ("runs", "limit", "concurrency")},
-            **{name: getattr(options, name) for name in ("benchmark", "rejudge", "view", "allow_encoded")},
+            **{name: getattr(options, name) for name in _OF_BENCHMARKS},
         )
         if options.dry_run:
             sys.stdout.write(f"{cost_line(config, options.benchmark, options.limit, options.runs)}\n")
@@ -153,6 +154,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     add("--export", "write the correct episodes as SFT records (data.path)", None, "FILE", type=Path)
     add("--export-pairs", "write correct against wrong as pairs (dpo.path)", None, "FILE", type=Path)
     add("--view", "write the episodes for `inspect view --log-dir FOLDER`", None, "FOLDER", type=Path)
+    add(
+        "--second-judge",
+        "another model of the judge's endpoint; how far they agree is printed",
+        metavar="MODEL",
+    )
+    add("--people", "a table of episode,correct: how far the judge agrees with people", metavar="FILE")
     flag: dict[str, Any] = {"action": "store_true"}
     parser.add_argument("--dry-run", help="say what judging a benchmark would cost, and run nothing", **flag)
     parser.add_argument("--rejudge", help="judge the episodes that are there once more", **flag)

@@ -10,17 +10,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mirothinker_jax.config import Config
+from mirothinker_jax.config import Config, ConfigError
 from mirothinker_jax.config_tree import check, one_of
+from mirothinker_jax.evals.agreement import Agreement, agreement, read_people
 from mirothinker_jax.evals.attacks import Attacked, attack
 from mirothinker_jax.evals.benchmark_environment import BenchmarkEnvironment
+from mirothinker_jax.evals.benchmarks import open_reference
 from mirothinker_jax.evals.catalogue import BENCHMARKS
 from mirothinker_jax.evals.comparable import differences, line
 from mirothinker_jax.evals.estimate import estimate
 from mirothinker_jax.evals.figures import figures, predictions
 from mirothinker_jax.evals.rejudge import refuse_unjudged
-from mirothinker_jax.evals.scoring import grading
+from mirothinker_jax.evals.rejudge import verdicts as verdicts_of
+from mirothinker_jax.evals.scoring import grading, open_scorer
 from mirothinker_jax.tasks.judge_meter import Meter
+from mirothinker_jax.tasks.judge_prompt import is_bait
+from mirothinker_jax.tasks.rules import is_correct
 from mirothinker_jax.tasks.types import Task, Verdict
 from mirothinker_jax.tools.spec import Tool
 from mirothinker_jax.trajectory.types import Stop, Trajectory
@@ -74,11 +79,17 @@ async def assess(
     tasks: Sequence[Task],
     prompt: str,
     began: datetime.datetime,
+    second_judge: str = "",
+    people: str = "",
 ) -> Assessed:
     """The figures of the episodes of each run of `tasks`; the judge, where there is one, is put to the test.
 
     Args:
       prompt: all that the policy is told before the question.
+      second_judge: another model of the judge's endpoint, which judges beside it; "" for none.
+      people: a table of people's verdicts; "" for none.
+
+    Raises ConfigError or DataError for a table that cannot be used.
     """
     found = figures(name, runs)
     remarks = list(environment.questions.remarks)
@@ -105,13 +116,56 @@ async def assess(
         found["judge"] = meter | {"cost": judge.meter.cost}
     if not BENCHMARKS[name].scored:
         found["predictions"] = predictions(runs)
+    agreements: dict[str, Agreement] = {}
+    if second_judge:
+        agreements[second_judge] = await _beside(environment, name, second_judge, runs, tasks)
+    if people:
+        said = {t.id: t.correct for run in runs for t in run}
+        try:
+            agreements["people"] = agreement(said, read_people(people))
+        except ValueError as error:
+            raise ConfigError(f"--people {people}: {error}") from None
+    if agreements:
+        found["agreement"] = {
+            who: dataclasses.asdict(a) | {"kappa": a.kappa} for who, a in agreements.items()
+        }
     verdicts = tuple(
         Verdict(t.correct, t.reason, t.terms)
         for run in runs
         for t in run
         if t.stop is not Stop.INFRASTRUCTURE and BENCHMARKS[name].scored
     )
-    return Assessed(found, _rows(found, attacked, judge and judge.meter) + line(reasons) + "\n", verdicts)
+    rows = _rows(found, attacked, judge and judge.meter)
+    rows += "".join(f"the judge and {who}: {a.line()}\n" for who, a in agreements.items())
+    return Assessed(found, f"{rows}{line(reasons)}\n", verdicts)
+
+
+async def _beside(
+    environment: BenchmarkEnvironment,
+    name: str,
+    model: str,
+    runs: Sequence[Sequence[Trajectory]],
+    tasks: Sequence[Task],
+) -> Agreement:
+    """The judge's agreement with another model on what either was really asked: not on what is right or wrong as it
+    stands, on which any two judges agree."""
+    second = open_scorer(name, dataclasses.replace(environment.settings, judge_model=model))
+    by_id = {task.id: task for task in tasks}
+    asked = {
+        t.id: t
+        for run in runs
+        for t in run
+        if t.answer is not None
+        and not is_bait(t.answer)
+        and not is_correct(open_reference(by_id[t.question_id]).answer, t.answer)
+    }
+    said = await verdicts_of(asked.values(), by_id, second.grader)
+    try:
+        return agreement({e: t.correct for e, t in asked.items()}, {e: v.correct for e, v in said.items()})
+    except ValueError:
+        raise ConfigError(
+            f"--second-judge {model}: there is no answer that it and the first judge were both asked about"
+        ) from None
 
 
 _SHOWN = {

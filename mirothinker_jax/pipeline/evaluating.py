@@ -52,6 +52,7 @@ class Evaluation:
       rejudge: judge what is there once more.
       view: folder for a log of inspect_ai.
       allow_encoded: export questions in clear that were published encoded.
+      second_judge, people: as in benchmarking.assess; of a benchmark.
     """
 
     policy: str
@@ -67,10 +68,18 @@ class Evaluation:
     rejudge: bool = False
     view: Path | None = None
     allow_encoded: bool = False
+    second_judge: str = ""
+    people: str = ""
 
     def __post_init__(self):
         for name, least in (("runs", 1), ("limit", 0), ("concurrency", 1)):
             check(getattr(self, name) >= least, f"--{name} is {getattr(self, name)}; it must be ≥ {least}")
+        for name, value in (("second-judge", self.second_judge), ("people", self.people)):
+            check(
+                not value or bool(self.benchmark), f"--{name} is of a --benchmark; name one, or leave it out"
+            )
+        judged = self.config.tasks.grader == "judge"
+        check(judged or not self.second_judge, "--second-judge is beside a judge; set tasks.grader=judge")
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,8 @@ async def evaluate(asked: Evaluation) -> Outcome:
             tasks=tasks,
             prompt=setting.system or "",
             began=began,
+            second_judge=asked.second_judge,
+            people=asked.people,
         )
     summary = measured.to_json() | ({"benchmark": assessed.figures} if assessed else {})
     with replacing(asked.folder / "summary.json") as scratch:

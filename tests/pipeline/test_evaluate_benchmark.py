@@ -143,6 +143,25 @@ def test_an_encoded_benchmark(evaluate):
     assert json.loads(log.read_text())["eval"]["metadata"] == {"canary": [CANARY]}
 
 
+def test_agreement_with_a_second_judge_and_with_people(evaluate):
+    def two(body):
+        """The second one says no to all."""
+        return judge(body) if body["model"] == "m" else said("INCORRECT")
+
+    Path("people.csv").write_text("episode,correct\neval/t1#0,yes\neval/t2#0,yes\neval/t4#0,no\n")
+    both = ["--second-judge", "n", "--people", "people.csv"]
+    status, out, err, *_ = evaluate(*gaia(), *both, script=two)
+    assert status == 0, err
+    found = summary()["agreement"]
+    assert found["n"] == {"both_right": 0, "only_first": 2, "only_second": 0, "both_wrong": 2, "kappa": 0.0}
+    assert found["people"]["kappa"] == pytest.approx(0.4)
+    assert "the judge and people: they agree on 2 of 3 answers (κ = 0.400)" in out
+    assert evaluate("--tasks", "q.jsonl", *both[:2])[0] == evaluate("--tasks", "q.jsonl", *both[2:])[0] == 2
+    Path("people.csv").write_text("episode,correct\nsomebody,yes\n")
+    status, _, err, *_ = evaluate(*gaia(), *both[2:])
+    assert status == 2 and "--people people.csv: no answer was judged by both" in err
+
+
 def test_what_judging_would_cost(evaluate):
     prices = ["--config.tasks.judge_input_price=2", "--config.tasks.judge_output_price=8"]
     status, out, _, asked, judged = evaluate(*gaia(), "--runs", "3", "--dry-run", *prices)
