@@ -1,7 +1,8 @@
 """A policy on questions, several times each: from what was asked for to figures and exports. No jax here.
 
 Everything goes to one folder, as it happens: manifest.json says what was asked, episodes.jsonl is the journal, and
-answers.jsonl and summary.json are read off it at the end. The same command goes on with what was stopped or broken.
+answers.jsonl, summary.json and report.html are read off it at the end. The same command goes on with what was stopped
+or broken.
 """
 
 from __future__ import annotations
@@ -106,6 +107,10 @@ async def evaluate(asked: Evaluation) -> Outcome:
     _write_lines(asked.folder / "answers.jsonl", [_answer(t) for t in trajectories])
     with replacing(asked.folder / "summary.json") as scratch:
         scratch.write_text(json.dumps(measured.to_json(), indent=2) + "\n", encoding="utf-8")
+    # Only now: what makes pages takes time to import.
+    from mirothinker_jax.evals.report_evaluation import write_evaluation_report
+
+    write_evaluation_report(asked.folder, decode=policy.codec.decode)
     return Outcome(measured, (*notes, *_export(asked, trajectories, policy, setting)))
 
 
