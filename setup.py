@@ -116,7 +116,7 @@ setup(
         "console_scripts": [
             *(
                 f"mirothinker-{command}=mirothinker_jax.{command}:main"
-                for command in ("train", "plan", "convert", "evaluate", "report", "study", "watch")
+                for command in ("train", "plan", "convert", "evaluate", "report", "serve", "study", "watch")
             ),
             "mirothinker-agent=mirothinker_jax.agent.__main__:main",
             "mirothinker-mcp=mirothinker_jax.tools.mcp_server:main",

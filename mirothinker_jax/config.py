@@ -235,6 +235,11 @@ class Config:
                 "sent to other experts in each, and only one route of it is known; set one of them back",
             )
             check(
+                not self.grpo.replay_routes or self.rollout.engine == "local",
+                "grpo.replay_routes is set with rollout.engine=remote, and servers' routes are not read; set one of "
+                "them back",
+            )
+            check(
                 self.grpo.training.sequence_length >= self.agent.context_tokens,
                 f"grpo.training.sequence_length ({self.grpo.training.sequence_length}) must hold an episode: "
                 f"at least agent.context_tokens ({self.agent.context_tokens})",

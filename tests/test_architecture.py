@@ -63,6 +63,10 @@ MAY_IMPORT = {
         *("config", "config_tree", "types", "parallel", "models", "data", "tools", "agent", "trajectory"),
         *("rollout", "tasks", "config_agent", "checked_lines"),
     },
+    "serving": {
+        *("config", "config_tree", "data", "rollout", "tools.spec"),
+        *("agent.policy", "agent.prompt", "agent.wire.formats"),
+    },
     "planning": {"config", "config_tree", "types", "parallel", "models", "objectives", "trainer"},
     "recipes": {"config", "models.presets"},
     "pipeline": {"*"},  # puts the rooms together; only commands import it

@@ -1,4 +1,5 @@
-"""Preference pairs as a batch source: packed once, reference log-probs computed once, then shuffled epochs."""
+"""Preference pairs as tokens, and as a batch source: packed once, reference log-probs computed once, then shuffled
+epochs."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@
 Messages are those of data/messages.py. A string is the user's as prompt, else the assistant's. Without a prompt, it is
 the messages that both sides begin with; a side may also repeat the prompt. Of each side all assistant messages behind
 the prompt are trained, but for those of weight 0. The whole file is read and checked at once and stays in memory.
+No jax here.
 
 Unusual: a string is text, never JSON of a list, since an answer may be JSON.
 """

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from mirothinker_jax.config import STAGES, Config, ConfigError
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.hf_tokenizer import open_tokenizer, tokenizer_file
 from mirothinker_jax.data.messages import Message
-from mirothinker_jax.models.hf import shapes, tensors
+from mirothinker_jax.data.tokenizer import ByteCodec
+from mirothinker_jax.models.hf_load import load_params
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.mesh import local_mesh
 from mirothinker_jax.pipeline.hf_folder import read_json
-from mirothinker_jax.pipeline.inputs import Source, has_checkpoint, padded_vocabulary, read_source
+from mirothinker_jax.pipeline.inputs import has_checkpoint, padded_vocabulary, read_source
 from mirothinker_jax.pipeline.policies import Opened, Policy
 from mirothinker_jax.pipeline.prepare import turn_end_ids
 from mirothinker_jax.rollout.local.device import Device
@@ -34,7 +36,30 @@ from mirothinker_jax.trainer.digests import NAME as DIGESTS
 from mirothinker_jax.trainer.steps import newest
 
 
-def open_local(where: str, config: Config, servers: Mapping[str, str]) -> Policy:
+@dataclass(frozen=True)
+class LocalModel:
+    """A policy's model on this machine's devices, before its parameters are read.
+
+    Attributes:
+      identity: whose parameters they are.
+      load: reads them.
+      end_ids: the tokens that end a turn.
+    """
+
+    tokenizer: ByteCodec
+    spec: ModelSpec
+    identity: dict[str, Any]
+    load: Callable[[], Params]
+    end_ids: tuple[int, ...]
+
+    def device(self, config: Config) -> Device:
+        """An engine with the parameters."""
+        device = Device(self.spec, config.rollout, config.agent.context_tokens, self.end_ids)
+        device.load(self.load())
+        return device
+
+
+def open_model(where: str, config: Config) -> LocalModel:
     """The newest checkpoint of a run or a stage folder, or the model of a Hugging Face folder.
 
     Raises ConfigError: none there, or one that does not fit the settings.
@@ -42,16 +67,21 @@ def open_local(where: str, config: Config, servers: Mapping[str, str]) -> Policy
     tokenizer = open_tokenizer(config.tokenizer.path, config.tokenizer.template)
     vocab_size = padded_vocabulary(config.model.vocab_size, tokenizer)
     # A turn's tokens are few, and rows of a batch need not divide over the devices.
-    model = ModelSpec.build(dataclasses.replace(config.model, ffn_tokens=0), vocab_size, local_mesh())
-    identity, load = _find(Path(where), config, model)
-    end_ids = turn_end_ids(config, tokenizer)
+    spec = ModelSpec.build(dataclasses.replace(config.model, ffn_tokens=0), vocab_size, local_mesh())
+    identity, load = _find(Path(where), config, spec)
+    return LocalModel(tokenizer, spec, identity, load, turn_end_ids(config, tokenizer))
+
+
+def open_local(where: str, config: Config, servers: Mapping[str, str]) -> Policy:
+    """`open_model` as a policy to collect episodes of. Raises ConfigError."""
+    model = open_model(where, config)
+    tokenizer = model.tokenizer
 
     @contextlib.asynccontextmanager
     async def engine() -> AsyncIterator[Opened]:
-        device = Device(model, config.rollout, config.agent.context_tokens, end_ids)
-        device.load(load())
-        async with LocalEngine(device) as local:
-            yield Opened(local, identity)
+        async with LocalEngine(model.device(config)) as local:
+            name = model.identity.get("checkpoint")
+            yield Opened(local, model.identity, f"{where}, {name}" if name else where)
 
     def render(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> np.ndarray:
         return chat.render(messages, tools).tokens
@@ -64,7 +94,7 @@ def open_local(where: str, config: Config, servers: Mapping[str, str]) -> Policy
         agent=config.agent,
         tools=config.tools,
         unit="tokens",
-        end_ids=end_ids,
+        end_ids=model.end_ids,
         engine=engine,
         render=render,
     )
@@ -86,26 +116,4 @@ def _find(path: Path, config: Config, model: ModelSpec) -> tuple[dict[str, Any],
     source = read_source(path)
     sizes = [(file.name, file.stat().st_size) for file in sorted(path.glob("*.safetensors"))]
     said = (path / "config.json").read_bytes() + json.dumps(sizes).encode()
-    return {"digest": hashlib.sha256(said).hexdigest()[:16]}, lambda: read_params(source, model)
-
-
-def read_params(source: Source, model: ModelSpec) -> Params:
-    """The parameters of a Hugging Face folder, numpy in the model's dtype, on this host.
-
-    Raises ConfigError where its tensors are not those that its config.json tells of.
-    """
-    c, listed = model.config, tensors(model.config, model.vocab_size)
-    source.files.check(listed)
-    dtype = np.dtype(c.param_dtype)
-    leaves = {path: np.empty(shape, dtype) for path, shape in shapes(c, model.vocab_size).items()}
-    for tensor in listed:
-        leaves[tensor.path][tensor.index] = tensor.ours(source.files.read(tensor.name)).astype(
-            dtype, copy=False
-        )
-    params: dict[str, Any] = {}
-    for path, value in leaves.items():
-        owner = params
-        for key in path[:-1]:
-            owner = owner.setdefault(key, {})
-        owner[path[-1]] = value
-    return params
+    return {"digest": hashlib.sha256(said).hexdigest()[:16]}, lambda: load_params(source.files, model)

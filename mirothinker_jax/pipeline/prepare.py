@@ -37,6 +37,7 @@ from mirothinker_jax.pipeline.inputs import Inputs, draw_tasks, open_tasks, padd
 from mirothinker_jax.pipeline.phases import Phases
 from mirothinker_jax.rollout.collect import Runtime
 from mirothinker_jax.rollout.collector import Collector
+from mirothinker_jax.rollout.hosts import EngineHost, LocalHost
 from mirothinker_jax.rollout.local.device import Device
 from mirothinker_jax.tasks.types import Environment, Task
 from mirothinker_jax.tools.build import SERVERS, build_tools, key_env
@@ -194,13 +195,28 @@ def open_learner(config: Config, folder: Path, tokenizer: TextCodec) -> Learner:
 
 
 def open_collector(
-    config: Config, acting: Acting, text: Text, vocab_size: int, setting: Setting, stack: contextlib.ExitStack
+    config: Config,
+    acting: Acting,
+    text: Text,
+    learner: Learner,
+    setting: Setting,
+    stack: contextlib.ExitStack,
 ) -> Collector:
-    """Samples on this process's devices."""
+    """Samples on this process's devices, or by servers, which must be there."""
     c = config
-    # A turn's tokens are few, and rows of a batch need not divide over the devices.
-    whole = dataclasses.replace(c.model, ffn_tokens=0)
-    here = ModelSpec.build(whole, vocab_size, local_mesh())
+    end_ids = turn_end_ids(c, text.tokenizer)
+    if c.rollout.engine == "remote":
+        from mirothinker_jax.pipeline.servers import (
+            open_servers,
+        )  # only who asks servers pays for importing HTTP
+
+        host: EngineHost = open_servers(c, learner.model, end_ids)
+    else:
+        # A turn's tokens are few, and rows of a batch need not divide over the devices.
+        whole = dataclasses.replace(c.model, ffn_tokens=0)
+        here = ModelSpec.build(whole, learner.model.vocab_size, local_mesh())
+        routes = c.grpo.replay_routes
+        host = LocalHost(functools.partial(Device, here, c.rollout, c.agent.context_tokens, end_ids, routes))
     executor = ToolExecutor(acting.tools, acting.settings, text.tokenizer.truncate)
     runtime = Runtime(
         executor=executor,
@@ -211,10 +227,7 @@ def open_collector(
         tries=c.tasks.tries,
         broken_share=c.tasks.broken_share,
     )
-    end_ids = turn_end_ids(c, text.tokenizer)
-    routes = c.grpo.replay_routes
-    make_device = functools.partial(Device, here, c.rollout, c.agent.context_tokens, end_ids, routes)
-    collector = Collector(make_device, executor, runtime)
+    collector = Collector(host, executor, runtime)
     stack.callback(collector.close)
     return collector
 

@@ -84,7 +84,7 @@ def _prepare(
     learner = open_learner(c, place.folder, text.tokenizer)
     collector = None
     if acting is not None and setting is not None:
-        collector = open_collector(c, acting, text, learner.model.vocab_size, setting, stack)
+        collector = open_collector(c, acting, text, learner, setting, stack)
     return Prepared(place, acting, text, learner, collector, lengths)
 
 

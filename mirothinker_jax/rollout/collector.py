@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,12 +15,11 @@ from typing import Any
 
 import jax
 
-from mirothinker_jax.agent.policy import Engine, Sampling
+from mirothinker_jax.agent.policy import Sampling
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import all_processes, barrier
 from mirothinker_jax.rollout.collect import EpisodeSpec, Runtime, collect
-from mirothinker_jax.rollout.local.device import Device
-from mirothinker_jax.rollout.local.driver import LocalEngine
+from mirothinker_jax.rollout.hosts import EngineHost
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.trajectory.journal import History, Journal, share
 from mirothinker_jax.trajectory.types import Trajectory
@@ -32,17 +30,13 @@ class Collector:
 
     def __init__(
         self,
-        make_device: Callable[[], Device],
+        host: EngineHost,
         executor: ToolExecutor,
         runtime: Runtime,
     ):
-        """`make_device` makes this process's engine, when something is sampled for the first time."""
-        self._make_device, self._executor, self._runtime = make_device, executor, runtime
+        """`host` has the engine."""
+        self._host, self._executor, self._runtime = host, executor, runtime
         self._runner = asyncio.Runner()
-
-    @functools.cached_property
-    def _device(self) -> Device:
-        return self._make_device()
 
     def run(
         self,
@@ -70,7 +64,8 @@ class Collector:
         own = [specs[place] for place in (range(index, len(specs), count) if mine is None else mine)]
         history, figures = History(path), {}
         if not all_processes(all(history.finished(spec.id) for spec in own)):
-            self._device.load(params())
+            version = max((spec.version for spec in specs), default=0)
+            self._runner.run(self._host.load(params(), version))
             try:
                 with (
                     Journal(share(path, index, count)) as journal,
@@ -78,7 +73,7 @@ class Collector:
                 ):
                     figures = self._runner.run(self._sample(own, journal, history, sampling, bar))
             finally:
-                self._device.unload()
+                self._host.unload()
             barrier(f"episodes of {path}")
             history = History(path)
         places = range(len(specs)) if wanted is None else wanted
@@ -88,8 +83,8 @@ class Collector:
         self, specs: Sequence[EpisodeSpec], journal: Journal, history: History, sampling: Sampling, bar: Any
     ) -> dict[str, float]:
         begun, before = time.monotonic(), self._executor.counters.snapshot()
-        async with LocalEngine(self._device) as sampler:
-            engine: Engine = sampler
+        tokens = self._host.counts()
+        async with self._host.open() as engine:
             await collect(
                 specs,
                 engine=engine,
@@ -99,14 +94,13 @@ class Collector:
                 sampling=sampling,
                 done=lambda _: bar and bar.update(1),
             )
-            seconds = max(time.monotonic() - begun, 1e-9)  # no episodes take no time
-            figures = {
-                "rollout/seconds": seconds,
-                "rollout/sampled_tokens_per_s": sampler.sampled_tokens / seconds,
-                "rollout/prefilled_tokens_per_s": sampler.prefilled_tokens / seconds,
-            }
+        seconds = max(time.monotonic() - begun, 1e-9)  # no episodes take no time
+        figures = {"rollout/seconds": seconds}
+        for name, count in self._host.counts().items():
+            figures[f"rollout/{name}_per_s"] = (count - tokens.get(name, 0)) / seconds
         return figures | (self._executor.counters - before).figures()
 
     def close(self) -> None:
         self._runner.run(self._executor.aclose())
+        self._runner.run(self._host.aclose())
         self._runner.close()

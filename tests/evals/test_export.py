@@ -15,7 +15,8 @@ from mirothinker_jax.agent.setting import Setting
 from mirothinker_jax.agent.wire.formats import WIRES
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import Conversations
-from mirothinker_jax.data.preference_files import open_pairs, render_pair
+from mirothinker_jax.data.preference import render_pair
+from mirothinker_jax.data.preference_files import open_pairs
 from mirothinker_jax.data.templates import TEMPLATES
 from mirothinker_jax.evals.export import Writing, pair_records, sft_records
 from mirothinker_jax.tasks.types import Task
