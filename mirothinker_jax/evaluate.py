@@ -104,7 +104,9 @@ def _show(outcome: Outcome, folder: Path) -> None:
     for note in outcome.notes:
         sys.stderr.write(f"{note}\n")
     sys.stdout.write(table(outcome.measured) + outcome.rows)
-    sys.stdout.write(f"{'files':<10}{folder}: summary.json, answers.jsonl, episodes.jsonl, manifest.json\n")
+    sys.stdout.write(
+        f"{'files':<10}{folder}: report.html, summary.json, answers.jsonl, episodes.jsonl, manifest.json\n"
+    )
 
 
 def _refuse(error: object, status: int) -> int:

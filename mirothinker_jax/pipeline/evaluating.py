@@ -1,7 +1,8 @@
 """A policy on questions, several times each: from what was asked for to figures and exports. No jax here.
 
 Everything goes to one folder, as it happens: manifest.json says what was asked, episodes.jsonl is the journal, and
-answers.jsonl and summary.json are read off it at the end. The same command goes on with what was stopped or broken.
+answers.jsonl, summary.json and report.html are read off it at the end. The same command goes on with what was stopped
+or broken.
 """
 
 from __future__ import annotations
@@ -149,6 +150,10 @@ async def evaluate(asked: Evaluation) -> Outcome:
     summary = measured.to_json() | ({"benchmark": assessed.figures} if assessed else {})
     with replacing(asked.folder / "summary.json") as scratch:
         scratch.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # Only now: what makes pages takes time to import.
+    from mirothinker_jax.evals.report_evaluation import write_evaluation_report
+
+    write_evaluation_report(asked.folder, decode=policy.codec.decode)
     notes = [*notes, *_export(asked, trajectories, policy, setting)]
     if asked.view:
         written = write_inspect_log(
