@@ -17,7 +17,7 @@ from typing import Any
 
 from mirothinker_jax.agent.chat_engine import ChatEngine, ChatSettings
 from mirothinker_jax.agent.policy import Sampling
-from mirothinker_jax.agent.setting import Setting, episode_setting, min_context_tokens
+from mirothinker_jax.agent.setting import Setting
 from mirothinker_jax.config import Config, check
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.evals.benchmarks import exportable
@@ -29,7 +29,7 @@ from mirothinker_jax.evals.rejudge import rejudge
 from mirothinker_jax.pipeline.asking import open_tools
 from mirothinker_jax.pipeline.benchmarking import assess, open_benchmark
 from mirothinker_jax.pipeline.inputs import open_tasks
-from mirothinker_jax.pipeline.policies import Policy, open_policy
+from mirothinker_jax.pipeline.policies import Policy, open_policy, policy_setting
 from mirothinker_jax.rollout.collect import EpisodeSpec, Runtime, collect
 from mirothinker_jax.tasks.types import Environment, Task
 from mirothinker_jax.tools.executor import ToolExecutor
@@ -113,10 +113,7 @@ async def evaluate(asked: Evaluation) -> Outcome:
         servers = {tool.spec.name: tool.spec.server for tool in tools}
         policy = open_policy(asked.policy, config, asked.chat, servers)
         specs = question_specs(tasks, asked.runs, config.seed)
-        setting = episode_setting(
-            policy.agent, [t.spec for t in tools], policy.tools.output_tokens, config.data.call_format
-        )
-        _check_room(policy, setting, config)
+        setting = policy_setting(policy, [tool.spec for tool in tools], config)
         manifest = _manifest(asked, tasks, setting)
         executor = await stack.enter_async_context(ToolExecutor(tools, policy.tools, policy.codec.truncate))
         runtime = Runtime(
@@ -183,17 +180,6 @@ def _draw(environment: Environment, asked: Evaluation) -> list[Task]:
     return tasks
 
 
-def _check_room(policy: Policy, setting: Setting, config: Config) -> None:
-    least, has = min_context_tokens(setting, policy.chat), policy.agent.context_tokens
-    in_tokens = least * config.agent.context_tokens / has
-    check(
-        has >= least,
-        f"agent.context_tokens is {config.agent.context_tokens}; with this system prompt, turns of agent.turn_tokens="
-        f"{config.agent.turn_tokens} and results of tools.output_tokens={config.tools.output_tokens} it takes at least "
-        f"{in_tokens:.0f}",
-    )
-
-
 def _manifest(asked: Evaluation, tasks: Sequence[Task], setting: Setting) -> dict[str, Any]:
     words = (
         setting.system,
@@ -228,7 +214,7 @@ async def _collect(
             write_manifest(asked.folder, manifest)
             return [t for t in found if t is not None], []
     sampling = Sampling(asked.config.evaluation.temperature, asked.config.evaluation.top_p)
-    async with policy.engine() as (engine, identity):
+    async with policy.engine() as (engine, identity, _):
         check_policy(asked.folder, manifest["policy"], identity)
         write_manifest(asked.folder, manifest | {"policy": dict(identity)})
         with (

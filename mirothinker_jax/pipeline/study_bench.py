@@ -139,7 +139,7 @@ class Bench:
                         journal=journal,
                         history=history,
                         sampling=sampling,
-                        bar=bar,
+                        done=lambda _: bar.update(1),
                     )
 
         return self._runner.run(run())
