@@ -50,6 +50,8 @@ EXTRAS = {
         "openpyxl>=3.1",  # Excel sheets
         "python-pptx>=1.0",  # PowerPoint slides
     ],
+    # `inspect view` shows our episodes; nothing here imports it (36 packages, 325 MB)
+    "view": ["inspect-ai>=0.3.100"],
     # tools.sandbox=e2b: hosted sandboxes; their protocol for files and commands is in their package alone.
     "e2b": ["e2b-code-interpreter>=2.11,<3"],
     "mcp": ["mcp>=2.3"],  # tools.mcp, and mirothinker-mcp (19 MB: it brings a web server and cryptography)

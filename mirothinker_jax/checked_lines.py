@@ -77,8 +77,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, int, bytes | None]]:
 
 def close(file: io.FileIO) -> None:
     """Flushes to disk and closes."""
-    os.fsync(file.fileno())
-    file.close()
+    with file:
+        os.fsync(file.fileno())
 
 
 def _whole_lines_end(file: io.FileIO) -> int:

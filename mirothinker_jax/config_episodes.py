@@ -90,6 +90,9 @@ class ToolsConfig:
     corpus: str = ""
     search_results: int = 10  # hits of a search, at most
     snippet_chars: int = 200  # of each hit; 0: none
+    # Words that no address may hold which is fetched or shown, in small letters, such as a benchmark's names: its
+    # questions lie on the web beside their answers. Data sets on model hubs are refused anyway.
+    refuse: tuple[str, ...] = ()
     # How a page becomes lines: rules (fast, keeps everything but navigation), trafilatura (main text only, for
     # pages full of boilerplate; pip install 'mirothinker-jax[tools]') or jina (a reader service fetches it).
     reader: str = "rules"
@@ -138,6 +141,11 @@ class ToolsConfig:
             f"tools.sandbox_bytes is {self.sandbox_bytes:,}; Python and its packages need {1 << 27:,}",
         )
         one_of("tools.reader", self.reader, ("rules", "trafilatura", "jina"))
+        for word in self.refuse:
+            check(
+                len(word) >= 4 and word == word.casefold(),
+                f"tools.refuse holds {word!r}; give words of four or more small letters",
+            )
         for key in ("search_url", "reader_url", "extractor_url", "sandbox_url"):
             check_address(f"tools.{key}", getattr(self, key))
         self._check_search()

@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mirothinker_jax.config_tree import check, check_address
+from mirothinker_jax.config_tree import check, check_address, one_of
 
 _USER_CODE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
 RULES = ("text", "number", "gaia", "set")
+READINGS = ("word", "choice", "choice_zh", "verdict_zh", "fields", "parts", "grades")
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,23 @@ class TasksConfig:
     judge_url: str = ""
     judge_model: str = ""  # the name that the endpoint knows the model by
     judge_key_env: str = "JUDGE_API_KEY"  # environment variable that holds its key, if it wants one
-    # With {question}, {answer} (the reference) and {response} (in JSON's quotes), asking for CORRECT or INCORRECT on a
-    # line of its own, first or last; empty: the built-in one.
+    # How it says its verdict: word (CORRECT or INCORRECT on a line of its own, first or last), choice (A or B),
+    # choice_zh (the same, asked in Chinese), verdict_zh (结论：正确), fields (lines of extracted_final_answer,
+    # reasoning, correct, confidence), parts (JSON: parts of the reference, answers too many), grades (A, B or C).
+    judge_reading: str = "word"
+    # With {question}, {answer} (the reference) and {response} (in JSON's quotes), asking for a verdict as judge_reading
+    # says it; empty: the built-in one.
     judge_prompt_file: str = ""
+    judge_cache_file: str = ""  # where verdicts are remembered from run to run; empty: in memory, for one run
     judge_temperature: float = 0.0  # of its sampling; -1: not sent, for models that refuse it
     judge_concurrency: int = 16  # requests to it at once
     judge_retries: int = 5  # requests made again after a failure that may pass, with random, growing waits
     judge_timeout_s: float = 60.0  # seconds that one request may take
     judge_deadline_s: float = 300.0  # seconds that a verdict may take, repeated requests included
+    judge_max_calls: int = 0  # requests of one process, at most, repeated ones included; 0: any number
+    judge_max_cost: float = 0.0  # what they may cost, by the prices below; 0: anything
+    judge_input_price: float = 0.0  # of a million tokens that it reads
+    judge_output_price: float = 0.0  # of a million tokens that it writes
     # How often an episode is run that the infrastructure broke (a service or a judge that does not answer).
     tries: int = 3
     # The share of a batch's episodes that may stay broken after that and are left out. Beyond it the run stops.
@@ -68,10 +78,19 @@ class TasksConfig:
                 + ("name it" if judged else "set tasks.grader to 'judge', or leave it out"),
             )
         check_address("tasks.judge_url", self.judge_url)
+        one_of("tasks.judge_reading", self.judge_reading, READINGS)
+        for key, absent in (("judge_prompt_file", ""), ("judge_cache_file", ""), ("judge_reading", "word")):
+            check(
+                judged or getattr(self, key) == absent,
+                f"tasks.{key} is {getattr(self, key)!r} and tasks.grader {self.grader!r}; "
+                "set the grader to 'judge', or leave it out",
+            )
+        for key in ("judge_max_calls", "judge_max_cost", "judge_input_price", "judge_output_price"):
+            check(getattr(self, key) >= 0, f"tasks.{key} is {getattr(self, key)}; it must be ≥ 0")
         check(
-            judged or not self.judge_prompt_file,
-            f"tasks.judge_prompt_file is {self.judge_prompt_file!r} and tasks.grader {self.grader!r}; "
-            "set the grader to 'judge', or leave it out",
+            not self.judge_max_cost or self.judge_input_price + self.judge_output_price > 0,
+            f"tasks.judge_max_cost is {self.judge_max_cost:g} and no price is given; set tasks.judge_input_price and "
+            "tasks.judge_output_price",
         )
         check(
             self.judge_temperature >= 0 or self.judge_temperature == -1,

@@ -13,7 +13,7 @@ from typing import Any
 from mirothinker_jax.config_tree import ConfigError
 from mirothinker_jax.flags import parse
 from mirothinker_jax.parallel.tpu_flags import generation_here, set_flags
-from mirothinker_jax.pipeline.endings import STORAGE, one_line_endings, storage_failure
+from mirothinker_jax.pipeline.endings import OUTAGE, STORAGE, one_line_endings, storage_failure
 from mirothinker_jax.trainer.storage import ignore_late_writes
 
 DESCRIPTION = """Trains a research agent: supervised fine-tuning, DPO and GRPO, as the config's `stages` say.
@@ -39,17 +39,20 @@ def main(argv: list[str] | None = None) -> int:
     try:
         inputs = open_inputs(config)
     except (ConfigError, DataError) as error:
-        return _refuse(error)
+        _refuse(error)
+        return 2
     # Only now: what is wrong with config, data or tokenizer is said without waiting for jax.
     run = import_run()
     from mirothinker_jax.parallel.processes import leave_others
+    from mirothinker_jax.rollout.collect import OutageError
 
     try:
         summary = run(config, inputs)
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, OutageError) as error:
+        code = OUTAGE if isinstance(error, OutageError) else 2
         _refuse(error)
-        leave_others(2)
-        return 2
+        leave_others(code)
+        return code
     except Exception as error:
         if line := storage_failure(error, config.run_dir):
             sys.stderr.write(f"error: {line}\n")
@@ -77,9 +80,8 @@ def import_run() -> Callable[..., dict[str, Any]]:
     return run
 
 
-def _refuse(error: Exception) -> int:
+def _refuse(error: Exception) -> None:
     sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-    return 2
 
 
 if __name__ == "__main__":

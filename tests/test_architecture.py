@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "flags": {"config", "config_tree", "config_file"},
     "types": set(),
     "tasks": {
-        *("config", "config_tree", "tools.spec", "tools.client"),
+        *("config", "config_tree", "checked_lines", "tools.spec", "tools.client"),
         *("data.jsonl", "data.parquet", "data.paths", "data.strict_json"),
     },
     "tools": {"config", "config_tree", "checked_lines"},
@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "trainer": {"config", "config_tree", "types", "parallel", "models", "objectives", "data"},
     "evals": {
         *("config", "config_tree", "types", "parallel", "models", "data", "tools", "agent", "trajectory"),
-        *("rollout", "tasks"),
+        *("rollout", "tasks", "config_agent"),
     },
     "planning": {"config", "config_tree", "types", "parallel", "models", "objectives", "trainer"},
     "recipes": {"config", "models.presets"},

@@ -48,7 +48,8 @@ async def run_episode(
     """One episode of `task`, from the prompt to a Stop.
 
     `episode_id` names the engine's session, the tools' state and the calls ("EPISODE:TURN.CALL"). Where the engine or
-    a tool's beginning fails, the episode ends in Stop.INFRASTRUCTURE, and `reason` of the trajectory says how.
+    a tool's beginning fails, or the last results are failures of our own services, the episode ends in
+    Stop.INFRASTRUCTURE, and `reason` of the trajectory says how.
     """
     ledger = Ledger(chat, decode, setting.context)
     episode = _Episode(task, engine, executor, chat, setting, episode_id, seed, sampling, ledger)
@@ -56,7 +57,8 @@ async def run_episode(
     try:
         await executor.begin(episode_id, task.files)
         answer, stop = await episode.run()
-        reason = episode.outage
+        if episode.down:  # what a policy says to a failure of ours says nothing about it
+            stop, reason = Stop.INFRASTRUCTURE, episode.down
     except (EngineError, ToolError) as error:
         reason = str(error)
     finally:
@@ -143,7 +145,7 @@ class _Episode:
         self._outages = 0  # failures of our own services in a row
         self._unseen: tuple[str, ...] = ()  # results that no turn has seen
         self._found: str | None = None  # the last box of a turn that was not the final answer
-        self.outage = ""  # what the last of too many failures in a row said
+        self.down = ""  # what the last of these failures said
         self.tally = _Tally()
 
     async def run(self) -> Ending:
@@ -201,7 +203,7 @@ class _Episode:
     async def _act(self, attempt: _Attempt, calls: Sequence[ToolCall | Malformed]) -> Ending | None:
         """Makes the calls of a turn; None where the attempt goes on."""
         outcome = await self._call(calls)
-        if self.outage:
+        if self._outages >= self._setting.outage_calls:
             return None, Stop.INFRASTRUCTURE
         taken_back = self._take_back(attempt, rollback.fault_of_results(outcome))
         attempt.asked |= rollback.answered(calls, outcome, taken_back)
@@ -251,7 +253,7 @@ class _Episode:
         return turn, self._parse(self._ledger.speak(turn, context, attempt.number))
 
     async def _call(self, calls: Sequence[ToolCall | Malformed]) -> list[ToolResult | Malformed]:
-        """What became of each call, in order; of fewer where too many failures in a row end the episode (`outage`)."""
+        """What became of each call, in order; of fewer where too many failures of ours in a row end the episode."""
         turn = len(self._ledger.turns)
         numbered = [(f"{self._id}:{turn}.{number}", call) for number, call in enumerate(calls)]
         outcome: list[ToolResult | Malformed] = []
@@ -263,11 +265,10 @@ class _Episode:
                 self.tally.count(result.failure)
                 # An unknown tool or an address that does not answer says nothing about our services.
                 if result.failure is None or result.failure.answered:
-                    self._outages = 0
+                    self._outages, self.down = 0, ""
                 elif result.failure.infrastructure:
-                    self._outages += 1
+                    self._outages, self.down = self._outages + 1, result.text or str(result.failure)
                 if self._outages >= self._setting.outage_calls:
-                    self.outage = result.text or str(result.failure)
                     return outcome
         return outcome
 

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 
 from mirothinker_jax.pipeline.lock import release_all
 
-STORAGE = (
-    74  # exit code (EX_IOERR of sysexits.h): the disk is full, or a file of the run cannot be read or written
-)
+# Exit codes, as in sysexits.h.
+STORAGE = 74  # EX_IOERR: the disk is full, or a file of the run cannot be read or written
+OUTAGE = 75  # EX_TEMPFAIL: services that episodes need were down
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # the exit code is 128 + the signal's number, as a shell's
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BROKEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE)

@@ -1,9 +1,9 @@
 """Episodes by their specs: what the journal has is read, what it lacks is run, graded and written down.
 
-What the infrastructure broke is no episode: it is tried again, and left out after `tries` times. Where more than a
-set share is left out, collecting stops with one line, and starting again goes on from the journal. A grader that
-cannot judge is asked again in the same way; an episode that stays unjudged has no reward, and is never taken for a
-wrong one.
+What the infrastructure broke is no episode: it is tried again, from where it broke, and left out after `tries` times.
+Where more than a set share is left out, collecting stops with one line, and starting again goes on from the journal. A
+grader that cannot judge is asked again in the same way; an episode that stays unjudged has no reward, and is never
+taken for a wrong one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from mirothinker_jax.agent.calls import Executor
 from mirothinker_jax.agent.episode import Setting, run_episode
 from mirothinker_jax.agent.policy import Chat, Engine, Sampling
-from mirothinker_jax.rollout.recorded import RecordedEngine, RecordedExecutor, can_go_on
+from mirothinker_jax.rollout.recorded import RecordedEngine, RecordedExecutor, without_lost
 from mirothinker_jax.tasks.types import Grader, Task, Verdict
 from mirothinker_jax.trajectory.journal import History, Journal, Unfinished
 from mirothinker_jax.trajectory.types import Stop, Trajectory
@@ -88,14 +88,17 @@ async def collect(
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(spec)) for spec in specs]
     except BaseExceptionGroup as errors:
-        outages = errors.subgroup(OutageError)
-        if outages is None:
-            raise
-        raise outages.exceptions[0] from None
+        raise _first(errors) from None  # the others ended with it
     trajectories = [task.result() for task in tasks]
     if left_out := [t.id for t in trajectories if t.correct is None and not history.finished(t.id)]:
         journal.leave_out(left_out)
     return trajectories
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class _Worker:
@@ -130,17 +133,15 @@ class _Worker:
         return found
 
     async def _run(self, spec: EpisodeSpec) -> Trajectory:
-        known = self._history.unfinished.get(spec.id, Unfinished())
-        if not can_go_on(known):
-            known = Unfinished()
+        known = self._history.unfinished.pop(spec.id, Unfinished())
         trajectory = None
         for number in range(self._runtime.tries):
             # The tools, and the noise of the embedded web, know a second try by its name.
             requests = spec.id if number == 0 else f"{spec.id}~{number}"
+            known = without_lost(known)
             trajectory = await self._episode(spec, requests, known)
             if trajectory.stop is not Stop.INFRASTRUCTURE:
                 break
-            known = Unfinished()
         assert trajectory is not None
         self._journal.end(trajectory)
         if trajectory.stop is Stop.INFRASTRUCTURE:

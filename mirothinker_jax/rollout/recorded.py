@@ -2,21 +2,25 @@
 kept.
 
 The agent's loop decides by nothing but turns and results, so an episode that is run again from the start comes to
-where it was left. A turn counts only for the context that it was sampled in; from the first one that differs on,
-everything is done anew. What a call changed in a sandbox is gone with the process, so an episode with such calls
-begins again.
+where it was left: after a kill, and when it is tried again because a service of ours was down. A turn is known by all
+that it was sampled from, a result by its place and by what was asked; whatever differs is done anew. A failure of ours
+is never taken from the journal, as what was down may be up again. What a call changed in a sandbox is gone with the
+process, so the calls of such an episode are all made again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from mirothinker_jax.agent.calls import Executor
 from mirothinker_jax.agent.policy import Engine, Request, Turn
+from mirothinker_jax.tools.recording import call_key
 from mirothinker_jax.tools.spec import Failure, ToolCall, ToolResult
 from mirothinker_jax.trajectory.journal import Journal, Unfinished
 
@@ -38,12 +42,11 @@ class RecordedEngine:
     async def generate(self, request: Request) -> Turn:
         number, self._number = self._number, self._number + 1
         context = context_digest(request)
-        before = self._known.turns.get(number)
-        if before is not None and before[0] == context:
-            return before[1]
-        self._known.turns.clear()
-        turn = await self._engine.generate(request)
-        self._journal.turn(self._episode, number, context, turn, self._decode(turn.tokens))
+        turn = self._known.turns.get(context)
+        if turn is None:
+            turn = await self._engine.generate(request)
+            self._journal.turn(self._episode, number, context, turn, self._decode(turn.tokens))
+            self._known.turns[context] = turn
         return turn
 
     def forget(self, session: str) -> None:
@@ -51,23 +54,29 @@ class RecordedEngine:
 
 
 class RecordedExecutor:
-    """The tools of one episode."""
+    """The tools of one try of an episode."""
 
     def __init__(self, executor: Executor, journal: Journal, episode: str, known: Unfinished):
         self._executor, self._journal, self._episode, self._known = executor, journal, episode, known
+        self._answers: dict[tuple[str, str], ToolResult] = {}  # by place and digest
+        for request, fields in known.calls.items():
+            with contextlib.suppress(KeyError, ValueError):  # another version's
+                result = read_result(fields)
+                if not (result.failure and result.failure.infrastructure):
+                    self._answers[_place(request), fields["asked"]] = result
 
     def concurrent(self, call: ToolCall) -> bool:
         return self._executor.concurrent(call)
 
     async def execute(self, call: ToolCall, request_id: str) -> ToolResult:
-        before = self._known.calls.pop(request_id, None)
-        if before is not None and (before["server"], before["tool"]) == (call.server, call.tool):
-            known = read_result(before)
-            if not (known.failure and known.failure.infrastructure):  # what was down may be up again
-                return known
+        asked = call_digest(call)
+        if (known := self._answers.get((_place(request_id), asked))) is not None:
+            return known
         result = await self._executor.execute(call, request_id)
-        fields = {"server": call.server, "tool": call.tool, "changes": self._executor.changes(call)}
-        self._journal.call(self._episode, request_id, fields | vars(result))
+        fields = {"server": call.server, "tool": call.tool, "asked": asked} | vars(result)
+        fields["changes"] = self._executor.changes(call)
+        self._journal.call(self._episode, request_id, fields)
+        self._known.calls[request_id] = fields
         return result
 
     def changes(self, call: ToolCall) -> bool:
@@ -80,9 +89,11 @@ class RecordedExecutor:
         await self._executor.end(episode)
 
 
-def can_go_on(known: Unfinished) -> bool:
-    """Whether nothing was lost with the process that an unfinished episode ran in."""
-    return not any(call["changes"] for call in known.calls.values())
+def without_lost(known: Unfinished) -> Unfinished:
+    """What still counts of an episode that begins again: no result, where a call changed what is gone since."""
+    return (
+        Unfinished(known.turns) if any(call.get("changes", True) for call in known.calls.values()) else known
+    )
 
 
 def read_result(fields: dict) -> ToolResult:
@@ -96,3 +107,14 @@ def context_digest(request: Request) -> str:
     said = np.asarray(request.ids, np.int32).tobytes()
     how = (request.max_tokens, request.seed, dataclasses.astuple(request.sampling))
     return hashlib.blake2b(said + repr(how).encode(), digest_size=8).hexdigest()
+
+
+def call_digest(call: ToolCall) -> str:
+    """Sixteen hexadecimal digits of what is asked of whom."""
+    said = json.dumps(call_key(call, "")[1:], sort_keys=True)
+    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+
+
+def _place(request: str) -> str:
+    """ "TURN.CALL" of a request id, which is the same in every try of an episode."""
+    return request.rpartition(":")[2]

@@ -55,7 +55,7 @@ def read_tasks(
             for line, record in _records(file, form):
                 where = f"{file}:{line}"
                 try:
-                    task = _task(record, Path(file).parent, answer_problem)
+                    task = standard_task(record, Path(file).parent, answer_problem)
                     if task.id in seen:
                         raise DataError(_said_twice(task, record, seen[task.id]))
                 except DataError as error:
@@ -89,7 +89,11 @@ def _records(file: str, form: str) -> Iterator[tuple[int, Any]]:
         raise DataError(f"{file}: file: cannot be read ({error.strerror})") from None
 
 
-def _task(record: Any, folder: Path, answer_problem: Callable[[str], str]) -> Task:
+def standard_task(
+    record: Any, folder: Path, answer_problem: Callable[[str], str] = lambda answer: ""
+) -> Task:
+    """The task that a record of the standard form says, with attachments from `folder`; `answer_problem` as in
+    `read_tasks`. Raises DataError, without the place."""
     if not isinstance(record, dict):
         raise DataError(f'record: is {kind(record)}; each is {{"question": …, "answer": …}}')
     record = {key: without_nulls(value, key) for key, value in record.items() if value is not None}

@@ -1,24 +1,27 @@
 """Answers graded by a language model behind an OpenAI-compatible endpoint.
 
 What equals the reference as text is correct without asking, and what says nothing is wrong without asking. The judge
-sees what the last box holds, never the reasoning before it (judge_prompt.py).
+sees what the last box holds, never the reasoning before it (judge_prompt.py). How its verdict is read is a setting
+(judge_readings.py), what was said once is remembered (judge_memory.py), and there are ceilings (judge_meter.py).
 
 Failures that may pass (429, 5xx, timeouts, connections) are tried again within a deadline, after random, growing
-waits. What remains, and a verdict that cannot be read, is no verdict. Verdicts are remembered, but only in memory.
+waits. What remains, and a verdict that cannot be read, is no verdict.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from mirothinker_jax.config import TasksConfig
-from mirothinker_jax.tasks.judge_prompt import READINGS, is_bait, read_prompt, rendered
+from mirothinker_jax.tasks.judge_memory import JudgeMemory
+from mirothinker_jax.tasks.judge_meter import Meter
+from mirothinker_jax.tasks.judge_prompt import is_bait, read_prompt, rendered
+from mirothinker_jax.tasks.judge_readings import READINGS
 from mirothinker_jax.tasks.rules import is_correct
 from mirothinker_jax.tasks.types import Attempt, Task, Verdict
 from mirothinker_jax.tools.spec import ToolError
@@ -28,7 +31,6 @@ if TYPE_CHECKING:  # only a run with a judge pays for importing HTTP
 
     from mirothinker_jax.tools.client import WebClient
 
-_REMEMBERED = 1 << 17  # verdicts
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0  # between attempts, at most; any wait up to it
 _REASON_CHARS = 300
 
@@ -47,43 +49,47 @@ class _MayPass(JudgeFailed):
 
 class Judge:
     """A Grader: the model at settings.judge_url. Its connections are closed whenever no verdict is awaited, so it may
-    be called on one event loop after another, and there is nothing to close.
+    be called on one event loop after another, and there is nothing to close. `meter` says what it has cost.
 
-    Raises ConfigError for a prompt file that cannot be used.
+    Raises ConfigError for a prompt file or a file of verdicts that cannot be used.
     """
 
-    def __init__(self, settings: TasksConfig, api_key: str, reading: str = "word"):
-        self._settings, self._reading = settings, READINGS[reading]
+    def __init__(self, settings: TasksConfig, api_key: str):
+        self.meter = Meter(settings)
+        self._settings, self._reading = settings, READINGS[settings.judge_reading]
         self._url = settings.judge_url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._prompt = read_prompt(settings.judge_prompt_file, self._reading.words)
+        self._prompt = read_prompt(settings.judge_prompt_file, self._reading)
         self._line: _Line | None = None
-        self._known: dict[bytes, Verdict] = {}
+        self._memory = JudgeMemory(settings)
 
     async def __call__(self, task: Task, attempt: Attempt) -> Verdict:
         """What the model says of the attempt's answer. Raises nothing."""
         if attempt.answer is None:
             return Verdict(False, "no answer")
-        if is_correct(task.answer, attempt.answer):
+        if self._reading.exact_first and is_correct(task.answer, attempt.answer):
             return Verdict(True, "the same as the reference")
         if is_bait(attempt.answer):
             return Verdict(False, "says nothing")
-        prompt = rendered(self._prompt, task, attempt.answer)
-        # Of the template, the question, the reference and the answer. The model is the same for all.
-        key = hashlib.sha256(prompt.encode()).digest()
-        if key in self._known:
-            return self._known[key]
+        return await self.ask(task, attempt.answer, attempt.id)
+
+    async def ask(self, task: Task, answer: str, request_id: str) -> Verdict:
+        """What the model says of an answer, also of one that would not be put to it. Raises nothing."""
+        prompt = rendered(self._prompt, task, answer)
+        key = self._memory.key(prompt)
+        if (known := self._memory.get(key)) is not None:
+            self.meter.remembered += 1
+            return known
         try:
-            said = await self._asked(prompt, attempt.id)
+            said = await self._asked(prompt, request_id)
         except JudgeFailed as error:
             return Verdict(None, f"the judge: {error}")
-        correct = self._reading.read(said)
-        if correct is None:
+        verdict = self._reading.read(said)
+        if verdict is None:
             return Verdict(None, f"the judge gave no verdict, but said: {_short(said)}")
-        if len(self._known) >= _REMEMBERED:
-            del self._known[next(iter(self._known))]
-        self._known[key] = Verdict(correct, _short(said))
-        return self._known[key]
+        verdict = Verdict(verdict.correct, _short(said), verdict.terms)
+        self._memory.add(key, verdict)
+        return verdict
 
     async def _asked(self, prompt: str, request_id: str) -> str:
         """What the model says, tried again where that may help. Raises JudgeFailed."""
@@ -126,6 +132,9 @@ class Judge:
             body["temperature"] = self._settings.judge_temperature
         try:
             async with line.slots:
+                if reason := self.meter.refusal():
+                    raise JudgeFailed(reason)
+                self.meter.calls += 1
                 if limit.when() is None:
                     limit.reschedule(line.loop.time() + self._settings.judge_deadline_s)
                 response = await line.client.send(
@@ -135,13 +144,31 @@ class Judge:
             raise _MayPass(str(error)) from error
         status = response.status_code
         if status == 200:
-            return _said(response.content)
+            return self._said(prompt, response.content)
         if status in (408, 409, 425, 429) or status >= 500:
             raise _MayPass(f"HTTP {status}", _retry_after_s(response))
         hint = ""
         if status in (401, 403):
             hint = f"; set the environment variable {self._settings.judge_key_env} (tasks.judge_key_env names it)"
         raise JudgeFailed(f"HTTP {status}: {_short(response.text)}{hint}")
+
+    def _said(self, prompt: str, content: bytes) -> str:
+        """The message of a completion without its thoughts. Raises JudgeFailed."""
+        completion, said = None, None
+        try:
+            completion = json.loads(content)
+            said = completion["choices"][0]["message"]["content"]
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+            pass
+        self.meter.add(prompt, completion, said if isinstance(said, str) else "")
+        if not isinstance(said, str):
+            raise JudgeFailed(
+                f"an answer without choices[0].message.content: {_short(content.decode(errors='replace'))}"
+            )
+        text = said.rpartition("</think>")[2].strip()
+        if not text:
+            raise JudgeFailed("an empty answer")
+        return text
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[_Line]:
@@ -170,22 +197,6 @@ class _Line:
         self.slots = asyncio.Semaphore(settings.judge_concurrency)
         self.loop = asyncio.get_running_loop()
         self.users = 0
-
-
-def _said(content: bytes) -> str:
-    """The message of a completion without its thoughts. Raises JudgeFailed."""
-    try:
-        said = json.loads(content)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        said = None
-    if not isinstance(said, str):
-        raise JudgeFailed(
-            f"an answer without choices[0].message.content: {_short(content.decode(errors='replace'))}"
-        )
-    text = said.rpartition("</think>")[2].strip()
-    if not text:
-        raise JudgeFailed("an empty answer")
-    return text
 
 
 def _retry_after_s(response: httpx.Response) -> float:

@@ -1,4 +1,4 @@
-"""What a judge is asked, and how its verdict is read.
+"""What a judge is asked: a template with a question, its reference and a response in it.
 
 A response is the words of a policy that is paid for persuading: it goes in as a JSON string, cut, without control
 tokens. Judges pass ":" and "Thought process:" far too often (arXiv 2507.08794), so these are not put to them. Not safe:
@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from mirothinker_jax.config import check
+from mirothinker_jax.tasks.judge_readings import Reading
 from mirothinker_jax.tasks.rules import says_nothing
 from mirothinker_jax.tasks.types import Task
 
@@ -28,53 +27,25 @@ _CONTROL_TOKENS = re.compile(
 )
 _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn")
 _JOINERS = "\u200c\u200d"  # invisible, and letters need them
-_VERDICT_LINE = re.compile(
-    r"(?:(?:the |my )?(?:final |overall )?(?:verdict|judge?ment|grade|result|answer|response)\s*(?:[:：=]|is)\s*)?"
-    r"(correct|incorrect)",
-    re.IGNORECASE,
-)
 
 
-class Reading(NamedTuple):
-    """A way to say a verdict: the words that a prompt must ask for, and the reader of what was said, which returns
-    None for what it cannot read."""
-
-    words: tuple[str, ...]
-    read: Callable[[str], bool | None]
-
-
-def read_word(said: str) -> bool | None:
-    """The verdict on the last line, else on the first; None where neither is one, or they differ.
-
-    >>> read_word("They agree.\\n**CORRECT**"), read_word("Verdict: incorrect."), read_word("NOT CORRECT")
-    (True, False, None)
-    """
-    lines = [line.strip(" \t*_`#>.!\"'“”。[](){}") for line in said.splitlines()]
-    lines = [line for line in lines if line]
-    found = {
-        match[1].lower() == "correct"
-        for line in (lines[:1] + lines[-1:])
-        if (match := _VERDICT_LINE.fullmatch(re.sub("[*_`]", "", line)))
-    }
-    return found.pop() if len(found) == 1 else None
-
-
-READINGS: Mapping[str, Reading] = {"word": Reading(("CORRECT", "INCORRECT"), read_word)}
-
-
-def read_prompt(file: str, words: tuple[str, ...]) -> str:
-    """The template in `file`, or the built-in one. Raises ConfigError where it lacks a place, or asks for no verdict of
-    these words."""
-    path = Path(file) if file else Path(__file__).with_name("judge.txt")
+def read_prompt(file: str, reading: Reading) -> str:
+    """The template in `file`, or the reading's own. Raises ConfigError where it lacks a place, or asks for no verdict
+    of the reading's words."""
+    path = Path(file) if file else Path(__file__).with_name(reading.template)
     try:
         prompt = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         prompt, reason = "", f"cannot be read ({error})"
     else:
         lacks = [f"{{{name}}}" for name in ("question", "answer", "response") if f"{{{name}}}" not in prompt]
-        lacks += [f"the word {word}" for word in words if not re.search(rf"\b{word}\b", prompt)]
+        # \b would not do beside Chinese letters, which are letters of a word.
+        edges = r"(?<![A-Za-z]){}(?![A-Za-z])"
+        lacks += [f"the word {w}" for w in reading.words if not re.search(edges.format(w), prompt)]
         reason = f"lacks {', '.join(lacks)}" if lacks else ""
-    check(not reason, f"tasks.judge_prompt_file: {file} {reason}; the built-in one is tasks/judge.txt")
+    check(
+        not reason, f"tasks.judge_prompt_file: {file} {reason}; the built-in one is tasks/{reading.template}"
+    )
     return prompt
 
 

@@ -31,6 +31,9 @@ class _Call:
     request_id: str
     began: float | None = None  # its first attempt, by the event loop's clock
 
+    async def run(self) -> Any:
+        return await self.tool.run(self.arguments, self.request_id)
+
 
 class Attempts:
     """Of all calls of an executor. Belongs to one event loop."""
@@ -75,9 +78,8 @@ class Attempts:
                     with breaker.watch():
                         call.began = clock() if call.began is None else call.began
                         left = call.began + deadline_s - clock()
-                        return await self._deadlines.run(
-                            call.tool, call.arguments, call.request_id, left, deadline_s
-                        )
+                        name = f"{call.tool.spec.name} in call {call.request_id}"
+                        return _text(await self._deadlines.run(call.run, name, left, deadline_s))
         except TimeoutError:
             raise ToolError(Failure.DEADLINE, f"no result within {deadline_s:g} s") from None
 
@@ -110,6 +112,12 @@ class Attempts:
 
     async def aclose(self) -> None:
         await self._deadlines.aclose()
+
+
+def _text(outcome: Any) -> str:
+    if not isinstance(outcome, str):
+        raise ToolError(Failure.TOOL_ERROR, f"the tool gave {type(outcome).__name__}, not text")
+    return outcome
 
 
 def _may_pass(error: BaseException) -> bool:

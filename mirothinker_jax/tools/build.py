@@ -73,7 +73,9 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
 
     def client(proxy: str | None = None, **options: Any) -> WebClient:
         limits = (settings.concurrency, settings.deadline_s, PAGE_CHARS * _BYTES_PER_CHAR)
-        return WebClient(proxy, *limits, max_file_bytes=settings.file_bytes, **options)
+        return WebClient(
+            proxy, *limits, max_file_bytes=settings.file_bytes, refuse=settings.refuse, **options
+        )
 
     if (
         proxy_url is None
@@ -200,7 +202,8 @@ def _scrape_page(
             not embedded, "tools.reader is 'jina', which cannot reach the embedded web; set tools.search_url"
         )
         key = os.environ.get(settings.reader_key_env, "")
-        service = ReaderService(client(service_url=settings.reader_url), settings.reader_url, key)
+        reader = client(service_url=settings.reader_url)
+        service = ReaderService(reader, settings.reader_url, key, settings.refuse)
     if settings.extractor_url:
         key = os.environ.get(settings.extractor_key_env, "")
         extractor = Extractor(client(service_url=settings.extractor_url), settings, key)

@@ -15,7 +15,7 @@ Proxies of the environment (HTTPS_PROXY) are not used: behind one nobody could s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import quote
@@ -152,6 +152,7 @@ class WebClient:
         *,
         service_url: str | None = None,
         max_file_bytes: int = 0,
+        refuse: Sequence[str] = (),
     ):
         """A client of the public web; of the embedded one with `proxy_url`; of one service with `service_url`.
 
@@ -161,6 +162,7 @@ class WebClient:
           transport: replaces the network, in tests.
           service_url: the user's own: its host may be private or this machine, and no other is asked.
           max_file_bytes: of a PDF or an archive, which are worth nothing when they are cut.
+          refuse: words that no address which the model named may hold (leak_guard.py).
         """
         if proxy_url and service_url:
             raise ValueError(f"a client has a proxy ({proxy_url}) or a service ({service_url}), not both")
@@ -175,7 +177,7 @@ class WebClient:
             timeout=timeout_s,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
-        self._timeout_s = timeout_s
+        self._timeout_s, self._refuse = timeout_s, refuse
 
     async def send(
         self,
@@ -198,7 +200,7 @@ class WebClient:
             not public or that the proxy refuses, UNREACHABLE where nobody answers, NETWORK where the proxy is down.
         """
         if not service:
-            url = web_address(url)
+            url = web_address(url, self._refuse)
         if service or self._through_proxy:
             headers = {**(headers or {}), "X-Request-Id": quote(request_id, _HEADER_SAFE)}
         try:

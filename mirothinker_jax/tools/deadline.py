@@ -1,6 +1,6 @@
-"""One attempt at a call, over at its deadline whatever the tool does.
+"""What a tool does, over at its deadline whatever that is.
 
-A tool runs in a task of its own. At the deadline it is cancelled and has a moment to clean up (sandbox.py kills its
+It runs in a task of its own. At the deadline it is cancelled and has a moment to clean up (sandbox.py kills its
 processes then). One that swallows the cancellation is left to itself, kept in sight and cancelled again at the end.
 Not safe from a tool that blocks the event loop: such work belongs in `asyncio.to_thread` or a process.
 """
@@ -9,36 +9,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
-from mirothinker_jax.tools.spec import Failure, Tool, ToolError
+from mirothinker_jax.tools.spec import Failure, ToolError
 
 logger = logging.getLogger(__name__)
 
 MESSAGE_CHARS = 300  # of an error that a tool did not phrase itself
 _GRACE_S = 5.0  # to clean up after a cancellation
 
+T = TypeVar("T")
+
 
 class Deadlines:
-    """Makes attempts and knows those that do not end."""
+    """Runs what tools do and knows what does not end."""
 
     def __init__(self) -> None:
-        self._running: set[asyncio.Task[str | ToolError]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def run(
-        self, tool: Tool, arguments: Mapping[str, Any], request_id: str, seconds: float, deadline_s: float
-    ) -> str:
-        """The tool's text.
+        self, work: Callable[[], Awaitable[T]], name: str, seconds: float, deadline_s: float | None = None
+    ) -> T:
+        """What `work` comes to.
 
         Args:
-          seconds: that are left of the call's `deadline_s`.
+          name: says in the log whose work it is.
+          seconds: that are left of `deadline_s`; None: all of them.
 
         Raises:
           ToolError: whatever else the tool does, or no end of it in time.
         """
-        name = f"{tool.spec.name} in call {request_id}"
-        task = asyncio.create_task(_outcome(tool, arguments, request_id), name=name)
+        task = asyncio.create_task(_outcome(work, name), name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         try:
@@ -48,7 +50,7 @@ class Deadlines:
             if not in_time:
                 await _end({task})
         if not in_time:
-            raise ToolError(Failure.DEADLINE, f"no result within {deadline_s:g} s")
+            raise ToolError(Failure.DEADLINE, f"no result within {deadline_s or seconds:g} s")
         if task.cancelled():
             raise ToolError(Failure.TOOL_ERROR, "the tool cancelled itself")
         outcome = task.result()
@@ -70,19 +72,16 @@ async def _end(tasks: set[asyncio.Task[Any]]) -> None:
             logger.error("%s goes on %g s after it was cancelled", task.get_name(), _GRACE_S)
 
 
-async def _outcome(tool: Tool, arguments: Mapping[str, Any], request_id: str) -> str | ToolError:
+async def _outcome(work: Callable[[], Awaitable[T]], name: str) -> T | ToolError:
     try:
-        text = await tool.run(arguments, request_id)
+        return await work()
     except ToolError as error:
         return error
-    except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
+    except (asyncio.CancelledError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # SystemExit of a user's tool must not end the run
-        logger.warning("%s failed in call %s", tool.spec.name, request_id, exc_info=True)
+    except BaseException as error:  # SystemExit or GeneratorExit of a user's tool must not end the run
+        logger.warning("%s failed", name, exc_info=True)
         return ToolError(Failure.TOOL_ERROR, _description(error)[:MESSAGE_CHARS])
-    if not isinstance(text, str):
-        return ToolError(Failure.TOOL_ERROR, f"the tool gave {type(text).__name__}, not text")
-    return text
 
 
 def _description(error: BaseException) -> str:

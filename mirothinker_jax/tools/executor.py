@@ -18,12 +18,13 @@ from mirothinker_jax.tools.attempts import Attempts
 from mirothinker_jax.tools.counters import Counters
 from mirothinker_jax.tools.deadline import MESSAGE_CHARS
 from mirothinker_jax.tools.latency import Latency
+from mirothinker_jax.tools.lifetimes import Lifetimes
 from mirothinker_jax.tools.limits import check_tool_names
 from mirothinker_jax.tools.memory import Memory
 from mirothinker_jax.tools.mend import find_spec, mend_arguments
 from mirothinker_jax.tools.recording import Record
 from mirothinker_jax.tools.replay import Replay
-from mirothinker_jax.tools.spec import Failure, Tool, ToolCall, ToolError, ToolResult, ToolSpec
+from mirothinker_jax.tools.spec import Failure, Tool, ToolCall, ToolResult, ToolSpec
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class ToolExecutor:
         self._settings = settings
         self._truncate = truncate
         self._memory = Memory()
+        self._lifetimes = Lifetimes(tools, settings.deadline_s)
         self._attempts: Attempts | None = None  # made on the event loop that uses them
         self._record = Record(settings.record) if settings.record else None
         self._replay = Replay(settings.replay) if settings.replay else None
@@ -66,28 +68,15 @@ class ToolExecutor:
         """Tells the tools that keep something for an episode (`begin`) that it starts, with these attachments.
 
         Raises:
-          ToolError: one of them cannot; `end` is called all the same.
+          ToolError: one of them cannot; `end` is due all the same.
         """
-        for tool in self._tools.values():
-            begin = getattr(tool, "begin", None)
-            if begin is None or self._replay is not None:  # nothing is called where calls are replayed
-                continue
-            try:
-                await begin(episode, files)
-            except Exception as error:
-                text = f"{tool.spec.name} cannot begin an episode: {type(error).__name__}: {error}"
-                raise ToolError(Failure.NETWORK, text[:MESSAGE_CHARS]) from error
+        if self._replay is None:  # nothing is called where calls are replayed
+            await self._lifetimes.begin(episode, files)
 
     async def end(self, episode: str) -> None:
         """Tells them that it is over. What one of them does wrong is logged: the episode has happened."""
-        for tool in self._tools.values():
-            end = getattr(tool, "end", None)
-            if end is None or self._replay is not None:
-                continue
-            try:
-                await end(episode)
-            except Exception:
-                logger.warning("%s did not end episode %s", tool.spec.name, episode, exc_info=True)
+        if self._replay is None:
+            await self._lifetimes.end(episode)
 
     def concurrent(self, call: ToolCall) -> bool:
         """Whether the call may run at the same time as others of its turn."""
@@ -179,18 +168,17 @@ class ToolExecutor:
 
     async def aclose(self) -> None:
         """Ends calls under way and closes what the tools hold open. The executor may be used again."""
-        await self._memory.aclose()
-        attempts, self._attempts = self._attempts, None
-        if attempts is not None:
-            await attempts.aclose()
-        if self._record is not None:
-            self._record.close()
-        if self._replay is not None:
-            self._replay.close()
-        for tool in self._tools.values():
-            close = getattr(tool, "aclose", None)
-            if close is not None:
-                await close()
+        try:
+            await self._memory.aclose()
+            attempts, self._attempts = self._attempts, None
+            if attempts is not None:
+                await attempts.aclose()
+            if self._record is not None:
+                self._record.close()
+            if self._replay is not None:
+                self._replay.close()
+        finally:
+            await self._lifetimes.aclose()
 
     async def __aenter__(self) -> ToolExecutor:
         return self

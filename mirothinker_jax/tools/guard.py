@@ -16,7 +16,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import unquote_to_bytes
 
 import idna
@@ -88,8 +88,8 @@ def is_this_machine(family: int, address: tuple[str | int, ...]) -> bool:
         return probe.getsockname()[0] == address[0]
 
 
-def web_address(url: str) -> str:
-    """The one spelling of an address that a model named, for a request to the public web.
+def web_address(url: str, refuse: Sequence[str] = ()) -> str:
+    """The one spelling of an address that a model named, for a request to the public web; `refuse` as in `is_leak`.
 
     >>> web_address("HTTP://Example.COM.:80/a?b#c"), web_address("http://0x08080808")
     ('http://example.com/a?b', 'http://8.8.8.8/')
@@ -112,7 +112,7 @@ def web_address(url: str) -> str:
     except ValueError as error:
         reason = "it holds half a character" if isinstance(error, UnicodeError) else error
         raise ToolError(Failure.TOOL_ERROR, f"not a valid address: {url} ({reason})") from error
-    if is_leak(url) or is_leak(address):
+    if is_leak(url, refuse) or is_leak(address, refuse):
         raise ToolError(Failure.TOOL_ERROR, f"this address is off limits (benchmark data): {url}")
     return address
 

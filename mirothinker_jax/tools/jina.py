@@ -9,7 +9,7 @@ which the services do not pass on.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mirothinker_jax.tools.documents import PAGE_CHARS, Source
@@ -30,8 +30,8 @@ _STATUS = re.compile(r"Target URL returned error (\d{3})")
 class ReaderService:
     """The service at `url`, with a key or without one."""
 
-    def __init__(self, client: WebClient, url: str, api_key: str):
-        self._client = client
+    def __init__(self, client: WebClient, url: str, api_key: str, refuse: Sequence[str] = ()):
+        self._client, self._refuse = client, refuse
         self._url = url.rstrip("/")
         self._headers = {"Accept": "text/plain"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
 
@@ -46,7 +46,7 @@ class ReaderService:
         """
         if headers:
             raise ToolError(Failure.TOOL_ERROR, "custom_headers cannot be set here; leave them out")
-        url = web_address(url)
+        url = web_address(url, self._refuse)
         response = await self._client.send(
             "GET", f"{self._url}/{url}", request_id, self._headers, service=True
         )
@@ -56,21 +56,21 @@ class ReaderService:
             raise ToolError(Failure.TOOL_ERROR, f"cannot read {url}: {reason or f'HTTP {status}'}")
         if status != 200:  # also a bad key, a used-up quota: none of it is the model's fault
             raise ToolError(Failure.NETWORK, f"the reader service answered HTTP {status}")
-        return _source(text, url)
+        return _source(text, url, self._refuse)
 
     async def aclose(self) -> None:
         """Closes its connections."""
         await self._client.aclose()
 
 
-def _source(text: str, url: str) -> Source:
+def _source(text: str, url: str, refuse: Sequence[str]) -> Source:
     head = _HEAD.match(text)
     fields = dict(_FIELD.findall(head[1])) if head else {}
     if found := _STATUS.search(fields.get("Warning", "")):
         later = found[1] == "429" or found[1] >= "500"
         raise ToolError(Failure.UNREACHABLE if later else Failure.TOOL_ERROR, f"HTTP {found[1]} for {url}")
     address = fields.get("URL Source", "")
-    if is_leak(address):
+    if is_leak(address, refuse):
         raise ToolError(Failure.TOOL_ERROR, f"this address is off limits (benchmark data): {address}")
     title = f"# {fields['Title']}\n" if fields.get("Title") else ""
     body = title + text[head.end() if head else 0 :][:PAGE_CHARS]

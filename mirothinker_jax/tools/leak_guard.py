@@ -1,5 +1,7 @@
 """Addresses that the agent may not see: hubs where benchmark questions lie beside their answers.
 
+An evaluation adds what names its benchmark (config.tools.refuse): any address that holds such a word is refused, too.
+
 Also found inside other addresses (archives, readers, translators that take an address as a parameter), under
 percent-encoding, and in letters that browsers take for others. The sandbox needs no guard: it has no network. Not
 found: an address inside another in base64 or a shortener's code (a shortener's redirect is), and copies of a
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from urllib.parse import unquote
 
 URL_CHARS = 8_192  # a longer address is not looked at, nor fetched
@@ -32,16 +35,20 @@ _DATA_HOSTS = re.compile(
 _TRANSLATED = re.compile(r"(?<![\w-])([\w-]{1,63})\.translate\.goog", re.IGNORECASE)
 
 
-def is_leak(url: str) -> bool:
-    """True for a dataset or space of a model hub, however the address is wrapped, and for one too long to tell.
+def is_leak(url: str, words: Sequence[str] = ()) -> bool:
+    """True for a dataset or space of a model hub, and for an address that holds one of `words` in either case, however
+    the address is wrapped, and for one too long to tell.
 
     >>> is_leak("https://huggingface.co/datasets/some/benchmark"), is_leak("https://huggingface.co/docs")
     (True, False)
+    >>> is_leak("https://github.com/a/Some-Bench", ["some-bench"])
+    True
     """
     if len(url) > URL_CHARS:
         return True
     for _ in range(_ROUNDS):
-        if _is_hub(_as_sent(url)):
+        sent = _as_sent(url)
+        if _is_hub(sent) or any(word in sent.casefold() for word in words):
             return True
         decoded = unquote(url)
         if decoded == url:

@@ -96,6 +96,7 @@ class GoogleSearch:
         self._backend = backend
         self._results = settings.search_results
         self._snippet_chars = settings.snippet_chars
+        self._refuse = settings.refuse
 
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
         asked = {"num": self._results, **{name: _whole(value) for name, value in arguments.items()}}
@@ -110,14 +111,14 @@ class GoogleSearch:
 
     def _lines(self, hit: Hit) -> list[str]:
         """Title, address, snippet, as far as the hit has them."""
-        if is_leak(hit.url):
+        if is_leak(hit.url, self._refuse):
             return []
         return [line for line in (hit.title, hit.url, self._cut(hit.snippet)) if line]
 
     def _facts(self, box: Box) -> list[str]:
         """The box in one or more lines, each as long as a snippet may be."""
         said = [cut for text in box.said if (cut := self._cut(text))]
-        if not said or any(is_leak(url) for url in box.urls):
+        if not said or any(is_leak(url, self._refuse) for url in box.urls):
             return []
         return [*([box.title] if box.title else []), *said, *[url for url in box.urls if url][:1]]
 

@@ -94,7 +94,7 @@ class ToolError(Exception):
 
     def __init__(self, failure: Failure, message: str):
         super().__init__(message)
-        self.failure = failure
+        self.failure = Failure(failure)  # a user's tool may give anything
 
 
 class Tool(Protocol):

@@ -11,6 +11,7 @@ of processes was. Damaged lines and columns count as never written.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import io
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from mirothinker_jax import checked_lines
+from mirothinker_jax.config_tree import ConfigError
 from mirothinker_jax.tasks.types import Verdict
 from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory, Turn, TurnContext
 
@@ -51,16 +53,15 @@ def parts(path: Path) -> list[Path]:
 
 @dataclass
 class Unfinished:
-    """An episode that began and did not end: what is known of it."""
+    """An episode that did not come to its own end: what is known of it."""
 
-    turns: dict[int, tuple[str, Turn]] = field(
-        default_factory=dict
-    )  # by number: (digest of the context, turn)
+    turns: dict[str, Turn] = field(default_factory=dict)  # by the digest of what each was sampled from
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)  # fields of results by request id
 
 
 class Journal:
-    """Appends to one process's part. The files are opened when something is written."""
+    """Appends to one process's part. The files are opened when something is written, which raises ConfigError where
+    another process has them, and OSError where they cannot be written."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -105,10 +106,10 @@ class Journal:
         self._append({"event": "left_out", "episodes": list(episodes)})
 
     def close(self) -> None:
-        for file in (self._columns, self._lines):
-            if file is not None:
-                checked_lines.close(file)
-        self._lines = self._columns = None
+        files, self._lines, self._columns = (self._lines, self._columns), None, None
+        with contextlib.ExitStack() as stack:
+            for file in filter(None, files):
+                stack.callback(checked_lines.close, file)
 
     def __enter__(self) -> Journal:
         return self
@@ -120,10 +121,10 @@ class Journal:
         self, event: dict[str, Any], columns: list[bytes] | None = None, routes: np.ndarray | None = None
     ) -> None:
         if self._lines is None:
-            self._lines = checked_lines.open_for_append(self._path)
+            self._lines = self._open(self._path)
         if columns is not None:
             if self._columns is None:
-                self._columns = checked_lines.open_for_append(_columns_path(self._path))
+                self._columns = self._open(_columns_path(self._path))
             data = b"".join(columns)
             # The line break is for whoever takes off half a stretch; readers go by the line's numbers.
             start = checked_lines.append_bytes(self._columns, data + b"\n")
@@ -132,8 +133,21 @@ class Journal:
                 event["routes"] = routes.shape[1:]
         checked_lines.append(self._lines, event)
 
+    def _open(self, path: Path) -> io.FileIO:
+        try:
+            return checked_lines.open_for_append(path)
+        except checked_lines.BusyError:
+            raise ConfigError(
+                f"{path}: another process is writing to it; wait until it has ended, or give another place"
+            ) from None
+
 
 _VERDICT = ("correct", "reason", "terms")
+_REQUIRED = {
+    f.name
+    for f in dataclasses.fields(Trajectory)
+    if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+}
 
 
 class History:
@@ -146,16 +160,21 @@ class History:
         self.damaged = 0  # lines and columns that count as never written
         self._ended: dict[str, tuple[Path, int, int]] = {}
         for part in parts(path):
-            for number, start, text in checked_lines.read_lines(part):
-                try:
-                    if text is None:
-                        raise ValueError("it does not fit its checksum")
-                    self._take(part, json.loads(text), (start, len(text)))
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    self.damaged += 1
-                    logger.warning(
-                        "%s:%d: a damaged line, taken for one never written: %s", part, number, error
-                    )
+            self._read(part)
+
+    def _read(self, part: Path) -> None:
+        wrong = []
+        for number, start, text in checked_lines.read_lines(part):
+            try:
+                if text is None:
+                    raise ValueError("it does not fit its checksum")
+                self._take(part, json.loads(text), (start, len(text)))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                wrong.append((number, error))
+        if wrong:
+            self.damaged += len(wrong)
+            (number, error), more = wrong[0], f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            logger.warning("%s:%d: a damaged line%s, taken for never written: %s", part, number, more, error)
 
     def _take(self, part: Path, event: dict[str, Any], place: tuple[int, int]) -> None:
         kind, episode = event["event"], event.get("episode", "")
@@ -164,19 +183,20 @@ class History:
         elif kind == "verdict":
             self.verdicts[episode] = Verdict(event["correct"], event["reason"], event["terms"])
         elif kind == "end":
+            _check_end(event)
+            _columns(part, event)
             self._ended[episode] = (part, *place)
-            self.unfinished.pop(episode, None)
+            if event["stop"] != Stop.INFRASTRUCTURE:  # that one is tried again from where it broke
+                self.unfinished.pop(episode, None)
+        elif kind == "call":
+            fields = {k: v for k, v in event.items() if k not in ("event", "episode", "request")}
+            self.unfinished.setdefault(episode, Unfinished()).calls[event["request"]] = fields
+        elif kind == "turn":
+            tokens, logprobs, routes = _columns(part, event)
+            turn = Turn(tuple(tokens.tolist()), tuple(logprobs.tolist()), event["complete"], routes=routes)
+            self.unfinished.setdefault(episode, Unfinished()).turns[event["context"]] = turn
         else:
-            known = self.unfinished.setdefault(episode, Unfinished())
-            if kind == "call":
-                fields = {k: v for k, v in event.items() if k not in ("event", "episode", "request")}
-                known.calls[event["request"]] = fields
-            elif (columns := _unpack(part, event)) is not None:
-                tokens, logprobs, routes = columns
-                turn = Turn(
-                    tuple(tokens.tolist()), tuple(logprobs.tolist()), event["complete"], routes=routes
-                )
-                known.turns[event["number"]] = (event["context"], turn)
+            raise ValueError(f"its event is {kind!r}, which this version does not write")
 
     def finished(self, episode: str) -> bool:
         """Whether nothing is left to do for the episode: it ended and was judged, or it was left out."""
@@ -197,9 +217,7 @@ class History:
             file.seek(start)
             event = json.loads(file.read(length))
         try:
-            if (columns := _unpack(part, event)) is None:
-                raise ValueError("its tokens are damaged")
-            return _trajectory(event, *columns, self.verdicts.get(episode))
+            return _trajectory(event, *_columns(part, event), self.verdicts.get(episode))
         except (ValueError, KeyError, TypeError) as error:
             self.damaged += 1
             logger.warning("%s: episode %s counts as never run: %r", part, episode, error)
@@ -238,17 +256,26 @@ def _pack(tokens: np.ndarray, logprobs: np.ndarray, routes: np.ndarray | None) -
     return columns if routes is None else [*columns, routes.astype("<i2").tobytes()]
 
 
-def _unpack(part: Path, event: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:
-    """tokens int32, log-probs float32 of what was sampled, routes; None where they are damaged."""
+def _check_end(event: Mapping[str, Any]) -> None:
+    """Raises ValueError or KeyError for the end of an episode as this version would not have written it."""
+    if missing := _REQUIRED - event.keys():
+        raise ValueError(f"{min(missing)} is missing")
+    Stop(event["stop"])
+    said = event["segments"]
+    count = sum(segment["tokens"] for segment in said if Source(segment["source"]) and "messages" in segment)
+    if 4 * count != event["columns"][1][0]:
+        raise ValueError(f"its segments have {count} tokens, and {event['columns'][1][0] // 4} were written")
+
+
+def _columns(part: Path, event: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """tokens int32, log-probs float32 of what was sampled, routes. Raises ValueError where they are damaged."""
     start, sizes, checksum = event["columns"]
-    try:
-        with _columns_path(part).open("rb") as file:
-            file.seek(start)
-            data = file.read(sum(sizes))
-    except FileNotFoundError:
-        return None
+    data, path = b"", _columns_path(part)
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        file.seek(start)
+        data = file.read(sum(sizes))
     if len(data) != sum(sizes) or zlib.crc32(data) != checksum:
-        return None
+        raise ValueError(f"its tokens in {path.name} are damaged")
     tokens = np.frombuffer(data, "<i4", sizes[0] // 4)
     logprobs = np.frombuffer(data, "<f4", sizes[1] // 4, sizes[0])
     if "routes" not in event:

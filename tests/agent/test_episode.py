@@ -258,9 +258,13 @@ def test_only_failures_in_a_row_count_as_broken_tools(play):
         return ToolResult("down", Failure.NETWORK) if down else "fine"
 
     tools = Tools(answer)
-    trajectory, _, _ = play([call(q="a")] * 12 + ["\\boxed{x}"], tools, max_calls=20)
-    assert (trajectory.stop, trajectory.calls, trajectory.failed_calls) == (Stop.ANSWERED, 12, 10)
+    trajectory, _, _ = play([call(q="a")] * 10 + ["\\boxed{x}"], tools, max_calls=20)
+    assert (trajectory.stop, trajectory.calls, trajectory.failed_calls) == (Stop.ANSWERED, 10, 8)
     assert trajectory.metrics == {"network_failures_in_a_row": OUTAGE - 1.0}
+    # An answer to a failure is the service's, not the policy's.
+    tools.calls.clear()
+    trajectory, _, _ = play([call(q="a")] * 11 + ["\\boxed{x}"], tools, max_calls=20)
+    assert (trajectory.stop, trajectory.answer, trajectory.reason) == (Stop.INFRASTRUCTURE, "x", "down")
 
 
 def used(trajectory):

@@ -37,10 +37,11 @@ class Script:
             raise self.error("no more")
         self.fuse -= 1
         self.turns.append(request.session)
-        said = CODEC.decode(request.ids)
-        text = "\\boxed{yes}" if said.count("found") == 2 else CALL
-        ids = (*CODEC.encode(text), CODEC.im_end_id)
+        ids = (*CODEC.encode(self.say(CODEC.decode(request.ids))), CODEC.im_end_id)
         return Turn(ids, (-0.5,) * len(ids), True)
+
+    def say(self, said):
+        return "\\boxed{yes}" if said.count("found") == 2 else CALL
 
     def forget(self, session):
         pass
@@ -73,8 +74,8 @@ async def by_answer(task, attempt):
     return Verdict(attempt.answer == task.answer)
 
 
-def run(path, engine=None, tools=None, specs=SPECS, grader=by_answer, again=False, **fields):
-    setting = dataclasses.replace(SETTING, outage_calls=1)
+def run(path, engine=None, tools=None, specs=SPECS, grader=by_answer, again=False, outage_calls=1, **fields):
+    setting = dataclasses.replace(SETTING, outage_calls=outage_calls)
     runtime = Runtime(tools or Tools(), Chat(CODEC), CODEC.decode, setting, grader, **fields)
 
     async def play():
@@ -104,7 +105,7 @@ def test_a_killed_collection_goes_on_at_its_turn(tmp_path, fuse):
     """Killed before each turn in turn: what was sampled and called is not sampled or called again."""
     whole = run(tmp_path / "whole.jsonl")
     path, before, tools = tmp_path / "e.jsonl", Script(fuse), Tools()
-    with pytest.raises(BaseExceptionGroup):
+    with pytest.raises(Killed):
         run(path, before, tools)
     after, more = Script(), Tools()
     assert run(path, after, more) == whole
@@ -113,21 +114,46 @@ def test_a_killed_collection_goes_on_at_its_turn(tmp_path, fuse):
 
 
 def test_an_episode_with_a_sandbox_begins_again(tmp_path):
-    """What it did there is gone with the process."""
+    """What it did there is gone with the process; what was sampled is not, where its calls come to the same."""
     path, engine, tools = tmp_path / "e.jsonl", Script(2), Tools(changing=True)
-    with pytest.raises(BaseExceptionGroup):
+    with pytest.raises(Killed):
         run(path, engine, tools, SPECS[:1])
     engine = Script()
     assert all(t.correct for t in run(path, engine, tools, SPECS[:1]))
-    assert tools.calls == ["e-0:1.0", "e-0:2.0"] * 2 and len(engine.turns) == 3
+    assert tools.calls == ["e-0:1.0", "e-0:2.0"] * 2 and len(engine.turns) == 1
 
 
-def test_what_the_infrastructure_broke_is_tried_again(tmp_path):
-    tools = Tools(down=lambda request: request.startswith("e-1:"))
-    first = run(tmp_path / "e.jsonl", tools=tools)
+def test_what_the_infrastructure_broke_is_tried_again_from_where_it_broke(tmp_path):
+    engine, tools = Script(), Tools(down=lambda request: request == "e-1:2.0")
+    first = run(tmp_path / "e.jsonl", engine, tools)
     assert all(t.stop is Stop.ANSWERED and t.correct for t in first)
-    assert [c for c in tools.calls if c.startswith("e-1")] == ["e-1:1.0", "e-1~1:1.0", "e-1~1:2.0"]
-    assert first[1].id == "e-1"
+    assert [c for c in tools.calls if c.startswith("e-1")] == ["e-1:1.0", "e-1:2.0", "e-1~1:2.0"]
+    assert first[1].id == "e-1" and len(engine.turns) == 12
+    assert first == run(tmp_path / "whole.jsonl")
+
+
+def test_a_result_is_of_what_was_asked(tmp_path):
+    """Killed after a failure and what followed it: with the service up again, the policy asks something else there."""
+
+    class Asks(Script):
+        def say(self, said):
+            if "answer to b" in said or "answer to c" in said:
+                return "\\boxed{yes}"
+            q = "b" if "is down" in said else "c" if "answer to a" in said else "a"
+            return render_call(ToolCall("s", "look", {"q": q}))
+
+    class Answers(Tools):
+        async def execute(self, call, request_id):
+            result = await super().execute(call, request_id)
+            return result if result.failure else ToolResult(f"answer to {call.arguments['q']}")
+
+    path, down = tmp_path / "e.jsonl", Answers(down=lambda request: request == "e-0:1.0")
+    with pytest.raises(Killed):
+        run(path, Asks(2), down, SPECS[:1], outage_calls=2)
+    up = Answers()
+    (found,) = run(path, Asks(), up, SPECS[:1], outage_calls=2)
+    assert down.calls == up.calls == ["e-0:1.0", "e-0:2.0"]
+    assert [m["content"] for m in found.messages() if m["role"] == "tool"] == ["answer to a", "answer to c"]
 
 
 def test_a_share_of_broken_episodes_is_left_out(tmp_path):
@@ -142,13 +168,14 @@ def test_a_share_of_broken_episodes_is_left_out(tmp_path):
 
 def test_an_outage_stops_with_one_line_and_leaves_nothing_wrong_behind(tmp_path):
     path, whole = tmp_path / "e.jsonl", run(tmp_path / "whole.jsonl")
-    tools = Tools()
+    tools, before, after = Tools(), Script(), Script()
     tools.down = lambda request: len(tools.calls) > 5
     with pytest.raises(
         OutageError, match=r"1 of 4 episodes broke, more than tasks\.broken_share=0\.1 allows \(the s"
     ):
-        run(path, tools=tools)
-    assert run(path) == whole
+        run(path, before, tools)
+    assert run(path, after) == whole
+    assert len(before.turns) + len(after.turns) == 12
 
 
 def test_a_sampler_that_breaks_is_no_fault_of_the_policy(tmp_path):

@@ -9,7 +9,8 @@ from attempts import TASK, Said
 
 from mirothinker_jax.config import ConfigError, TasksConfig
 from mirothinker_jax.tasks import judge as judging
-from mirothinker_jax.tasks.judge_prompt import RESPONSE_CHARS, is_bait, read_prompt, read_word, rendered
+from mirothinker_jax.tasks.judge_prompt import RESPONSE_CHARS, is_bait, read_prompt, rendered
+from mirothinker_jax.tasks.judge_readings import READINGS, read_word
 from mirothinker_jax.tasks.types import Task, Verdict
 
 
@@ -267,5 +268,77 @@ def test_a_prompt_file_that_cannot_be_used(tmp_path, text, message):
     if text is not None:
         path.write_bytes(text)
     with pytest.raises(ConfigError) as raised:
-        read_prompt(str(path), ("CORRECT", "INCORRECT"))
+        read_prompt(str(path), READINGS["word"])
     assert str(raised.value).startswith(f"tasks.judge_prompt_file: {path} {message}")
+
+
+def with_usage(said, read, written):
+    return web.json_response(
+        {
+            "choices": [{"message": {"content": said}}],
+            "usage": {"prompt_tokens": read, "completion_tokens": written},
+        }
+    )
+
+
+def test_what_it_costs_and_where_it_stops():
+    endpoint = Endpoint(lambda: with_usage("A", 900_000, 50_000))
+    prices = {"judge_input_price": 2.0, "judge_output_price": 8.0}
+    asked = [*"vwxyz", "v"]
+
+    async def use(judge):
+        return [await judge(TASK, Said(answer)) for answer in asked]
+
+    found, judge = endpoint.serve(use, judge_reading="choice", judge_max_cost=4.0, **prices)
+    meter = judge.meter
+    assert [v.correct for v in found] == [True, True, None, None, None, True]
+    assert found[2].reason == "the judge: tasks.judge_max_cost=4 is reached; raise it and start again"
+    assert (meter.calls, meter.remembered, meter.input_tokens, meter.output_tokens) == (
+        2,
+        1,
+        1_800_000,
+        100_000,
+    )
+    assert meter.cost == pytest.approx(4.4)
+    # Repeated requests count, and tokens that nobody reports are estimated.
+    endpoint = Endpoint(lambda: status(503), "A")
+    found, judge = endpoint.serve(use, judge_reading="choice", judge_max_calls=3, **prices)
+    assert [v.correct for v in found] == [True, True, None, None, None, True]
+    assert judge.meter.calls == 3 and judge.meter.output_tokens == 2 and judge.meter.input_tokens > 200
+
+
+def test_verdicts_are_kept_in_a_file(tmp_path):
+    file = str(tmp_path / "cache" / "verdicts.jsonl")
+    grades = {"judge_reading": "grades", "judge_cache_file": file}
+
+    def use(*answers):
+        async def ask(judge):
+            return [await judge(TASK, Said(answer)) for answer in answers]
+
+        return ask
+
+    first = Endpoint("A", "B", "?")
+    found, _ = first.serve(use("x", "y", "z"), **grades)
+    text = (tmp_path / "cache" / "verdicts.jsonl").read_text()
+    assert "330" not in text and "high" not in text and text.count("\n") == 3
+    with (tmp_path / "cache" / "verdicts.jsonl").open("a") as half:
+        half.write('00000000 {"key": "')
+    second = Endpoint("C")
+    again, judge = second.serve(use("x", "y", "z"), **grades)
+    assert [(v.correct, v.terms) for v in again] == [(v.correct, v.terms) for v in found]
+    assert second.requests == [] and judge.meter.remembered == 3
+    # Another way to ask, another model or another template is another question.
+    assert second.serve(use("x"), **grades, judge_temperature=0.5)[0][0].correct is False
+    assert len(second.requests) == 1
+    (tmp_path / "prompt.txt").write_text("hello\n")
+    where = {"judge_url": "http://a.test", "judge_cache_file": str(tmp_path / "prompt.txt")}
+    with pytest.raises(
+        ConfigError, match="judge_cache_file: .*prompt.txt is no file of verdicts; name another"
+    ):
+        judging.Judge(TasksConfig(grader="judge", judge_model="m", **where), "")
+
+
+def test_parts_are_judged_even_where_the_text_is_the_same():
+    endpoint = Endpoint('{"parts": {"330 m": true}, "excessive": []}')
+    (found,) = endpoint.grade("330 m", judge_reading="parts")
+    assert (found.correct, found.terms["f1"]) == (True, 1.0) and len(endpoint.requests) == 1

@@ -71,6 +71,23 @@ def test_allowed(url):
     assert not is_leak(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "refused"),
+    [
+        ("https://github.com/someone/Some-Bench/blob/main/data.csv", True),
+        ("https://some-bench.test/", True),
+        ("https://r.test/?u=https%3A%2F%2Fa.test%2Fsome%252Dbench", True),
+        ("https://a.test/ｓｏｍｅ－ｂｅｎｃｈ", True),
+        ("https://a.test/so\u200bme-bench", True),
+        ("https://some--bench-test.translate.goog/", True),
+        ("https://a.test/some/bench", False),
+    ],
+)
+def test_words_that_an_evaluation_refuses(url, refused):
+    assert is_leak(url, ["other", "some-bench"]) is refused
+    assert not is_leak(url)
+
+
 LONG = URL_CHARS - 20
 
 

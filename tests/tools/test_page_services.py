@@ -211,3 +211,13 @@ def test_building_with_services(tmp_path, monkeypatch, caplog):
         "PDF, DOCX, XLSX, PPTX files cannot be read here: pip install 'mirothinker-jax[documents]'"
         in caplog.text
     )
+
+
+@pytest.mark.parametrize("settings", [{}, {"reader": "jina", "reader_url": READER, "search": "serper"}])
+def test_an_address_that_the_run_refuses_is_not_asked_for(settings):
+    config = ToolsConfig(names=("scrape_and_extract_info",), refuse=("some-bench",), **settings)
+    (tool,) = build_tools(config, None, "key")
+    arguments = {"url": "https://a.test/Some-Bench.csv", "info_to_extract": "x"}
+    with pytest.raises(ToolError) as raised:
+        asyncio.run(tool.run(arguments, "e:0.0"))
+    assert raised.value.failure is Failure.TOOL_ERROR and "off limits (benchmark data)" in str(raised.value)

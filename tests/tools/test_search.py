@@ -154,6 +154,12 @@ def test_search_shows_what_is_there(answer, text):
     assert search(lambda request: httpx.Response(200, json=answer), {"q": "x"})[0] == text
 
 
+def test_what_the_run_refuses_is_not_shown():
+    hits = [("A", "http://a.test", ""), ("B", "http://b.test/some-bench", "")]
+    text, _ = search(organic(*hits), {"q": "x"}, ToolsConfig(refuse=("some-bench",)))
+    assert text == "1. A\nhttp://a.test"
+
+
 def test_no_snippets_is_no_answer_box():
     answer = {
         "answerBox": {"title": "Height", "answer": "330 m"},

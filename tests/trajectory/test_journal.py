@@ -76,7 +76,7 @@ def test_an_episode_in_the_middle(tmp_path, make):
     history = History(path)
     assert history.unfinished.keys() == {"a"}
     known = history.unfinished["a"]
-    assert known.turns == {0: ("c0", TURN), 1: ("c1", dataclasses.replace(TURN, complete=False))}
+    assert known.turns == {"c0": TURN, "c1": dataclasses.replace(TURN, complete=False)}
     assert known.calls == {"a:1.0": {"text": "found", "failure": None}}
     assert not history.finished("a") and not history.finished("b")
     with Journal(path) as written:
