@@ -20,9 +20,13 @@ from mirothinker_jax.agent.policy import Engine, Sampling
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.placement import to_host
 from mirothinker_jax.parallel.processes import all_processes, barrier
+from mirothinker_jax.rollout.background import Background
+from mirothinker_jax.rollout.buffer import Slots as SlotSettings
 from mirothinker_jax.rollout.collect import EpisodeSpec, Runtime, collect
 from mirothinker_jax.rollout.engine import Engine as Slots
 from mirothinker_jax.rollout.sampler import Sampler
+from mirothinker_jax.rollout.stream import Deadline, Groups
+from mirothinker_jax.rollout.walk import Walk
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.trajectory.journal import History, Journal, share
 from mirothinker_jax.trajectory.types import Trajectory
@@ -74,13 +78,14 @@ class Collector:
         own = [specs[place] for place in (range(index, len(specs), count) if mine is None else mine)]
         history, figures = History(path), {}
         if not all_processes(all(history.finished(spec.id) for spec in own)):
+            version = max((spec.version for spec in specs), default=0)
             self._slots.load(to_host(params()))
             try:
                 with (
                     Journal(share(path, index, count)) as journal,
                     phase(len(own)) if phase else contextlib.nullcontext() as bar,
                 ):
-                    figures = self._runner.run(self._sample(own, journal, history, sampling, bar))
+                    figures = self._runner.run(self._sample(own, journal, history, sampling, bar, version))
             finally:
                 self._slots.unload()
             barrier(f"episodes of {path}")
@@ -89,10 +94,16 @@ class Collector:
         return [history.require(specs[place].id) for place in places], figures
 
     async def _sample(
-        self, specs: Sequence[EpisodeSpec], journal: Journal, history: History, sampling: Sampling, bar: Any
+        self,
+        specs: Sequence[EpisodeSpec],
+        journal: Journal,
+        history: History,
+        sampling: Sampling,
+        bar: Any,
+        version: int,
     ) -> dict[str, float]:
         begun, before = time.monotonic(), self._executor.counters.snapshot()
-        async with Sampler(self._slots, routes=self._replay_routes) as sampler:
+        async with Sampler(self._slots, self._replay_routes, version) as sampler:
             engine: Engine = sampler
             await collect(
                 specs,
@@ -110,6 +121,22 @@ class Collector:
                 "rollout/prefilled_tokens_per_s": sampler.prefilled_tokens / seconds,
             }
         return figures | (self._executor.counters - before).figures()
+
+    def stream(
+        self,
+        walk: Walk,
+        slots: SlotSettings,
+        folder: Path,
+        equal: Callable[[Sequence[Trajectory]], bool],
+        deadline: Deadline,
+    ) -> Background:
+        """Groups that are sampled ahead (stream.py), of one process. Until it is closed, nothing else is collected."""
+        return Background(
+            self._runner,
+            lambda: Sampler(self._slots, self._replay_routes),
+            lambda engine: Groups(engine, self._runtime, walk, slots, folder, equal, deadline),
+            self._executor.counters,
+        )
 
     def close(self) -> None:
         self._runner.run(self._executor.aclose())

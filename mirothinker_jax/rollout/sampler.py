@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mirothinker_jax.agent.policy import Capabilities, Request, Sampling, Turn
+from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.rollout.engine import Decoded, Engine, Slots
 from mirothinker_jax.rollout.sampling import Settings
 
@@ -32,11 +33,13 @@ class _Turn:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     raw_logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
     routes: list[np.ndarray] = field(default_factory=list)  # [fed, L, k] by dispatch, where they are recorded
 
     def result(self, complete: bool) -> Turn:
         routes = np.concatenate(self.routes) if self.routes else None
-        return Turn(tuple(self.tokens), tuple(self.logprobs), complete, tuple(self.raw_logprobs), routes)
+        tokens, logprobs, raw = tuple(self.tokens), tuple(self.logprobs), tuple(self.raw_logprobs)
+        return Turn(tokens, logprobs, complete, raw, tuple(self.versions), routes)
 
 
 class Sampler:
@@ -45,9 +48,11 @@ class Sampler:
     With `routes` the experts of every fed token are recorded.
     """
 
-    def __init__(self, engine: Engine, routes: bool = False):
+    def __init__(self, engine: Engine, routes: bool = False, version: int = 0):
+        """`version` is of the parameters that the engine holds."""
         assert engine.capabilities.routes or not routes, "a dense model has no routes"
-        self._engine, self._record_routes = engine, routes
+        self._engine, self._record_routes, self._version = engine, routes, version
+        self._orders: list[tuple[Params, int, asyncio.Future[None]]] = []
         count = engine.config.slots
         self._free = deque(range(count))
         self._room = asyncio.Semaphore(count)
@@ -123,6 +128,36 @@ class Sampler:
         self._free.append(slot)
         self._room.release()
 
+    async def publish(self, params: Params, version: int) -> None:
+        """Samples with other parameters from the next dispatch on. Turns at work keep their tokens; all contexts are
+        computed again."""
+        if self._driver.done():
+            self._driver.result()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._orders.append((params, version, done))
+        self._work.set()
+        await done
+
+    async def release(self) -> None:
+        """Lets go of the parameters until `publish`. No turn may be at work."""
+        assert not self._waiting and not self._running, "turns are at work"
+        self._engine.unload()
+
+    def _publish(self) -> None:
+        """Between two dispatches."""
+        for params, self._version, done in self._orders:
+            self._engine.load(params)
+            if not done.done():
+                done.set_result(None)
+        if self._orders:
+            self._orders.clear()
+            for turn in (*self._waiting, *self._running.values()):
+                known = len(turn.request.ids) + len(turn.tokens)
+                turn.feed = self._ids[turn.slot, :known].copy()
+            self._waiting.extendleft(self._running.values())
+            self._running.clear()
+            self._length[:] = 0
+
     def _drop(self, turn: _Turn) -> None:
         if self._running.get(turn.slot) is turn:
             del self._running[turn.slot]
@@ -133,18 +168,21 @@ class Sampler:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                if not self._waiting and not self._running:
+                if not self._waiting and not self._running and not self._orders:
                     self._work.clear()
                     await self._work.wait()
+                self._publish()
                 while self._waiting:
                     await self._prefill(loop)
+                    self._publish()
                 if self._running:
                     await self._decode(loop)
                 await asyncio.sleep(0)  # let finished turns start their tool calls
         except Exception as error:
-            for turn in (*self._waiting, *self._running.values()):
-                if not turn.done.done():
-                    turn.done.set_exception(error)
+            futures = [turn.done for turn in (*self._waiting, *self._running.values())]
+            for future in futures + [done for *_, done in self._orders]:
+                if not future.done():
+                    future.set_exception(error)
             raise
 
     async def _prefill(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -198,6 +236,7 @@ class Sampler:
         turn.tokens.extend(tokens.tolist())
         turn.logprobs.extend(drawn.logprobs[row, :count].tolist())
         turn.raw_logprobs.extend(drawn.raw_logprobs[row, :count].tolist())
+        turn.versions.extend([self._version] * count)
         self.sampled_tokens += count
         complete = turn.tokens[-1] in self._engine.end_ids
         if complete or len(turn.tokens) >= turn.request.max_tokens:

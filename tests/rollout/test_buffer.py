@@ -87,7 +87,9 @@ def test_the_bound_holds_and_nothing_is_lost(slots, choices, split):
     assert all(placed[key] >= 1 for key in left), "only what was begun is in the queue"
 
 
-@pytest.mark.parametrize(("staleness", "window", "bound"), [(0, 1, 0), (1, 1, 1), (1, 2, 2), (1, 5, 2), (2, 6, 4)])
+@pytest.mark.parametrize(
+    ("staleness", "window", "bound"), [(0, 1, 0), (1, 1, 1), (1, 2, 2), (1, 5, 2), (2, 6, 4)]
+)
 def test_the_bound_is_reached(staleness, window, bound):
     """One group is slow: it ends as late as it may."""
     slots = Slots(questions=4, group=2, staleness=staleness, window=window)
