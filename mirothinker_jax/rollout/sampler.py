@@ -145,8 +145,9 @@ class Sampler:
 
     def _publish(self) -> None:
         """Between two dispatches."""
-        for params, self._version, done in self._orders:
+        for params, version, done in self._orders:
             self._engine.load(params)
+            self._version = version
             if not done.done():
                 done.set_result(None)
         if self._orders:
