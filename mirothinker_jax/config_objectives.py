@@ -69,9 +69,8 @@ class GRPOConfig:
     # A step takes groups that are finished, the oldest first, from among so many. Above 1 a slow group holds up no
     # step, and may be ⌈(window − 1) / questions⌉ versions older than with 1.
     window: int = 1
-    refill: int = (
-        0  # groups with equal rewards, which teach nothing, that are replaced by others in a step, at most
-    )
+    # Groups with equal rewards, which teach nothing, that a step replaces by groups of other questions, at most.
+    refill: int = 0
     # Seconds after which a group is trained without the episodes that are not done, if min_group of them are. Those go
     # on, in the next group of their question. 0: a group waits for all.
     group_deadline_s: float = 0.0
