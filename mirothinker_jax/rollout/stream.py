@@ -84,6 +84,7 @@ class Groups:
         self._failure: BaseException | None = None
         self._begun = False
         self._given: float | None = None  # when the last batch was
+        self._tokens = 0  # that were sampled by then
         self._replaced = self._buffer.replaced
 
     async def next(self, step: int, params: Any) -> tuple[list[list[Trajectory]], dict[str, float]]:
@@ -92,7 +93,7 @@ class Groups:
         Raises OutageError where the infrastructure breaks too many episodes, DataError where the log lacks a step.
         """
         clock = asyncio.get_running_loop().time
-        asked, busy, tokens = clock(), self._engine.busy_s(), self._engine.sampled_tokens
+        asked, busy = clock(), self._engine.busy_s()
         await self._engine.publish(params, step)
         if step < len(self._log.consumed):
             groups = self._log.consumed[step]
@@ -124,12 +125,13 @@ class Groups:
         now = clock()
         seconds = max(now - (asked if self._given is None else self._given), 1e-9)
         idle = now - asked - (self._engine.busy_s() - busy)
+        tokens, self._tokens = self._engine.sampled_tokens - self._tokens, self._engine.sampled_tokens
         self._given = now
         self._forget(groups)
         return found, self._figures(step, found) | {
-            "rollout/seconds": now - asked,
+            "rollout/seconds": now - asked,  # that the trainer waited
             "rollout/idle_share": max(0.0, idle) / seconds,
-            "rollout/sampled_tokens_per_s": (self._engine.sampled_tokens - tokens) / max(now - asked, 1e-9),
+            "rollout/sampled_tokens_per_s": tokens / seconds,
         }
 
     def _figures(self, step: int, found: Sequence[Sequence[Trajectory]]) -> dict[str, float]:

@@ -40,15 +40,19 @@ def run(trainer, **fields):
     return virtual_time.run(trainer.run(**fields))
 
 
+def ages(trainer):
+    """Versions between the oldest token of each episode and its step."""
+    return [step - t[1] for step, batch in enumerate(trainer.batches) for group in batch for t in group]
+
+
 @pytest.mark.parametrize(("staleness", "window"), [(0, 1), (1, 1), (1, 3), (2, 6)])
 def test_every_episode_is_trained_once_within_the_bound(tmp_path, staleness, window):
     slots = replace(SLOTS, staleness=staleness, window=window)
     trainer = run(Trainer(tmp_path, slots))
     assert trainer.trained == ALL
-    ages = [step - t[1] for step, batch in enumerate(trainer.batches) for group in batch for t in group]
-    assert max(ages) <= slots.bound and min(ages) == 0
-    assert (max(ages) > 0) == (staleness > 0)
-    assert max(f["staleness/max"] for f in trainer.figures) == max(ages)
+    oldest = max(ages(trainer))
+    assert oldest <= slots.bound and min(ages(trainer)) == 0 and (oldest > 0) == (staleness > 0)
+    assert max(f["staleness/max"] for f in trainer.figures) == oldest
     assert trainer.engine.released == (SLOTS.batches if staleness == 0 else 0)
     assert all(0 <= f["rollout/idle_share"] <= 1 for f in trainer.figures)
     assert max(f["rollout/groups_in_flight"] for f in trainer.figures) <= (staleness + 1) * SLOTS.questions
@@ -86,35 +90,56 @@ def fuse(monkeypatch, count):
     return seen
 
 
+def kill_often(folder, monkeypatch, draw, writes, **fields):
+    """(The trainer of a run that was killed up to three times, kills, turns that were sampled.)"""
+    given, kills, turns = {}, 0, 0
+    while True:
+        trainer = Trainer(folder, **fields)
+        with monkeypatch.context() as patch:
+            # The first kill may be anywhere; the next ones come sooner.
+            fuse(patch, draw.randrange(1, writes if kills == 0 else writes // 3) if kills < 3 else 1 << 30)
+            try:
+                run(trainer)
+                killed = False
+            except (Killed, BaseExceptionGroup):
+                killed = True
+        turns += len(trainer.engine.turns)
+        for step, batch in enumerate(trainer.batches):
+            assert given.setdefault(step, batch) == batch, "a step is given out again as it was"
+        if not killed:
+            return trainer, kills, turns
+        kills += 1
+
+
 def test_kills_at_any_moment_lose_nothing_and_train_nothing_twice(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        writes = len(fuse(patch, 1 << 30)) or fuse(patch, 1 << 30)
+        writes = fuse(patch, 1 << 30)
         run(Trainer(tmp_path / "whole"))
-        total = len(writes)
-    draw = random.Random(0)
+    draw, total = random.Random(0), 0
     for number in range(50):
-        folder, given, kills, turns = tmp_path / str(number), {}, 0, Counter()
-        while True:
-            trainer = Trainer(folder)
-            with monkeypatch.context() as patch:
-                # The first kill may be anywhere; the next ones come sooner.
-                fuse(patch, draw.randrange(1, total if kills == 0 else total // 3) if kills < 3 else 1 << 30)
-                try:
-                    run(trainer)
-                    killed = False
-                except (Killed, BaseExceptionGroup):
-                    killed = True
-            turns.update(trainer.engine.turns)
-            for step, batch in enumerate(trainer.batches):
-                assert given.setdefault(step, batch) == batch, "a step is given out again as it was"
-            if not killed:
-                break
-            kills += 1
+        trainer, kills, turns = kill_often(tmp_path / str(number), monkeypatch, draw, len(writes))
         assert trainer.trained == ALL
-        ages = [step - t[1] for step, batch in enumerate(trainer.batches) for group in batch for t in group]
-        assert max(ages) <= SLOTS.bound
-        # A turn whose line was torn is sampled again; no other one.
-        assert sum(turns.values()) <= 3 * len(ALL) + kills * 8 and kills >= 1
+        assert max(ages(trainer)) <= SLOTS.bound
+        # What was being sampled when it was killed is sampled again; no other turn.
+        assert turns <= 3 * len(ALL) + kills * 2 * SLOTS.questions * SLOTS.group
+        total += kills
+    assert total >= 100
+
+
+def test_kills_with_deadlines_and_replaced_groups(tmp_path, monkeypatch):
+    """Which groups there are depends on the time. Still nobody is trained twice, and every step has its groups."""
+    draw, later = random.Random(1), 0
+    for number in range(10):
+        slots = replace(SLOTS, refill=1)
+        trainer, *_ = kill_often(
+            tmp_path / str(number), monkeypatch, draw, 300, slots=slots, deadline=Deadline(0.03, 2),
+            engine=Script(lambda session: "yes" if session[-1] in "02" else "no"),
+        )  # fmt: skip
+        assert len(set(trainer.trained)) == len(trainer.trained)
+        assert [len(batch) for batch in trainer.batches] == [SLOTS.questions] * SLOTS.batches
+        assert all(2 <= len(group) <= SLOTS.group for batch in trainer.batches for group in batch)
+        later += sum(int(id.rpartition("-")[2]) >= SLOTS.group for id in trainer.trained)
+    assert later > 0, "no group was left by a member"
 
 
 def test_a_process_that_is_killed_goes_on(tmp_path):
