@@ -69,10 +69,14 @@ def read_lines(path: Path) -> Iterator[tuple[int, int, bytes | None]]:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
-            text = line[CRC_CHARS:-1]
-            fits = line[:CRC_CHARS] == b"%08x " % zlib.crc32(text)
-            yield number, start + CRC_CHARS, text if fits else None
+            yield number, start + CRC_CHARS, checked(line)
             start += len(line)
+
+
+def checked(line: bytes) -> bytes | None:
+    """The JSON of a whole line, with its line break; None where it does not fit its checksum."""
+    text = line[CRC_CHARS:-1]
+    return text if line[:CRC_CHARS] == b"%08x " % zlib.crc32(text) else None
 
 
 def close(file: io.FileIO) -> None:

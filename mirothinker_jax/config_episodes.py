@@ -218,16 +218,55 @@ class ToolsConfig:
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """The sampler: a KV cache of `slots` episodes, decoded together."""
+    """The sampler: pages of keys and values, which up to `slots` turns at once are sampled over."""
 
-    slots: int = 64  # episodes in the cache at once
-    prefill_tokens: int = 64  # tokens per sequence and prefill dispatch
-    prefill_slots: int = 32  # sequences per prefill dispatch
+    slots: int = 64  # turns sampled at once
+    page_tokens: int = 64  # tokens of a page
+    pages: int = 0  # of all devices; 0: as many as `slots` whole contexts take
+    prefill_tokens: int = 64  # tokens of a block of prefill; a context takes as many blocks as it needs
+    prefill_slots: int = 32  # blocks per prefill dispatch
     decode_steps: int = 8  # tokens per decode dispatch
+    deterministic: bool = False  # a turn is the same, bit for bit, whatever is sampled beside it; slower
+    # Who samples: local, this run's own devices; remote, the servers at rollout.urls, which get every new policy.
+    engine: str = "local"
+    # Of servers with the model that is trained, such as http://host:8000: vLLM, SGLang or mirothinker_jax.serve.
+    urls: tuple[str, ...] = ()
+    protocol: str = "auto"  # that the servers speak: auto (what they say they have), vllm or sglang
+    key_env: str = ""  # environment variable with the servers' key, if they want one
+    # Where the servers find new weights: a folder that they see under the same path. Empty: weights in run_dir.
+    weights_dir: str = ""
+    weights_dtype: str = ""  # of what is written there: float32 or bfloat16; empty: as the parameters are
+    max_lag: int = 0  # versions that a server's weights may be behind, and it is still asked
+    # Turns that new weights meet in the middle go on with what the old ones computed of their contexts (vLLM, SGLang);
+    # else that is computed again.
+    stale_keys: bool = False
+    timeout_s: float = 1800.0  # seconds that a server has for a turn, or to take weights
+    retries: int = 3  # of a turn, where a server fails; on another one if there is one
 
     def __post_init__(self):
-        for key in ("slots", "prefill_tokens", "prefill_slots", "decode_steps"):
+        for key in ("slots", "page_tokens", "prefill_tokens", "prefill_slots", "decode_steps"):
             check(getattr(self, key) >= 1, f"rollout.{key} is {getattr(self, key)}; it must be ≥ 1")
+        check(self.pages >= 0, f"rollout.pages is {self.pages}; give 0 for as many as all slots take")
+        check(
+            not self.deterministic or self.page_tokens % self.prefill_tokens == 0,
+            f"rollout.deterministic feeds whole blocks of pages: rollout.page_tokens ({self.page_tokens}) must be a "
+            f"multiple of rollout.prefill_tokens ({self.prefill_tokens})",
+        )
+        one_of("rollout.engine", self.engine, ("local", "remote"))
+        one_of("rollout.protocol", self.protocol, ("auto", "vllm", "sglang"))
+        one_of("rollout.weights_dtype", self.weights_dtype, ("", "float32", "bfloat16"))
+        check(
+            bool(self.urls) == (self.engine == "remote"),
+            f"rollout.urls is {self.urls} and rollout.engine {self.engine!r}; servers are asked with "
+            "rollout.engine=remote, which needs their addresses",
+        )
+        for url in self.urls:
+            check(bool(url), "rollout.urls has an empty address; write each as http://host:port")
+            check_address("rollout.urls", url)
+        check(len(set(self.urls)) == len(self.urls), f"rollout.urls is {self.urls}; name each server once")
+        check(self.max_lag >= 0, f"rollout.max_lag is {self.max_lag}; 0 is none")
+        check(self.timeout_s > 0, f"rollout.timeout_s is {self.timeout_s}; it must be > 0")
+        check(self.retries >= 0, f"rollout.retries is {self.retries}; it must be ≥ 0")
 
 
 @dataclass(frozen=True)
@@ -248,3 +287,36 @@ class EvalConfig:
         check(all(b >= 0 for b in self.budgets), f"evaluation.budgets is {self.budgets}; give calls ≥ 0")
         check(self.temperature >= 0, f"evaluation.temperature is {self.temperature}; 0 is greedy")
         check(0 < self.top_p <= 1, f"evaluation.top_p is {self.top_p}; give 0 < x ≤ 1")
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What `python -m mirothinker_jax.study` asks a trained policy; the embedded web's questions alone."""
+
+    questions: int = 70  # held-out questions of depth 0 … world.max_hops, for calls, arms and recovery
+    budgets: tuple[int, ...] = (
+        1,
+        2,
+        3,
+        4,
+        6,
+        8,
+        10,
+        14,
+    )  # allowed calls of the scaling curves; the last is deep
+    shallow_calls: tuple[int, ...] = (3, 5)  # allowed calls of each of many shallow attempts
+    samples: int = 8  # shallow attempts at a question, whose majority answers
+    react_calls: int = 5  # allowed calls of the plain agent among the arms
+    depths: tuple[int, ...] = (2, 4, 6, 8, 16, 32, 64)  # hops of the walks on which drift is measured
+    long_depths: tuple[int, ...] = (16, 32, 64)  # hops of the walks on which results are hidden
+    walks: int = 20  # held-out walks of each of these depths
+    fault_steps: tuple[int, ...] = (1, 3)  # pages read before something goes wrong, for recovery
+
+    def __post_init__(self):
+        for key in ("questions", "samples", "react_calls", "walks"):
+            check(getattr(self, key) >= 1, f"study.{key} is {getattr(self, key)}; it must be ≥ 1")
+        for key in ("budgets", "shallow_calls", "depths", "long_depths", "fault_steps"):
+            values = getattr(self, key)
+            least = 0 if key == "fault_steps" else 1
+            good = bool(values) and all(value >= least for value in values)
+            check(good, f"study.{key} is {values}; give one or more numbers ≥ {least}")

@@ -55,9 +55,9 @@ def groups_svg(lines: Sequence[Line], name: str, x_title: str) -> str:
     """Shares (0…1) against groups, evenly spaced whatever their values, so that 0, 1, 2, 4, 8 … all show."""
     groups = sorted({x for line in lines for x in line.x})
     place = {group: i for i, group in enumerate(groups)}
-    figure, axes = _figure(5.4, 3.3)
+    figure, axes = new_axes(5.4, 3.3)
     for line in lines:
-        colour, marker, dashes = _STYLES.get(line.stage, _OTHER)
+        colour, marker, dashes = style(line.stage)
         at = [place[x] for x in line.x]
         if line.low:
             axes.fill_between(at, line.low, line.high, color=colour, alpha=0.14, linewidth=0)
@@ -67,14 +67,14 @@ def groups_svg(lines: Sequence[Line], name: str, x_title: str) -> str:
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel(x_title)
-    return _svg(figure, axes, name, legend=True)
+    return inline_svg(figure, axes, name, legend=True)
 
 
 def steps_svg(line: Line, name: str) -> str:
     """A figure against training steps; many points are thinned, and their running mean stands out."""
     x, y = subsample(line.x, line.y, _MOST_POINTS)
-    figure, axes = _figure(3.7, 2.4)
-    colour = _STYLES.get(line.stage, _OTHER)[0]
+    figure, axes = new_axes(3.7, 2.4)
+    colour = style(line.stage)[0]
     smooth = running_mean(y, len(y) // 20)
     crowded = len(y) >= 40
     axes.plot(x, y, color=colour, alpha=0.35 if crowded else 1.0, linewidth=0.9 if crowded else 1.6)
@@ -85,7 +85,12 @@ def steps_svg(line: Line, name: str) -> str:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("step")
-    return _svg(figure, axes, name, legend=False)
+    return inline_svg(figure, axes, name, legend=False)
+
+
+def style(stage: str) -> tuple[str, str, tuple[Any, ...]]:
+    """Colour, marker and dashes of a stage's line; of any other name, those of what is no stage."""
+    return _STYLES.get(stage, _OTHER)
 
 
 def subsample(x: Sequence[float], y: Sequence[float], most: int) -> tuple[list[float], list[float]]:
@@ -104,7 +109,8 @@ def running_mean(values: Sequence[float], reach: int) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty plot of this size, inches, in the page's colours."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
@@ -120,7 +126,8 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure, axes: Axes, name: str, legend: bool) -> str:
+def inline_svg(figure: Figure, axes: Axes, name: str, legend: bool) -> str:
+    """The plot as an element of a page; `name` is in its ids, and differs from those of the page's other plots."""
     if legend:
         axes.legend(
             loc="lower left",

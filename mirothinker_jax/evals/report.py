@@ -2,7 +2,8 @@
 
 Reads metrics.jsonl, summary.json, config.json (the resolved config) and <stage>/eval_trajectories.jsonl; what
 is not there leaves its section out. Everything shown is text to the template, and escaped there: a page that
-the agent read may well hold a script. The only markup that passes is the SVG that plots.py draws. Figures are
+the agent read may well hold a script. The only markup that passes is the SVG that plots.py draws. Sample episodes are
+drawn as an evaluation's are (report_evaluation.py), by the page's own script. Figures are
 formatted, never recomputed; the one derived here is the gain over the first stage, with its interval.
 """
 
@@ -14,13 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from mirothinker_jax.config import STAGES, Config
 from mirothinker_jax.config_tree import flat, to_plain
 from mirothinker_jax.data.atomic import replacing
-from mirothinker_jax.evals.episodes import choose, read_episodes
+from mirothinker_jax.evals.episodes import Decode, choose, episode_record, hops, read_episodes, token_record
+from mirothinker_jax.evals.page import duration, number, percent, template
 from mirothinker_jax.evals.plots import Line, groups_svg, steps_svg
 from mirothinker_jax.evals.series import PLOTTED, Series, read_series, series_to_plot
 from mirothinker_jax.evals.statistics import Accuracy, difference
@@ -33,28 +34,32 @@ _OWN_SECTION = {
 }
 
 
-def write_report(run_dir: str | os.PathLike[str]) -> Path:
+def write_report(run_dir: str | os.PathLike[str], decode: Decode | None = None) -> Path:
     """Writes `run_dir`/report.html, whole or not at all, and returns its path.
 
     May be called while the run is under way, and after any stage. Lines that cannot be read are counted in
-    the report. Raises ValueError where summary.json or config.json is not JSON.
+    the report. With `decode`, ids of tokens → text, sample episodes show what each token says.
+
+    Raises ValueError where summary.json or config.json is not JSON.
     """
     run = Path(run_dir)
     summary, notes = read_summary(run), []
     series, unreadable = read_series(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else ({}, 0)
     if unreadable:
         notes.append(f"{unreadable} line(s) of metrics.jsonl could not be read and are left out.")
+    settings = _settings(run / "config.json")
+    call_format = settings.get("data.call_format")
     episodes = {}
     for stage in STAGES:
         path = run / stage / "eval_trajectories.jsonl"
         if path.exists():
-            found, unreadable = read_episodes(path)
-            episodes[stage] = choose(found)
+            found, unreadable = _sample_episodes(path, decode, call_format)
+            episodes[stage] = found
             if unreadable:
                 notes.append(
                     f"{unreadable} line(s) of {stage}/{path.name} could not be read and are left out."
                 )
-    text = _template().render(
+    text = template("report.html.j2", "viewer.js", "timeline.js", "page.js").render(
         run=run.resolve().name,
         summary=summary,
         names=STAGE_NAMES,
@@ -66,7 +71,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
         figures={stage: list(figures.values()) for stage, figures in series.items()},
         phases=_phases(summary.get("phases", {})),
         machine=_machine(summary),
-        changed=_changed_results(run / "config.json"),
+        changed=_changed(settings),
         episodes={stage: chosen for stage, chosen in episodes.items() if chosen},
         notes=notes,
     )
@@ -76,16 +81,22 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mirothinker_jax.evals", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "points": _points, "number": _number, "duration": _duration}
-    return environment.get_template("report.html.j2")
+def _sample_episodes(
+    path: Path, decode: Decode | None, call_format: str | None
+) -> tuple[list[dict[str, Any]], int]:
+    """What the page shows of a stage's sample, and how much of the journal could not be read."""
+    episodes = read_episodes([path])
+    chosen = choose([t for t in episodes.ended() if t.correct is not None])
+    told = [
+        {
+            "about": t,
+            "hops": hops(t),
+            "record": episode_record(t, episodes.times.get(t.id), call_format),
+            "tokens": token_record(t, decode),
+        }
+        for t in chosen
+    ]
+    return told, episodes.damaged
 
 
 def _headline(accuracies: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -118,7 +129,7 @@ def _groups(summary: Mapping[str, Any], key: str, name: str, x_title: str) -> di
         y, low, high = ([getattr(curve[g], part) for g in x] for part in ("mean", "low", "high"))
         lines.append(Line(stage, f"after {STAGE_NAMES[stage]}", x, y, low, high))
     groups = sorted({g for curve in curves.values() for g in curve})
-    ends = [f"{line.label} from {_percent(line.y[0])} to {_percent(line.y[-1])}" for line in lines]
+    ends = [f"{line.label} from {percent(line.y[0])} to {percent(line.y[-1])}" for line in lines]
     return {
         "svg": Markup(groups_svg(lines, name, x_title)),
         "label": f"Accuracy against {x_title}, from {groups[0]} to {groups[-1]}: {'; '.join(ends)}.",
@@ -134,7 +145,7 @@ def _training(stage: str, figures: Mapping[str, Series]) -> list[dict[str, Any]]
         first, last = series.values[0], series.values[-1]
         svg = steps_svg(Line(stage, title, series.steps, series.values), f"{stage}-{series.name}")
         steps = f"steps {series.steps[0]} to {series.steps[-1]}"
-        label = f"{title}, {steps}: from {_number(first)} to {_number(last)}."
+        label = f"{title}, {steps}: from {number(first)} to {number(last)}."
         plots.append(
             {"svg": Markup(svg), "title": title, "meaning": meaning, "label": label, "series": series}
         )
@@ -150,26 +161,30 @@ def _machine(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How long, how much, on what: the rest of the summary."""
     rows = []
     if "wall_s" in summary:
-        rows.append(("wall clock", _duration(summary["wall_s"])))
+        rows.append(("wall clock", duration(summary["wall_s"])))
     if "peak_rss_gib" in summary:
         rows.append(("peak memory of the process", f"{summary['peak_rss_gib']:.2f} GiB"))
     if "seed" in summary:
         rows.append(("seed", str(summary["seed"])))
     for name, value in flat({k: v for k, v in summary.items() if k not in _OWN_SECTION}).items():
         rows.append(
-            (name.replace("_", " "), _number(value) if isinstance(value, (int, float)) else str(value))
+            (name.replace("_", " "), number(value) if isinstance(value, (int, float)) else str(value))
         )
     return rows
 
 
-def _changed_results(path: Path) -> list[tuple[str, str, str]]:
-    """(key, default, this run's value) for each setting of config.json that differs from the default."""
+def _settings(path: Path) -> dict[str, Any]:
+    """Those of config.json, by their dotted names."""
     if not path.exists():
-        return []
+        return {}
     try:
-        here = flat(json.loads(path.read_text(encoding="utf-8")))
+        return flat(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}); the run writes it when it starts") from None
+
+
+def _changed(here: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(key, default, this run's value) for each setting that differs from the default."""
     defaults = flat(to_plain(Config()))
     return [(k, _setting(defaults.get(k, "")), _setting(v)) for k, v in here.items() if defaults.get(k) != v]
 
@@ -177,25 +192,3 @@ def _changed_results(path: Path) -> list[tuple[str, str, str]]:
 def _setting(value: Any) -> str:
     """A setting's value; items of a list are quoted, because some are a space or end in one."""
     return (", ".join(map(repr, value)) or "()") if isinstance(value, list) else str(value)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
-
-
-def _number(value: float) -> str:
-    """Four significant digits; whole numbers with thousands apart."""
-    if isinstance(value, bool) or (value == int(value) and abs(value) < 1e15):
-        return f"{int(value):,}".replace(",", " ").replace("-", "−")
-    return f"{value:.4g}".replace("-", "−")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -25,7 +25,14 @@ from mirothinker_jax.trainer.steps import trained_steps
 # Settings of the machine, of how the same numbers are computed, and of what is written down.
 FREE = (
     *("run_dir", "stages", "mesh.", "rollout.", "model.remat", "model.ffn_tokens", "model.context."),
-    *("data.read_threads", "data.survey", "data.validation_path", "sft.validate_every", "world.port"),
+    *(
+        "data.read_threads",
+        "data.survey",
+        "data.validation_path",
+        "sft.validate_every",
+        "world.port",
+        "study.",
+    ),
     *("tools.deadline_s", "tools.concurrency", "tools.search_key_env", "tools.unsafe_sandbox"),
     *("tools.tool_concurrency", "tools.tool_rates", "tools.retries", "tools.breaker_", "tools.record"),
     *("tools.reader_key_env", "tools.extractor_key_env", "tools.sandbox_key_env"),

@@ -78,6 +78,7 @@ class RecordedExecutor:
         asked = call_digest(call)
         if (known := self._answers.get((_place(request_id), asked))) is not None:
             return known
+        self._journal.ask(self._episode, request_id, call.server, call.tool)
         result = await self._executor.execute(call, request_id)
         fields = {"server": call.server, "tool": call.tool, "asked": asked} | vars(result)
         fields["changes"] = self._executor.changes(call)

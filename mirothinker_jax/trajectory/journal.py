@@ -2,8 +2,9 @@
 
 A journal is two files that only grow. NAME.jsonl has a line for each event, for people too (checked_lines.py);
 NAME.columns has the tokens, log-probs and routes that the lines speak of, in binary, each stretch with a checksum in
-its line. An episode that ended is in one line with all it holds. One that did not is gone on with: its turns and
-results are read back (rollout/recorded.py), so nothing that was finished is done twice.
+its line. Turns and calls say when they were (timeline.py). An episode that ended is in one line with all it holds. One
+that did not is gone on with: its turns and results are read back (rollout/recorded.py), so nothing that was finished is
+done twice.
 
 Several processes write a journal each, under the name that `share` gives. Readers take all of them, whatever the number
 of processes was. Damaged lines and columns count as never written.
@@ -18,8 +19,9 @@ import io
 import itertools
 import json
 import logging
+import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,8 +66,8 @@ class Journal:
     """Appends to one process's part. The files are opened when something is written, which raises ConfigError where
     another process has them, and OSError where they cannot be written."""
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time):
+        self._path, self._clock = path, clock
         self._lines: io.FileIO | None = None
         self._columns: io.FileIO | None = None
 
@@ -76,11 +78,17 @@ class Journal:
         if turn.versions:
             runs = itertools.groupby(turn.versions)
             event["versions"] = [[version, len(list(tokens))] for version, tokens in runs]
-        self._append(event | {"complete": turn.complete}, columns, turn.routes)
+        self._append(event | {"complete": turn.complete} | self._now(), columns, turn.routes)
+
+    def ask(self, episode: str, request: str, server: str, tool: str) -> None:
+        """A call is due. Nothing is resumed by this; it says what is under way, and how long a call waited."""
+        event = {"event": "ask", "episode": episode, "request": request, "server": server, "tool": tool}
+        self._append(event | self._now())
 
     def call(self, episode: str, request: str, result: Mapping[str, Any]) -> None:
         """A call's result, by its fields."""
-        self._append({"event": "call", "episode": episode, "request": request} | dict(result))
+        event = {"event": "call", "episode": episode, "request": request}
+        self._append(event | dict(result) | self._now())
 
     def end(self, trajectory: Trajectory) -> None:
         """A whole episode."""
@@ -98,8 +106,8 @@ class Journal:
             | ({} if s.hides is None else {"hides": s.hides})
             for s in t.segments
         ]
-        event["turns"] = list(_deltas(t.turns))
-        self._append(event, _pack(tokens, logprobs, t.routes), t.routes)
+        event["turns"] = list(context_deltas(t.turns))
+        self._append(event | self._now(), _pack(tokens, logprobs, t.routes), t.routes)
 
     def verdict(self, episode: str, verdict: Verdict) -> None:
         """What a grader says of an episode; of several verdicts the last counts."""
@@ -120,6 +128,9 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _now(self) -> dict[str, float]:
+        return {"at": round(self._clock(), 3)}
 
     def _append(
         self, event: dict[str, Any], columns: list[bytes] | None = None, routes: np.ndarray | None = None
@@ -193,7 +204,7 @@ class History:
             if event["stop"] != Stop.INFRASTRUCTURE:  # that one is tried again from where it broke
                 self.unfinished.pop(episode, None)
         elif kind == "call":
-            fields = {k: v for k, v in event.items() if k not in ("event", "episode", "request")}
+            fields = {k: v for k, v in event.items() if k not in ("event", "episode", "request", "at")}
             self.unfinished.setdefault(episode, Unfinished()).calls[event["request"]] = fields
         elif kind == "turn":
             tokens, logprobs, routes = _columns(part, event)
@@ -205,7 +216,7 @@ class History:
                 routes=routes,
             )
             self.unfinished.setdefault(episode, Unfinished()).turns[event["context"]] = turn
-        else:
+        elif kind != "ask":
             raise ValueError(f"its event is {kind!r}, which this version does not write")
 
     def finished(self, episode: str) -> bool:
@@ -321,7 +332,7 @@ def _trajectory(
     return Trajectory(**own | (vars(verdict) if verdict else {}))
 
 
-def _deltas(turns: Iterable[TurnContext]) -> Iterator[tuple[int, int, list[int], int]]:
+def context_deltas(turns: Iterable[TurnContext]) -> Iterator[tuple[int, int, list[int], int]]:
     """(segment, how much of the last context it keeps, what follows that, attempt) of each turn."""
     before: tuple[int, ...] = ()
     for turn in turns:

@@ -1,11 +1,14 @@
 """report.html of a made-up run folder, parsed and looked at; and of folders where something is missing."""
 
+import base64
+import hashlib
 import json
 import re
 
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
+from mirothinker_jax.evals.page import read_chunk
 from mirothinker_jax.evals.plots import Line, groups_svg, running_mean, subsample
 from mirothinker_jax.evals.report import write_report
 from mirothinker_jax.evals.series import read_series
@@ -78,10 +81,20 @@ def test_curves_leave_out_what_is_not_finite_and_say_so(tree):
 
 
 def test_what_a_web_page_wrote_is_text(tree, raw):
-    assert tree.css("script") == []
-    assert "<script" not in raw and "&lt;script&gt;alert(&#39;page&#39;)&lt;/script&gt;" in raw
-    assert any("<script>alert('page')</script>" in node.text() for node in tree.css(".observation pre"))
+    """Episodes are records that only our own script reads: it is the only one that the page's policy lets run."""
+    (script,) = [node for node in tree.css("script") if "type" not in node.attributes]
+    digest = base64.b64encode(hashlib.sha256(script.text().encode()).digest()).decode()
+    policy = tree.css_first('meta[http-equiv="Content-Security-Policy"]').attributes["content"]
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "alert(" not in raw
+    told = [read_chunk(node.text()) for node in tree.css('script[id^="episode-"]')]
+    script = "<script>alert('page')</script>"
+    assert any(script in text for text in texts(told[0], "tool"))
     assert "Pokhara & <b>Bharatpur</b>" in tree.css_first(".episode.is-wrong .facts").text()
+
+
+def texts(record, kind):
+    return [part[2] for segment in record["segments"] for part in segment["parts"] if part[0] == kind]
 
 
 def test_nothing_is_fetched(tree, raw):
@@ -108,18 +121,22 @@ def test_colours_come_from_the_page(tree, raw):
     used = set(re.findall(r"var\((--\w+)\)", raw))
     declared = tree.css_first("style").text()
     assert all(re.search(rf"{name}: ", declared) for name in used)
-    assert "prefers-color-scheme: dark" in declared
+    assert "color-scheme: light dark" in declared
 
 
 def test_episodes_read_like_a_dialogue(tree):
     episodes = tree.css("#episodes .episode")
     assert len(episodes) == 9
     assert len(tree.css(".episode.is-wrong")) == 3
-    kinds = [part.attributes["class"].split()[1] for part in episodes[0].css(".part")]
-    assert kinds == ["prompt"] * 2 + [*["think", "call", "observation"] * 4, "think", "answer"]
-    call = episodes[0].css_first(".part.call")
-    assert call.css_first(".who").text() == "call · jina_scrape_llm_summary / scrape_and_extract_info"
-    assert call.css_first("pre").text() == "url = http://airports.test/KTM\ninfo_to_extract = north"
+    first = read_chunk(tree.css_first(f"#episode-{episodes[0].attributes['data-episode']}").text())
+    parts = [part for segment in first["segments"] for part in segment["parts"]]
+    calls = ["think", "call", "tool"] * 4
+    assert [kind for kind, *_ in parts] == ["system", "user", *calls, "think", "answer"]
+    tool = "jina_scrape_llm_summary / scrape_and_extract_info"
+    asked = "url = http://airports.test/KTM\ninfo_to_extract = north"
+    assert parts[3] == ["call", tool, asked, 0]
+    tokens = read_chunk(tree.css_first(f"#tokens-{episodes[0].attributes['data-episode']}").text())
+    assert tokens["1"] == [[7, 8], [-500, -250]]
 
 
 def test_settings_that_differ_and_the_machine(tree):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mirothinker_jax.agent.wire import hermes, mcp
-from mirothinker_jax.agent.wire.turn import ParsedTurn
+from mirothinker_jax.agent.wire.turn import ParsedTurn, Stretch
 from mirothinker_jax.config import check
 from mirothinker_jax.tools import hermes as hermes_text
 from mirothinker_jax.tools.spec import ToolCall, ToolSpec, render_calls
@@ -28,6 +28,7 @@ class Wire:
 
     Attributes:
       parse: an assistant turn → its calls and words; never raises.
+      stretches: an assistant turn → all of it in its order, for a reader.
       render: calls → the text of them that follows what a turn says; `parse` gives them back.
       prompt_file: the built-in template of the system message.
       function: a tool → its schema, where the chat lists the tools at the end of the system message; None where the
@@ -35,6 +36,7 @@ class Wire:
     """
 
     parse: Callable[[str], ParsedTurn]
+    stretches: Callable[[str], list[Stretch]]
     render: Callable[[Sequence[ToolCall]], str]
     prompt_file: Path
     function: Callable[[ToolSpec], Mapping[str, Any]] | None = None
@@ -68,9 +70,10 @@ def call_keys(call_format: str) -> Callable[[str], list[str]]:
 
 
 WIRES = {
-    "mcp": Wire(mcp.parse_turn, render_calls, _PROMPTS / "system_prompt.txt"),
+    "mcp": Wire(mcp.parse_turn, mcp.stretches, render_calls, _PROMPTS / "system_prompt.txt"),
     "hermes": Wire(
         hermes.parse_turn,
+        hermes.stretches,
         hermes_text.render_calls,
         _PROMPTS / "system_prompt_hermes.txt",
         hermes_text.function_schema,

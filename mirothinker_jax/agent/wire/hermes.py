@@ -18,7 +18,16 @@ import re
 from typing import Any
 
 from mirothinker_jax.agent.wire.lenient_json import JsonReader, decode_object
-from mirothinker_jax.agent.wire.turn import Grammar, Malformed, Marks, ParsedTurn, read_turn, text_of_call
+from mirothinker_jax.agent.wire.turn import (
+    Grammar,
+    Malformed,
+    Marks,
+    ParsedTurn,
+    Stretch,
+    read_turn,
+    split_turn,
+    text_of_call,
+)
 from mirothinker_jax.tools.hermes import CALL_TAGS
 from mirothinker_jax.tools.spec import ToolCall
 
@@ -37,6 +46,11 @@ def parse_turn(text: str) -> ParsedTurn:
     ParsedTurn(calls=(ToolCall(server='', tool='run', arguments={}),), words='so: ')
     """
     return read_turn(text, _GRAMMAR)
+
+
+def stretches(text: str) -> list[Stretch]:
+    """The same turn in its order, thoughts and all."""
+    return split_turn(text, _GRAMMAR)
 
 
 def _whole_call(

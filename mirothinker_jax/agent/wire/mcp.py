@@ -12,7 +12,16 @@ from __future__ import annotations
 import re
 
 from mirothinker_jax.agent.wire.lenient_json import JsonReader, decode_object
-from mirothinker_jax.agent.wire.turn import Grammar, Malformed, Marks, ParsedTurn, read_turn, text_of_call
+from mirothinker_jax.agent.wire.turn import (
+    Grammar,
+    Malformed,
+    Marks,
+    ParsedTurn,
+    Stretch,
+    read_turn,
+    split_turn,
+    text_of_call,
+)
 from mirothinker_jax.tools.spec import CALL_TAGS, ToolCall
 
 _MARK = re.compile(
@@ -30,6 +39,11 @@ def parse_turn(text: str) -> ParsedTurn:
     ParsedTurn(calls=(), words='It is b.')
     """
     return read_turn(text, _GRAMMAR)
+
+
+def stretches(text: str) -> list[Stretch]:
+    """The same turn in its order, thoughts and all."""
+    return split_turn(text, _GRAMMAR)
 
 
 def _whole_call(

@@ -36,9 +36,19 @@ class ParsedTurn:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """A piece of a turn as a reader sees it. `kind`: call, words, thought, or result (which the turn wrote itself)."""
+
+    kind: str
+    text: str  # without the tags around a thought or a result
+    call: ToolCall | Malformed | None = None
+
+
+@dataclass(frozen=True)
 class _Part:
     """A stretch of a turn outside its thoughts: a call, or words."""
 
+    start: int
     text: str
     call: ToolCall | Malformed | None = None
 
@@ -81,6 +91,29 @@ def read_turn(text: str, grammar: Grammar) -> ParsedTurn:
     return ParsedTurn(calls, words)
 
 
+def split_turn(text: str, grammar: Grammar) -> list[Stretch]:
+    """The whole turn in its order, the thoughts too: they are what stands between the parts that `read_turn` reads."""
+    parts, _ = _parts(text, grammar)
+    found, place = list[Stretch](), 0
+    for part in (*parts, _Part(len(text), "")):
+        if place < part.start:
+            found.append(_unsaid(text[place : part.start], grammar))
+        if part.text:
+            found.append(Stretch("words" if part.call is None else "call", part.text, part.call))
+        place = part.start + len(part.text)
+    return found
+
+
+def _unsaid(text: str, grammar: Grammar) -> Stretch:
+    """A thought or a result with its tags, of which either may be missing."""
+    marks = list(grammar.mark.finditer(text))
+    first = marks[0].lastgroup if marks and not text[: marks[0].start()].strip() else None
+    begin = marks[0].end() if first in _CLOSES else 0
+    last = marks[-1] if marks and marks[-1].lastgroup in _CLOSES.values() else None
+    end = last.start() if last and last.end() == len(text) else len(text)
+    return Stretch("result" if first == "result" else "thought", text[begin:end])
+
+
 def _parts(text: str, grammar: Grammar) -> tuple[list[_Part], str]:
     """What stands outside the thoughts, in order; and a thought that begins the turn and never ends.
 
@@ -105,19 +138,20 @@ def _parts(text: str, grammar: Grammar) -> tuple[list[_Part], str]:
             place = mark.end()
         elif kind in _CLOSES:
             if mark.start() < last.get(_CLOSES[kind], -1):
-                parts.append(_Part(text[place : mark.start()]))
+                parts.append(_Part(place, text[place : mark.start()]))
                 place, within = mark.end(), kind
             elif kind == "think" and mark.start() == first_word:
                 return parts, text[first_word:]
             continue
         elif kind == "head" and (whole := grammar.whole_call(text, marks, number, reader)):
             call, end = whole
-            parts += [_Part(text[place : mark.start()]), _Part(text[mark.start() : end], call)]
+            parts.append(_Part(place, text[place : mark.start()]))
+            parts.append(_Part(mark.start(), text[mark.start() : end], call))
             place = end
         else:
             continue
         first_word = _skip_space(text, place)
-    return [*parts, _Part(text[place:])], ""
+    return [*parts, _Part(place, text[place:])], ""
 
 
 def _skip_space(text: str, place: int) -> int:

@@ -1,0 +1,81 @@
+"""Figures of arms: series of episodes of the same questions, seeds and noise that differ in one intervention.
+
+Episodes that could not be judged are in no figure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mirothinker_jax.evals.paired import holm, paired_difference
+from mirothinker_jax.evals.repeated import majority
+from mirothinker_jax.evals.statistics import accuracy_by, wilson
+from mirothinker_jax.trajectory.types import Trajectory
+
+
+def arm_figures(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    """Accuracy with its 95% interval; tokens of the ledger and calls, mean per episode. JSON-able."""
+    judged = [t for t in trajectories if t.correct is not None]
+    if not judged:
+        return {"n": 0}
+    return dataclasses.asdict(wilson(sum(bool(t.correct) for t in judged), len(judged))) | {
+        "tokens": float(np.mean([t.tokens for t in judged])),
+        "calls": float(np.mean([t.calls for t in judged])),
+    }
+
+
+def by_hops(trajectories: Sequence[Trajectory]) -> dict[str, dict[str, Any]]:
+    """`arm_figures` of each depth of the questions."""
+    depths = sorted({int(t.metadata["hops"]) for t in trajectories})
+    return {str(d): arm_figures([t for t in trajectories if t.metadata["hops"] == d]) for d in depths}
+
+
+def compare(first: Sequence[Trajectory], second: Sequence[Trajectory]) -> dict[str, Any]:
+    """The second's accuracy minus the first's, by questions, each of which both answered once or several times."""
+    return dataclasses.asdict(paired_difference(_scores(first), _scores(second)))
+
+
+def compare_all(
+    pairs: Mapping[str, tuple[Sequence[Trajectory], Sequence[Trajectory]]],
+) -> dict[str, dict[str, Any]]:
+    """`compare` of each pair, with the p-values adjusted for their number (Holm) as `p_holm`."""
+    found = {name: compare(*pair) for name, pair in pairs.items()}
+    adjusted = holm({name: difference["p"] for name, difference in found.items()})
+    return {name: difference | {"p_holm": adjusted[name]} for name, difference in found.items()}
+
+
+def majority_figures(attempts: Mapping[str, Sequence[Trajectory]], most: int) -> dict[str, dict[str, Any]]:
+    """Of 1 … `most` attempts at each question: how often their majority's answer is right, and the tokens of all."""
+    figures = {}
+    for count in range(1, most + 1):
+        asked = {question: found[:count] for question, found in attempts.items()}
+        right = []
+        for found in asked.values():
+            place = majority([t.answer for t in found])
+            right.append(place is not None and bool(found[place].correct))
+        tokens = [sum(t.tokens for t in found) for found in asked.values()]
+        calls = [sum(t.calls for t in found) for found in asked.values()]
+        figures[str(count)] = dataclasses.asdict(wilson(sum(right), len(right))) | {
+            "tokens": float(np.mean(tokens)),
+            "calls": float(np.mean(calls)),
+        }
+    return figures
+
+
+def accuracy_by_calls(trajectories: Sequence[Trajectory]) -> dict[str, dict[str, Any]]:
+    """Accuracy at each number of allowed calls."""
+    judged = [t for t in trajectories if t.correct is not None]
+    curve = accuracy_by((int(t.metrics["max_calls"]), bool(t.correct)) for t in judged)
+    return {str(calls): dataclasses.asdict(accuracy) for calls, accuracy in curve.items()}
+
+
+def _scores(trajectories: Sequence[Trajectory]) -> dict[Hashable, list[bool]]:
+    scores: dict[Hashable, list[bool]] = {}
+    for t in trajectories:
+        if t.correct is not None:
+            scores.setdefault(t.question_id, []).append(bool(t.correct))
+    return scores
