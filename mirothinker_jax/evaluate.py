@@ -18,12 +18,11 @@ from mirothinker_jax.config_tree import ConfigError
 from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.evals.measure import table
 from mirothinker_jax.flags import parse, split, started_as, version
-from mirothinker_jax.pipeline.endings import STORAGE, one_line_endings, storage_failure
+from mirothinker_jax.pipeline.endings import OUTAGE, STORAGE, one_line_endings, storage_failure
 from mirothinker_jax.pipeline.evaluating import Evaluation, Outcome, evaluate
 from mirothinker_jax.pipeline.policies import CHAT_CONFIG, is_url, starting_values
 from mirothinker_jax.rollout.collect import OutageError
 
-OUTAGE = 75  # exit code (EX_TEMPFAIL of sysexits.h): services broke too many episodes; start again later
 EXAMPLES = f"""
 examples:
   python -m mirothinker_jax.evaluate --policy runs/my-run --tasks questions.jsonl --runs 4
