@@ -28,12 +28,7 @@ from mirothinker_jax.trajectory.types import Trajectory
 class Collector:
     """Collects with one set of tools. The event loop and the tools' connections live as long as it does."""
 
-    def __init__(
-        self,
-        host: EngineHost,
-        executor: ToolExecutor,
-        runtime: Runtime,
-    ):
+    def __init__(self, host: EngineHost, executor: ToolExecutor, runtime: Runtime):
         """`host` has the engine."""
         self._host, self._executor, self._runtime = host, executor, runtime
         self._runner = asyncio.Runner()

@@ -229,5 +229,5 @@ def test_a_hugging_face_folder_is_evaluated_as_it_is_and_its_episodes_become_dat
             assert len(made.prompt) == len(segments[0].tokens)
 
     # The same command has nothing left to do, and loads no model.
-    monkeypatch.setattr(local_policy, "read_params", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(local_policy, "load_params", lambda *_: pytest.fail("loaded"))
     assert evaluate.main(asked) == 0

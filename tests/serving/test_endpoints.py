@@ -7,6 +7,10 @@ import pytest
 from hf_checkpoint import IM_END
 from scripted_engine import VOCAB, run
 
+from mirothinker_jax.agent.characters import Characters
+from mirothinker_jax.agent.chat_engine import ChatSettings, open_chat_engine
+from mirothinker_jax.agent.policy import Request
+from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.serving.server import Limits
 
 CHAT, TEXT, IDS, SGLANG = "/v1/chat/completions", "/v1/completions", "/inference/v1/generate", "/generate"
@@ -306,3 +310,25 @@ def test_models_and_metrics_are_told(tmp_path):
     ):
         assert line in lines
     assert all(line.startswith(("# HELP", "# TYPE", "mirothinker_serve_")) for line in lines)
+
+
+def test_our_own_agent_can_ask_our_own_server(tmp_path):
+    """By its chat endpoint's engine: calls come back as the agent writes them, and a context too long for the model is
+    told in words that it knows."""
+    text = f"<think>\nhm\n</think>\n\nI look.\n{CALL}"
+
+    async def test(client):
+        settings = ChatSettings(client.server.url, "", "NO_KEY", retries=0)
+        engine = await open_chat_engine(settings, "hermes", {}, 4096)
+        try:
+            chat, codec = Chat(Characters(), {}, "hermes"), Characters()
+            ids = tuple(chat.prompt("Be brief.", "Where is KTM?", [TOOL]))
+            turn = await engine.generate(Request("e", ids, 900, 3))
+            long = tuple(chat.prompt(None, "x" * 6000))
+            return codec.decode(turn.tokens), turn.complete, await engine.generate(Request("e", long, 900, 3))
+        finally:
+            await engine.aclose()
+
+    said, complete, too_long = run(tmp_path, test, text)
+    assert said.removesuffix("<|im_end|>") == text and complete
+    assert too_long.tokens == () and not too_long.complete

@@ -8,6 +8,7 @@ import pytest
 from hf_checkpoint import IM_END
 
 from mirothinker_jax.agent.policy import Request, Sampling
+from mirothinker_jax.rollout.hosts import RemoteHost
 from mirothinker_jax.rollout.remote.engine import RemoteEngine, RemoteSettings
 from mirothinker_jax.rollout.remote.weights import MARKER, WeightsFolder, read_publication
 
@@ -90,6 +91,30 @@ def test_weights_in_the_middle_of_a_turn_are_told_token_by_token(running, spec, 
         own = trainer(weights, (*prompt, *turn.tokens), len(prompt))[versions == version]
         np.testing.assert_allclose(np.asarray(turn.logprobs)[versions == version], own, atol=1e-4)
     np.testing.assert_allclose(after.logprobs, trainer(params[1], (*prompt, *after.tokens), 3), atol=1e-4)
+
+
+def test_a_collectors_host_gives_servers_every_policy(running, spec, params, trainer, weights_dir):
+    """Also where two policies have one number, as the first of two stages have."""
+    settings, prompt = RemoteSettings((running.url,), timeout_s=60), (72, 105)
+
+    async def run():
+        weights = WeightsFolder(weights_dir, spec)
+        host = RemoteHost(lambda: RemoteEngine(settings, (IM_END,), weights.publish), weights)
+        turns = []
+        for number, weights_now in ((3, params[0]), (3, params[1])):
+            await host.load(weights_now, number)
+            async with host.open() as engine:
+                turns.append(await engine.generate(Request("same", prompt, 6, 1)))
+            host.unload()
+        counts = host.counts()
+        await host.aclose()
+        return turns, counts
+
+    turns, counts = asyncio.run(run())
+    assert counts == {"sampled_tokens": 12}
+    for turn, weights in zip(turns, params, strict=True):
+        assert turn.versions == (3,) * 6
+        np.testing.assert_allclose(turn.logprobs, trainer(weights, (*prompt, *turn.tokens), 2), atol=1e-4)
 
 
 def test_a_publication_is_whole_when_its_marker_is_there(tmp_path, spec, params):

@@ -11,11 +11,9 @@ versions, each with its log-prob under the weights that sampled it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import aiohttp
 
@@ -150,7 +148,7 @@ class RemoteEngine:
                     raise EngineError(f"{error}; asked {failures} times") from None
                 continue
             if not sampled.aborted or len(parts.tokens) == request.max_tokens:
-                return self._turn(parts, sampled)
+                return self._turn(parts)
 
     def forget(self, session: str) -> None:
         """Servers find what they computed by its tokens, and keep nothing of a session."""
@@ -240,7 +238,7 @@ class RemoteEngine:
         zeros = (0.0,) * len(value)
         return zeros, value if kind == "raw" or "temperature" not in settings else None
 
-    def _turn(self, parts: _Parts, sampled: Sampled) -> Turn:
+    def _turn(self, parts: _Parts) -> Turn:
         complete = bool(parts.tokens) and parts.tokens[-1] in self._end_ids
         return Turn(
             tuple(parts.tokens),
@@ -290,6 +288,5 @@ class RemoteEngine:
 
 async def check_servers(settings: RemoteSettings, end_ids: Sequence[int]) -> Capabilities:
     """What the servers can do. Raises ConfigError where one of them cannot be used, in one line."""
-    async with contextlib.AsyncExitStack() as stack:
-        engine: Any = await stack.enter_async_context(RemoteEngine(settings, end_ids))
+    async with RemoteEngine(settings, end_ids) as engine:
         return engine.capabilities
