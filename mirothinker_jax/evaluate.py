@@ -20,12 +20,11 @@ from mirothinker_jax.evals.catalogue import BENCHMARKS
 from mirothinker_jax.evals.measure import table
 from mirothinker_jax.flags import parse, split, started_as, version
 from mirothinker_jax.pipeline.benchmarking import cost_line, with_benchmark
-from mirothinker_jax.pipeline.endings import STORAGE, one_line_endings, storage_failure
+from mirothinker_jax.pipeline.endings import OUTAGE, STORAGE, one_line_endings, storage_failure
 from mirothinker_jax.pipeline.evaluating import Evaluation, Outcome, evaluate
 from mirothinker_jax.pipeline.policies import CHAT_CONFIG, is_url, starting_values
 from mirothinker_jax.rollout.collect import OutageError
 
-OUTAGE = 75  # exit code (EX_TEMPFAIL of sysexits.h): services broke too many episodes; start again later
 _OF_BENCHMARKS = ("benchmark", "rejudge", "view", "allow_encoded", "second_judge", "people")
 EXAMPLES = f"""
 examples:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from mirothinker_jax.trajectory import journal
+
 ROOT = Path(__file__).resolve().parents[2]
 
 CONFIG = """
 from mirothinker_jax.config import default
-from mirothinker_jax.trajectory import journal
 
 def get_config():
     c = default()
