@@ -14,9 +14,9 @@ from markupsafe import Markup
 
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.evals.page import percent, points, template
-from mirothinker_jax.evals.plots import Line
+from mirothinker_jax.evals.plots import Line, groups_svg
 from mirothinker_jax.evals.study_findings import FAULT_NAMES, STAGE_NAMES
-from mirothinker_jax.evals.study_plots import Dot, dots_svg, lines_svg
+from mirothinker_jax.evals.study_plots import Dot, dots_svg, lines_svg, standalone_svg
 
 Figures = Mapping[str, Any]
 ARM_NAMES = {
@@ -54,7 +54,7 @@ class _Section:
 
 
 def write_page(path: Path, run: str, summary: Figures) -> None:
-    """Writes the page of a study's summary, whole or not at all."""
+    """Writes the page of a study's summary, and beside it the main plot as a file (.svg); each whole or not at all."""
     sections = [make(summary["scaling" if key == "training" else key]) for key, make in _SECTIONS.items()]
     with_findings = [vars(s) | {"finding": summary["findings"][s.key]} for s in sections]
     text = template("study.html.j2").render(
@@ -62,6 +62,16 @@ def write_page(path: Path, run: str, summary: Figures) -> None:
     )
     with replacing(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
+    if summary["scaling"]["stages"]:
+        with replacing(path.with_suffix(".svg")) as scratch:
+            scratch.write_text(standalone_svg(stages_svg(summary["scaling"])), encoding="utf-8")
+
+
+def stages_svg(figures: Figures) -> str:
+    """The main plot: accuracy against allowed calls after each stage of training."""
+    stages = figures["stages"].items()
+    lines = [_share_line(stage, f"after {STAGE_NAMES[stage]}", curve) for stage, curve in stages]
+    return groups_svg(lines, "main", "allowed tool calls")
 
 
 def _scaling(figures: Figures) -> _Section:
@@ -131,6 +141,11 @@ def _training(figures: Figures) -> _Section:
     ]
     title = "links between question and answer"
     plots = [
+        _Plot(
+            "Right answers after each stage",
+            "against the calls that are allowed",
+            Markup(stages_svg(figures)),
+        ),
         _Plot(
             "Right answers after each stage",
             "by the depth of the question",
