@@ -127,7 +127,10 @@ def _tokens(figures: Figures) -> list[Line]:
 
 
 def _training(figures: Figures) -> _Section:
+    how = "As the run itself measured it after each stage; by depth at its largest budget of calls."
     stages = figures["stages_by_hops"]
+    if not stages:
+        return _Section("training", "What training adds", how, [])
     judged = {s: {h: f for h, f in by.items() if f["n"]} for s, by in stages.items()}
     right = [_share_line(s, f"after {STAGE_NAMES[s]}", by) for s, by in judged.items()]
     calls = [
@@ -156,17 +159,17 @@ def _training(figures: Figures) -> _Section:
     return _Section(
         "training",
         "What training adds",
-        "As the run itself measured it after each stage, at its largest budget of calls.",
-        plots if judged else [],
-        [_Table("", ("stage, depth", "right", "calls", "tokens", "n"), rows)] if rows else [],
+        how,
+        plots,
+        [_Table("", ("stage, depth", "right", "calls", "tokens", "n"), rows)],
     )
 
 
 def _matched(figures: Figures) -> _Section:
     lines = []
     for look, (calls, curve) in zip(_LOOKS[1:], figures["shallow"].items(), strict=False):
-        lines.append(_by_tokens(look, f"majority of 1…{max(map(int, curve))} × {calls} calls", curve))
-    lines.insert(0, _by_tokens("grpo", "one episode, more calls", figures["depth"]))
+        lines.append(_by_tokens(look, f"many of {calls} calls", curve))
+    lines.insert(0, _by_tokens("grpo", "one, with more calls", figures["depth"]))
     rows = [(f"one episode, {n} calls", *_cells(f)) for n, f in figures["depth"].items()]
     rows += [
         (f"{k} × {calls} calls", *_cells(f))
