@@ -51,7 +51,7 @@ EXTRAS = {
         "python-pptx>=1.0",  # PowerPoint slides
     ],
     # `inspect view` shows our episodes; nothing here imports it (36 packages, 325 MB)
-    "view": ["inspect-ai>=0.3.100"],
+    "view": ["inspect-ai>=0.3.285"],
     # tools.sandbox=e2b: hosted sandboxes; their protocol for files and commands is in their package alone.
     "e2b": ["e2b-code-interpreter>=2.11,<3"],
     "mcp": ["mcp>=2.3"],  # tools.mcp, and mirothinker-mcp (19 MB: it brings a web server and cryptography)
@@ -97,6 +97,7 @@ setup(
         "mirothinker_kernels",
         "mirothinker_kernels.flash_attention",
         "mirothinker_kernels.grouped_matmul",
+        "mirothinker_kernels.paged_attention",
         "mirothinker_kernels.ring_attention",
         # In the package, so that `--config toy/smoke` works wherever it is installed (config_file.py).
         "mirothinker_jax.configs.agent",
@@ -115,7 +116,7 @@ setup(
         "console_scripts": [
             *(
                 f"mirothinker-{command}=mirothinker_jax.{command}:main"
-                for command in ("train", "plan", "convert", "study")
+                for command in ("train", "plan", "convert", "evaluate", "report", "serve", "study", "watch")
             ),
             "mirothinker-agent=mirothinker_jax.agent.__main__:main",
             "mirothinker-mcp=mirothinker_jax.tools.mcp_server:main",

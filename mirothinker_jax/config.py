@@ -218,7 +218,7 @@ class Config:
             )
         if "dpo" in self.stages:
             check(
-                self.dpo.training.sequence_length >= 2 * self.agent.context_tokens,
+                bool(self.dpo.path) or self.dpo.training.sequence_length >= 2 * self.agent.context_tokens,
                 f"dpo.training.sequence_length ({self.dpo.training.sequence_length}) must hold two episodes: "
                 f"at least 2 · agent.context_tokens ({2 * self.agent.context_tokens})",
             )
@@ -233,6 +233,11 @@ class Config:
                 not (self.grpo.replay_routes and edits),
                 f"grpo.replay_routes is set with {', '.join(edits)}: a token that stands in several contexts was "
                 "sent to other experts in each, and only one route of it is known; set one of them back",
+            )
+            check(
+                not self.grpo.replay_routes or self.rollout.engine == "local",
+                "grpo.replay_routes is set with rollout.engine=remote, and servers' routes are not read; set one of "
+                "them back",
             )
             check(
                 self.grpo.training.sequence_length >= self.agent.context_tokens,

@@ -218,16 +218,55 @@ class ToolsConfig:
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """The sampler: a KV cache of `slots` episodes, decoded together."""
+    """The sampler: pages of keys and values, which up to `slots` turns at once are sampled over."""
 
-    slots: int = 64  # episodes in the cache at once
-    prefill_tokens: int = 64  # tokens per sequence and prefill dispatch
-    prefill_slots: int = 32  # sequences per prefill dispatch
+    slots: int = 64  # turns sampled at once
+    page_tokens: int = 64  # tokens of a page
+    pages: int = 0  # of all devices; 0: as many as `slots` whole contexts take
+    prefill_tokens: int = 64  # tokens of a block of prefill; a context takes as many blocks as it needs
+    prefill_slots: int = 32  # blocks per prefill dispatch
     decode_steps: int = 8  # tokens per decode dispatch
+    deterministic: bool = False  # a turn is the same, bit for bit, whatever is sampled beside it; slower
+    # Who samples: local, this run's own devices; remote, the servers at rollout.urls, which get every new policy.
+    engine: str = "local"
+    # Of servers with the model that is trained, such as http://host:8000: vLLM, SGLang or mirothinker_jax.serve.
+    urls: tuple[str, ...] = ()
+    protocol: str = "auto"  # that the servers speak: auto (what they say they have), vllm or sglang
+    key_env: str = ""  # environment variable with the servers' key, if they want one
+    # Where the servers find new weights: a folder that they see under the same path. Empty: weights in run_dir.
+    weights_dir: str = ""
+    weights_dtype: str = ""  # of what is written there: float32 or bfloat16; empty: as the parameters are
+    max_lag: int = 0  # versions that a server's weights may be behind, and it is still asked
+    # Turns that new weights meet in the middle go on with what the old ones computed of their contexts (vLLM, SGLang);
+    # else that is computed again.
+    stale_keys: bool = False
+    timeout_s: float = 1800.0  # seconds that a server has for a turn, or to take weights
+    retries: int = 3  # of a turn, where a server fails; on another one if there is one
 
     def __post_init__(self):
-        for key in ("slots", "prefill_tokens", "prefill_slots", "decode_steps"):
+        for key in ("slots", "page_tokens", "prefill_tokens", "prefill_slots", "decode_steps"):
             check(getattr(self, key) >= 1, f"rollout.{key} is {getattr(self, key)}; it must be ≥ 1")
+        check(self.pages >= 0, f"rollout.pages is {self.pages}; give 0 for as many as all slots take")
+        check(
+            not self.deterministic or self.page_tokens % self.prefill_tokens == 0,
+            f"rollout.deterministic feeds whole blocks of pages: rollout.page_tokens ({self.page_tokens}) must be a "
+            f"multiple of rollout.prefill_tokens ({self.prefill_tokens})",
+        )
+        one_of("rollout.engine", self.engine, ("local", "remote"))
+        one_of("rollout.protocol", self.protocol, ("auto", "vllm", "sglang"))
+        one_of("rollout.weights_dtype", self.weights_dtype, ("", "float32", "bfloat16"))
+        check(
+            bool(self.urls) == (self.engine == "remote"),
+            f"rollout.urls is {self.urls} and rollout.engine {self.engine!r}; servers are asked with "
+            "rollout.engine=remote, which needs their addresses",
+        )
+        for url in self.urls:
+            check(bool(url), "rollout.urls has an empty address; write each as http://host:port")
+            check_address("rollout.urls", url)
+        check(len(set(self.urls)) == len(self.urls), f"rollout.urls is {self.urls}; name each server once")
+        check(self.max_lag >= 0, f"rollout.max_lag is {self.max_lag}; 0 is none")
+        check(self.timeout_s > 0, f"rollout.timeout_s is {self.timeout_s}; it must be > 0")
+        check(self.retries >= 0, f"rollout.retries is {self.retries}; it must be ≥ 0")
 
 
 @dataclass(frozen=True)

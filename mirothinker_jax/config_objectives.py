@@ -28,6 +28,9 @@ class DPOConfig:
     # or early (trajectory/curation.py).
     curate: bool = False
     sft_coef: float = 0.1  # λ: weight of the SFT loss on the chosen sequence
+    # Pairs of your own: *.jsonl, *.jsonl.gz or *.parquet (globs and commas), a record each of prompt, chosen and
+    # rejected, strings or messages. Empty: they are sampled, as the next settings say, which else play no part.
+    path: str = ""
     questions: int = 200  # questions that pairs are sampled for
     samples: int = 8  # episodes per question; correct against wrong makes pairs
     pairs_per_question: int = 2  # the most that one question gives

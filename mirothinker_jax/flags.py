@@ -17,7 +17,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -27,6 +27,8 @@ from mirothinker_jax.config_file import load, names
 from mirothinker_jax.config_tree import ConfigError, Key, build, keys, type_name, unknown_key
 
 T = TypeVar("T")
+# (config file or None, keys that the command line sets) → the values that it sets them in, a ConfigDict.
+Base = Callable[[str | None, Collection[str]], Any]
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -37,10 +39,12 @@ def parse(
     description: str = "",
     command: str = "train",
     example: str = "toy/pipeline",
+    base: Base | None = None,
 ) -> T:
     """The settings that `argv` (without the program's name) asks for.
 
-    `command`: of this package, with arguments of its own behind it where it needs any, for the examples.
+    `command`: of this package, with arguments of its own behind it where it needs any, for the examples. `base` says
+    what the settings are set in, where a command can do without a config file.
     `--help` prints the manual and exits with 0, `--version` the versions. A mistake prints one line that names the key
     or the file and the way out, and exits with 2.
     """
@@ -52,22 +56,19 @@ def parse(
         sys.stdout.write(f"{version()}\n")
         sys.exit(0)
     try:
-        return read(argv, cls, program, example)
+        return read(argv, cls, program, example, base)
     except ConfigError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(2)
 
 
-def read(argv: Sequence[str], cls: type[T], program: str, example: str, partly: bool = False) -> T:
-    """`parse` for callers in Python: raises ConfigError instead of leaving the process.
-
-    `partly`: `cls` has some of a config's groups; the others are not read, and a config file need not be given.
-    """
+def read(argv: Sequence[str], cls: type[T], program: str, example: str, base: Base | None = None) -> T:
+    """`parse` for callers in Python: raises ConfigError instead of leaving the process."""
     known = {key.name: key for key in keys(cls)}
     path, overrides = _split(argv, known)
-    if path is None and not partly:
+    if path is None and base is None:
         raise ConfigError(f"no config file; give one, for example: {program} --config {example}")
-    values = _groups(cls, path) if partly else load(path or "")
+    values = base(path, overrides.keys()) if base is not None else load(path or "")
     # The declared types judge the values (build does), not those that the file happened to put in.
     with values.unlocked(), values.ignore_type():
         for name, text in overrides.items():
@@ -83,8 +84,8 @@ def read(argv: Sequence[str], cls: type[T], program: str, example: str, partly: 
     return build(cls, values)
 
 
-def _groups(cls: type, path: str | None) -> Any:
-    """What the file says of the groups of `cls`; nothing where there is no file."""
+def some_groups(cls: type, path: str | None) -> Any:
+    """What the config file says of the groups of `cls`, which has not all of them; nothing where there is no file."""
     from ml_collections import ConfigDict
 
     values = ConfigDict() if path is None else load(path)

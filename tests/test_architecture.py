@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, KERNELS = "mirothinker_jax", "mirothinker_kernels"
 
-COMMANDS = {"train", "plan", "evaluate", "convert", "serve", "study"}
+COMMANDS = {"train", "plan", "evaluate", "convert", "serve", "watch", "report", "study"}
 COMMANDS_IN_ROOMS = {"tools.mcp_server", "agent.__main__"}  # nobody imports them
 
 # Room → the rooms, or single modules of them, that it may import besides itself.
@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "types": set(),
     "tasks": {
         *("config", "config_tree", "checked_lines", "tools.spec", "tools.client"),
-        *("data.jsonl", "data.parquet", "data.paths", "data.strict_json"),
+        *("data.record_files", "data.paths", "data.strict_json"),
     },
     "tools": {"config", "config_tree", "checked_lines"},
     "world": {"config", "config_tree", "tasks", "tools.spec"},
@@ -61,7 +61,11 @@ MAY_IMPORT = {
     "trainer": {"config", "config_tree", "types", "parallel", "models", "objectives", "data"},
     "evals": {
         *("config", "config_tree", "types", "parallel", "models", "data", "tools", "agent", "trajectory"),
-        *("rollout", "tasks", "config_agent"),
+        *("rollout", "tasks", "config_agent", "checked_lines"),
+    },
+    "serving": {
+        *("config", "config_tree", "data", "rollout", "tools.spec"),
+        *("agent.policy", "agent.prompt", "agent.wire.formats"),
     },
     "planning": {"config", "config_tree", "types", "parallel", "models", "objectives", "trainer"},
     "recipes": {"config", "models.presets"},
@@ -189,13 +193,13 @@ def test_rooms_import_what_the_table_allows():
     [
         ("objectives.grpo", "types", True),
         ("objectives.grpo", "trajectory.types", False),
-        ("trainer.loop", "rollout.engine", False),
+        ("trainer.loop", "rollout.local.driver", False),
         ("agent.episode", "trajectory.types", True),
         ("agent.episode", "trajectory.reward", False),
         ("data.chat", "tools.spec", True),
         ("data.chat", "tools.executor", False),
         ("models.qwen", "data.packing", False),
-        ("rollout.engine", "flags", False),
+        ("rollout.local.device", "flags", False),
         ("tools.mcp_server", "flags", True),
         ("tools.mcp_tools", "flags", False),
         ("tools.build", "tools.mcp_server", False),
@@ -251,14 +255,14 @@ def test_kernels_know_only_jax_and_numpy():
     assert wrong == []
 
 
-def test_two_modules_are_the_meeting_points_of_kernels_and_mesh():
+def test_three_modules_are_the_meeting_points_of_kernels_and_mesh():
     importers = {
         module
         for module in MODULES
         if module.split(".")[0] == PACKAGE
         if any(imported.split(".")[0] in (KERNELS, "kernels") for imported in imports(module))
     }
-    assert importers == {f"{PACKAGE}.parallel.attend", f"{PACKAGE}.parallel.experts"}
+    assert importers == {f"{PACKAGE}.parallel.{name}" for name in ("attend", "experts", "paged")}
 
 
 def test_files_are_short_and_named_for_what_they_do():

@@ -98,7 +98,18 @@ def test_everything_is_in_the_wheel(wheel):
 
 
 def test_commands_say_how_they_are_called(scripts, tmp_path):
-    for command in ("train", "plan", "convert", "mcp", "agent"):
+    for command in (
+        "train",
+        "plan",
+        "convert",
+        "evaluate",
+        "serve",
+        "report",
+        "study",
+        "watch",
+        "mcp",
+        "agent",
+    ):
         said = output(scripts / f"mirothinker-{command}", "--help", cwd=tmp_path)
         assert f"usage: mirothinker-{command} " in said
         said = output(scripts / f"mirothinker-{command}", "--version", cwd=tmp_path)

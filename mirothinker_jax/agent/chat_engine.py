@@ -67,6 +67,10 @@ class ChatEngine:
       call_format: one of WIRES, in which calls that the server returns apart are written.
       servers: a tool's name → its server's, for "mcp".
       chars_per_token: turns `Request.max_tokens`, which counts characters, into tokens.
+
+    Attributes:
+      model: the endpoint's name for it.
+      usage: what was asked for so far.
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class ChatEngine:
         servers: Mapping[str, str] | None = None,
         chars_per_token: float = CHARS_PER_TOKEN,
     ):
-        self._endpoint, self._model = endpoint, model
+        self._endpoint, self.model = endpoint, model
         self._wire, self._servers = WIRES[call_format], dict(servers or {})
         self._chars_per_token = chars_per_token
         self._codec = Characters()
@@ -87,7 +91,7 @@ class ChatEngine:
     @property
     def description(self) -> str:
         """The model and whose it is, for people."""
-        return f"{self._model} at {self._endpoint.origin}"
+        return f"{self.model} at {self._endpoint.origin}"
 
     async def generate(self, request: Request) -> Turn:
         """The endpoint's turn. An empty one that is not complete where the messages are longer than its model holds.
@@ -99,7 +103,7 @@ class ChatEngine:
         messages = chat_messages(request.ids)
         sampling = request.sampling
         body: dict[str, Any] = {
-            "model": self._model,
+            "model": self.model,
             "messages": messages,
             "max_tokens": max(math.ceil(request.max_tokens / self._chars_per_token), 1),
             "temperature": sampling.temperature,

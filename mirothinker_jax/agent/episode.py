@@ -258,15 +258,18 @@ class _Episode:
         numbered = [(f"{self._id}:{turn}.{number}", call) for number, call in enumerate(calls)]
         outcome: list[ToolResult | Malformed] = []
         for batch in batches(numbered, self._executor):
-            for result in await results(batch, self._executor):
+            for (_, call), result in zip(batch, await results(batch, self._executor), strict=True):
                 outcome.append(result)
-                if isinstance(result, Malformed):
+                if isinstance(result, Malformed) or isinstance(call, Malformed):
                     continue
                 self.tally.count(result.failure)
                 # An unknown tool or an address that does not answer says nothing about our services.
                 if result.failure is None or result.failure.answered:
                     self._outages, self.down = 0, ""
-                elif result.failure.infrastructure:
+                # Code of the policy's own that runs too long is no outage.
+                elif result.failure.infrastructure and not (
+                    result.failure is Failure.DEADLINE and self._executor.changes(call)
+                ):
                     self._outages, self.down = self._outages + 1, result.text or str(result.failure)
                 if self._outages >= self._setting.outage_calls:
                     return outcome

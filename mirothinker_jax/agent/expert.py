@@ -54,8 +54,9 @@ class Expert:
     """The engine of one question, or of many: `plans` says what the expert knows of the question that a user's message
     asks. `mistake_rate` is the chance per page read of a deliberate error; `call_format` is how calls are written.
 
-    What a session errs in is drawn from `seed` and the session's name. The seeds of its turns do not matter: a script
-    that is gone on with, by an engine that did not hear its beginning, must come to the same.
+    What a session errs in is drawn from `seed` and the session's name, up to the "~" of a further try: that one goes on
+    where the last one broke. The seeds of its turns do not matter: a script that is gone on with, by an engine that did
+    not hear its beginning, must come to the same.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Expert:
         if heard[-1].endswith(self._final):
             said: Said = "<think>no calls left</think>\\boxed{unknown}"
         else:
-            rng = random.Random(f"{self._seed}|{request.session}")
+            rng = random.Random(f"{self._seed}|{request.session.partition('~')[0]}")
             script = _script(self._plans(heard[0]), self._rate, rng)
             next(script)
             for message in heard[:-1]:

@@ -17,6 +17,7 @@ METADATA = ("id", "task_id", "source", "split", "metadata")
 
 KNOWN = {
     "record": ("messages", "tools", "system", *METADATA),
+    "pair": ("prompt", "chosen", "rejected", "tools", "system", *METADATA),
     # `name` and `tool_call_id` are known and play no part: no template of Qwen's renders them.
     "messages": (
         *("role", "content", "reasoning_content", "reasoning", "weight"),
@@ -36,6 +37,7 @@ _WAYS_OUT = {  # how other formats' keys are written here
         **dict.fromkeys(("images", "image", "videos", "audios"), _TEXT_ONLY),
         "functions": "write it as tools",
     },
+    "pair": dict.fromkeys(("question", "instruction"), "write it as prompt"),
     "messages": {
         **dict.fromkeys(("thinking", "thought", "thoughts", "reasoning_details"), _THOUGHT),
         **dict.fromkeys(("train", "trainable", "loss", "loss_weight", "mask"), _WEIGHT),

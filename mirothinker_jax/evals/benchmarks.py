@@ -67,26 +67,29 @@ def read_benchmark(name: str, path: str) -> Questions:
         return Questions(tasks, digest=_digest(path) if Path(path).is_file() else "")
     rows = [(number, _flat(row)) for number, row in read_rows(path, ignore=_PICTURES)]
     columns = _columns(benchmark, path, {key for _, row in rows for key in row})
-    tasks, seen, pictures = [], {}, 0
+    tasks, seen, pictures, unknown = [], {}, 0, 0
     for number, row in rows:
         where = f"{path}:{number}"
         picture = "image" in columns and bool(row.get(columns["image"]))
         if picture and benchmark.text_only:
             continue
-        pictures += picture
         try:
             task = _task(benchmark, columns, row, Path(path).parent, picture)
-            if task.id in seen:
-                raise DataError(
-                    f"{columns.get('id', 'question')}: is that of {seen[task.id]}; keep one of them"
-                )
+            if task.id in seen and "id" in columns:
+                raise DataError(f"{columns['id']}: is that of {seen[task.id][0]}; keep one of them")
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
-        seen[task.id] = where
+        seen.setdefault(task.id, []).append(where)
+        if (again := len(seen[task.id])) > 1:  # a published file may ask the same twice
+            task = dataclasses.replace(task, id=f"{task.id}-{again}")
+        if benchmark.scored and not open_reference(task).answer.strip():
+            unknown += 1
+            continue
+        pictures += picture
         tasks.append(task)
     if not tasks:
-        raise DataError(f"{path}: file: holds no question without a picture; fetch it anew")
-    return Questions(tuple(tasks), tuple(_remarks(benchmark, len(tasks), pictures)), _digest(path))
+        raise DataError(f"{path}: file: holds no question that can be asked and graded; fetch it anew")
+    return Questions(tuple(tasks), tuple(_remarks(benchmark, len(tasks), pictures, unknown)), _digest(path))
 
 
 def open_reference(task: Task) -> Task:
@@ -195,16 +198,16 @@ def _decoded(text: Any, column: str, canary: str, cipher: str) -> str:
 
 
 def _reference_problem(benchmark: Benchmark, answer: str) -> str:
-    if benchmark.rule:
-        return reference_problem(TasksConfig(grader=benchmark.rule), answer)
-    return "" if answer.strip() or not benchmark.scored else "is empty; fetch the file anew"
+    return reference_problem(TasksConfig(grader=benchmark.rule), answer) if benchmark.rule else ""
 
 
-def _remarks(benchmark: Benchmark, count: int, pictures: int) -> list[str]:
+def _remarks(benchmark: Benchmark, count: int, pictures: int, unknown: int) -> list[str]:
     remarks = []
     if benchmark.sizes and count not in benchmark.sizes:
         sizes = " or ".join(f"{size:,}" for size in benchmark.sizes)
         remarks.append(f"{count:,} questions, and {benchmark.title} as published has {sizes}")
+    if unknown:
+        remarks.append(f"{unknown:,} questions have no reference, and are left out")
     if pictures:
         remarks.append(f"{pictures:,} questions have a picture, which is not shown")
     return remarks

@@ -17,7 +17,7 @@ from typing import Any
 from mirothinker_jax.agent.wire.formats import WIRES, Wire
 from mirothinker_jax.agent.wire.turn import Malformed
 from mirothinker_jax.tools.hermes import CALL_TAGS
-from mirothinker_jax.trajectory.journal import History, parts
+from mirothinker_jax.trajectory.journal import History, context_deltas, parts
 from mirothinker_jax.trajectory.timeline import EpisodeTimes, read_timelines
 from mirothinker_jax.trajectory.types import Segment, Source, Trajectory
 
@@ -99,8 +99,10 @@ def run_of(episode: Trajectory) -> str:
     return after.lstrip("#") or before.rstrip("/")
 
 
-def episode_record(t: Trajectory, times: EpisodeTimes | None, call_format: str | None) -> dict[str, Any]:
-    """What the page shows of an episode.
+def episode_record(
+    t: Trajectory, times: EpisodeTimes | None, call_format: str | None, unit: str = "token"
+) -> dict[str, Any]:
+    """What the page shows of an episode. `unit` is what the policy's tokens are: an endpoint's are characters.
 
     Returns: `segments` in the ledger's order, each with its source, number of tokens and `parts` ([kind, title, text,
       characters left out]); `turns` as [segment, how much of the last turn's context stays, what follows that,
@@ -109,13 +111,6 @@ def episode_record(t: Trajectory, times: EpisodeTimes | None, call_format: str |
     """
     wire = WIRES[call_format or _call_format(t)]
     segments = [_segment(segment, wire) for segment in t.segments]
-    turns, before = [], ()
-    for turn in t.turns:
-        kept = 0
-        while kept < min(len(before), len(turn.context)) and before[kept] == turn.context[kept]:
-            kept += 1
-        turns.append([turn.segment, kept, list(turn.context[kept:]), turn.attempt])
-        before = turn.context
     return {
         **{name: getattr(t, name) for name in ("id", "question", "expected", "answer", "correct", "reason")},
         **{
@@ -123,10 +118,11 @@ def episode_record(t: Trajectory, times: EpisodeTimes | None, call_format: str |
             for name in ("calls", "failed_calls", "malformed_calls", "reward", "tokens")
         },
         "stop": str(t.stop),
+        "unit": unit,
         "terms": dict(t.terms),
         "metrics": dict(t.metrics),
         "segments": segments,
-        "turns": turns,
+        "turns": list(context_deltas(t.turns)),
         **_times(times or EpisodeTimes()),
     }
 
@@ -143,6 +139,11 @@ def token_record(t: Trajectory, decode: Decode | None) -> dict[str, Any]:
         said = [known[token] for token in segment.tokens] if decode else list(segment.tokens)
         record[str(number)] = [said, [round(1000 * x) for x in segment.logprobs]]
     return record
+
+
+def has_logprobs(t: Trajectory) -> bool:
+    """Whether the engine told any: an endpoint, or a script, leaves zeros."""
+    return any(any(segment.logprobs) for segment in t.segments)
 
 
 def _call_format(t: Trajectory) -> str:

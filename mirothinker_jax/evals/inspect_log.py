@@ -4,13 +4,15 @@
     inspect view --log-dir FOLDER
 
 An episode is a sample, and its run an epoch. Its messages are those of the last attempt, with every result as it came;
-thoughts are reasoning, and calls are calls where the call format can be read. No events are written: with an input for
+thoughts are reasoning, and calls are calls where the call format can be read. `inspect view` lists files whose names
+begin with a time, so the name is given here. No events are written: with an input for
 each of them, an episode of hundreds of calls takes hundreds of megabytes, which the viewer drops.
 """
 
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import re
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mirothinker_jax.agent.wire.formats import WIRES
+from mirothinker_jax.agent.wire.turn import ParsedTurn
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.evals.benchmarks import exportable
 from mirothinker_jax.tools.spec import ToolCall
@@ -29,7 +32,7 @@ _THOUGHT = re.compile(r"\s*<think>(.*?)(?:</think>|\Z)", re.DOTALL)
 
 
 def write_inspect_log(
-    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     runs: Sequence[Sequence[Trajectory]],
     *,
     task: str,
@@ -38,8 +41,9 @@ def write_inspect_log(
     call_format: str,
     figures: Mapping[str, Any] | None = None,
     allow_encoded: bool = False,
-) -> None:
-    """Writes the episodes of each run to `path`, which must end in .json.
+) -> Path:
+    """Writes the episodes of each run to a file in `folder`, and returns its path: the same for the same `task`,
+    `model` and `created`.
 
     Args:
       created: with its time zone.
@@ -52,13 +56,14 @@ def write_inspect_log(
     marks = exportable([t.metadata for run in runs for t in run], allow_encoded)
     samples = [_sample(t, epoch, call_format, model) for epoch, run in enumerate(runs, 1) for t in run]
     when = created.isoformat()
+    key = hashlib.sha256(f"{when} {task} {model}".encode()).hexdigest()[:22]
     log = {
         "version": 2,
         "status": "success",
         "eval": {
-            "eval_id": task,
-            "run_id": task,
-            "task_id": task,
+            "eval_id": key,
+            "run_id": key,
+            "task_id": key,
             "task": task,
             "created": when,
             "dataset": {"name": task, "samples": max(map(len, runs), default=0)},
@@ -70,9 +75,11 @@ def write_inspect_log(
         "stats": {"started_at": when, "completed_at": when},
         "samples": samples,
     }
-    with replacing(Path(path)) as scratch:
+    path = Path(folder) / f"{created:%Y-%m-%dT%H-%M-%S}_{re.sub('[^A-Za-z0-9-]', '-', task)}_{key}.json"
+    with replacing(path) as scratch:
         # inspect_ai refuses a file with half a surrogate pair, which pages may hold.
         scratch.write_text(json.dumps(log, ensure_ascii=False) + "\n", encoding="utf-8", errors="replace")
+    return path
 
 
 def _results(count: int, figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,8 +122,9 @@ def _messages(trajectory: Trajectory, call_format: str) -> Iterator[dict[str, An
     for number, message in enumerate(trajectory.messages()):
         shown: dict[str, Any] = {"id": f"{trajectory.id}:{number}", **message}
         if message["role"] == "assistant":
-            waiting = _calls(message["content"], shown["id"], call_format)
-            shown["content"] = _content(message["content"])
+            turn = WIRES[call_format].parse(message["content"])
+            waiting = _calls(turn, shown["id"])
+            shown["content"] = _content(message["content"], turn.words.strip())
             if waiting:
                 shown["tool_calls"] = list(waiting)
         elif message["role"] == "tool" and waiting:
@@ -125,10 +133,10 @@ def _messages(trajectory: Trajectory, call_format: str) -> Iterator[dict[str, An
         yield shown
 
 
-def _calls(text: str, message: str, call_format: str) -> list[dict[str, Any]]:
+def _calls(turn: ParsedTurn, message: str) -> list[dict[str, Any]]:
     """Calls that make no call have a result, too: it says what is wrong with them."""
     found = []
-    for place, call in enumerate(WIRES[call_format].parse(text).calls):
+    for place, call in enumerate(turn.calls):
         one = {"id": f"{message}.{place}", "type": "function"}
         if isinstance(call, ToolCall):
             found.append(one | {"function": call.tool, "arguments": dict(call.arguments)})
@@ -137,11 +145,10 @@ def _calls(text: str, message: str, call_format: str) -> list[dict[str, Any]]:
     return found
 
 
-def _content(text: str) -> list[dict[str, str]] | str:
-    """A thought at the front, and what follows it."""
+def _content(text: str, words: str) -> list[dict[str, str]] | str:
+    """A thought at the front, and the words beside calls."""
     thought = _THOUGHT.match(text)
     if thought is None or not thought[1].strip():
-        return text
-    said = text[thought.end() :].strip()
+        return words
     parts = [{"type": "reasoning", "reasoning": thought[1].strip()}]
-    return parts + ([{"type": "text", "text": said}] if said else [])
+    return parts + ([{"type": "text", "text": words}] if words else [])

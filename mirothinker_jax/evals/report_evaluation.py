@@ -7,6 +7,7 @@ of bytes, run after run. The rest is counted, and shown by a page of those quest
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections import Counter, defaultdict
@@ -16,12 +17,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from markupsafe import Markup
+
 from mirothinker_jax.config_tree import flat
 from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.evals.calls_chart import calls_chart
 from mirothinker_jax.evals.episodes import (
     Decode,
     Episodes,
     episode_record,
+    has_logprobs,
     journals,
     read_episodes,
     run_of,
@@ -66,7 +71,9 @@ def write_evaluation_report(
     """
     folder = Path(folder)
     manifest, summary = _read(folder / "manifest.json"), _read(folder / "summary.json")
-    call_format = manifest.get("settings", {}).get("data.call_format")
+    settings = manifest.get("settings", {})
+    told = {"call_format": settings.get("data.call_format")}
+    told |= {"unit": "character" if "chars_per_token" in settings else "token"}
     episodes = read_episodes(journals(folder))
     page, tools = _Page(), _Tools()
     for trajectory in episodes.ended():
@@ -74,9 +81,16 @@ def write_evaluation_report(
             _add(page, trajectory)
             times = episodes.times.get(trajectory.id)
             tools.add(times.calls.values() if times else ())
+    chart = calls_chart(tools.all())
     runs = sorted({row["run"] for row in page.rows}, key=lambda run: (len(run), run))
     for row in page.rows:
         row["run"] = runs.index(row["run"])
+    asked = {question: place for place, question in enumerate(manifest.get("tasks", {}))}
+    order = sorted(page.questions, key=lambda question: asked.get(question, len(asked)))
+    for place, question in enumerate(order):
+        page.questions[question]["order"] = place
+    for row in page.rows:
+        row["question"] = page.questions[row["question"]]["order"]
     notes = _notes(episodes, manifest, len(page.rows)) if questions is None else []
     parts = template("evaluation.html.j2", "viewer.js", "timeline.js", "page.js", "questions.js").generate(
         title=folder.resolve().name,
@@ -84,12 +98,18 @@ def write_evaluation_report(
         whole=_verdicts(page.rows, ""),
         stops=Counter(row["stop"] for row in page.rows).most_common(),
         tools=tools.rows(),
+        calls=chart and chart._replace(svg=Markup(chart.svg)),
         manifest=flat({k: v for k, v in manifest.items() if k not in ("tasks", "files")}),
         summary=flat(summary),
         notes=notes,
-        chunks=_chunks(episodes, page, decode, call_format, most_bytes),
+        chunks=_chunks(episodes, page, decode, told, most_bytes),
         index=lambda: chunk(
-            {"questions": list(page.questions.values()), "episodes": page.rows, "runs": runs}
+            {
+                "questions": [page.questions[q] for q in order],
+                "episodes": page.rows,
+                "runs": runs,
+                "unit": told["unit"],
+            }
         ),
         left_out=lambda: len(page.rows) - len(page.written),
     )
@@ -112,19 +132,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _add(page: _Page, t: Trajectory) -> None:
     """A line of the table."""
-    known = page.questions.setdefault(
-        t.question_id,
-        {"id": t.question_id, "question": t.question, "expected": t.expected, "order": len(page.questions)},
+    page.questions.setdefault(
+        t.question_id, {"id": t.question_id, "question": t.question, "expected": t.expected}
     )
     number = len(page.rows)
     page.order.append((run_of(t), number, t.id))
-    told = {"name": f"e{number}", "id": t.id, "question": known["order"], "run": run_of(t)}
+    told = {"name": f"e{number}", "id": t.id, "question": t.question_id, "run": run_of(t)}
     told |= {"correct": t.correct, "answer": t.answer, "stop": str(t.stop), "calls": t.calls}
     page.rows.append(told | {"failed": t.failed_calls, "tokens": t.tokens})
 
 
 def _chunks(
-    episodes: Episodes, page: _Page, decode: Decode | None, call_format: str | None, most_bytes: int
+    episodes: Episodes, page: _Page, decode: Decode | None, told: Mapping[str, Any], most_bytes: int
 ) -> Iterator[tuple[str, str]]:
     """(id, chunk) of each episode and of its tokens, as long as there is room."""
     by_id = {t: history for history in episodes.histories for t in history}
@@ -133,8 +152,8 @@ def _chunks(
         trajectory = by_id[name].trajectory(name)
         if trajectory is None:
             continue
-        record = chunk(episode_record(trajectory, episodes.times.get(name), call_format))
-        tokens = chunk(token_record(trajectory, decode)) if trajectory.tokens else ""
+        record = chunk(episode_record(trajectory, episodes.times.get(name), **told))
+        tokens = chunk(token_record(trajectory, decode)) if has_logprobs(trajectory) else ""
         left -= len(record) + len(tokens)
         if left < 0:
             return
@@ -181,6 +200,10 @@ class _Tools:
         for call in calls:
             if call.ended is not None:
                 self._calls[f"{call.server} / {call.tool}" if call.server else call.tool].append(call)
+
+    def all(self) -> Iterator[CallTime]:
+        """Every call that ended."""
+        return itertools.chain.from_iterable(self._calls.values())
 
     def rows(self) -> list[dict[str, Any]]:
         """Most used first. Seconds are of the calls that were made, not of those answered from memory."""

@@ -4,7 +4,7 @@ function drawTimeline(record, seen, show) {
   const box = h("div", { class: "timeline" });
   const made = record.calls_made.filter((call) => call[3] !== null && call[4] !== null);
   if (made.length) box.append(...drawCalls(record, made, show));
-  if (seen.length > 1) box.append(...drawContext(seen, show));
+  if (seen.length > 1) box.append(...drawContext(record.unit, seen, show));
   return box;
 }
 
@@ -49,15 +49,15 @@ function drawCalls(record, made, show) {
   return [h("p", { class: "soft" }, `${seconds(length)} from first to last: `, key("sampling", "sampling"), key("waiting", `waiting, ${seconds(sum(4))}`), key("running", `running, ${seconds(sum(5))}`), key("failing", `failed, ${count(failed.length, "call")}`)), chart, told];
 }
 
-function drawContext(seen, show) {
+function drawContext(unit, seen, show) {
   const most = Math.max(...seen.map((turn) => turn.tokens), 1);
   const x = (number) => (1000 * number) / (seen.length - 1);
   const line = seen.map((turn, number) => `${x(number).toFixed(1)} ${(100 - (96 * turn.tokens) / most).toFixed(1)}`).join("L");
-  const chart = svg("svg", { viewBox: "0 0 1000 100", preserveAspectRatio: "none", style: "height: 48px", role: "img", "aria-label": `Tokens of context, turn by turn, up to ${most}` });
+  const chart = svg("svg", { viewBox: "0 0 1000 100", preserveAspectRatio: "none", style: "height: 48px", role: "img", "aria-label": `Length of the context, turn by turn, up to ${count(most, unit)}` });
   chart.append(svg("path", { class: "context", d: `M0 100L${line}L1000 100z` }));
   chart.addEventListener("click", (event) => {
     const frame = chart.getBoundingClientRect();
     show(Math.round(((event.clientX - frame.left) / frame.width) * (seen.length - 1)));
   });
-  return [h("p", { class: "soft" }, `Context of each turn: up to ${count(most, "token")}`), chart];
+  return [h("p", { class: "soft" }, `Context of each turn: up to ${count(most, unit)}`), chart];
 }

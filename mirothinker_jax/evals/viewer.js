@@ -123,7 +123,7 @@ function drawEpisode(record, tokens) {
       const none = results - turn.full - turn.short;
       const saw = [`${turn.full} in full`, turn.short && `${turn.short} as placeholder`, none && `${none} not at all`];
       const taken = index !== last.segment && turn.attempt === last.attempt && !ending.full.has(index);
-      item.append(h("div", { class: "turn" }, h("b", {}, `turn ${number + 1}`), ` ${count(segment.tokens, "token")} · results seen: ${results ? saw.filter(Boolean).join(", ") : "none yet"} · context ${count(turn.tokens, "token")}`,
+      item.append(h("div", { class: "turn" }, h("b", {}, `turn ${number + 1}`), ` ${count(segment.tokens, record.unit)} · results seen: ${results ? saw.filter(Boolean).join(", ") : "none yet"} · context ${count(turn.tokens, record.unit)}`,
         taken ? h("span", { class: "failed" }, " · taken back") : null,
         h("button", { type: "button", onclick: () => look(number) }, "what it saw"),
         tokens ? h("button", { type: "button", "aria-expanded": "false", onclick: (event) => toggleTokens(event.currentTarget, item, index) }, "tokens") : null));
@@ -135,7 +135,7 @@ function drawEpisode(record, tokens) {
       results++;
       const from = hiddenFrom.get(index);
       segment.parts.forEach(([role, , text, more]) => item.append(h("div", { class: "part observation" },
-        h("span", { class: "who" }, role === "tool" ? "result" : "asked for", ` · ${count(segment.tokens, "token")}`,
+        h("span", { class: "who" }, role === "tool" ? "result" : "asked for", ` · ${count(segment.tokens, record.unit)}`,
           from === undefined ? "" : ` · hidden from turn ${from + 1} on`),
         h("pre", { tabindex: "0" }, text), more ? h("span", { class: "soft" }, `… ${count(more, "more character")}`) : null)));
     }
@@ -187,7 +187,7 @@ function drawEpisode(record, tokens) {
   const only = h("select", { "aria-label": "what is shown", onchange: () => (list.dataset.only = only.value) },
     ...[["all", "thoughts, calls and results"], ["calls", "calls only"], ["think", "thoughts and calls"], ["failed", "failed calls only"]].map(([value, text]) => h("option", { value }, text)));
   const facts = [["expected", record.expected], ["answered", record.answer ?? "nothing"], ["calls", `${record.calls}${record.metrics.max_calls === undefined ? "" : ` of ${record.metrics.max_calls}`}`],
-    ["failed", record.failed_calls], ["malformed", record.malformed_calls], ["ended", record.stop.replaceAll("_", " ")], ["tokens", record.tokens], ["judged", record.reason]];
+    ["failed", record.failed_calls], ["malformed", record.malformed_calls], ["ended", record.stop.replaceAll("_", " ")], [`${record.unit}s`, record.tokens], ["judged", record.reason]];
   return h("div", { class: `view is-${verdict(record.correct)}` },
     h("p", { class: "asked" }, badge(verdict(record.correct)), record.question),
     h("dl", { class: "facts" }, ...facts.filter(([, value]) => value !== "" && value !== 0).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, typeof value === "number" ? count(value, "") : value)))),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -101,6 +101,25 @@ def tensors(model: ModelConfig, vocab_size: int) -> list[Tensor]:
             found.append(Tensor(name.format(*index), path, index, shape[stacked:], inputs))
     order = list(_NAMES)
     return sorted(found, key=lambda t: (t.index[:1] if t.index else _edge(t), order.index(t.path), t.index))
+
+
+def merged(
+    model: ModelConfig, stored: Callable[[Path, tuple[int, ...]], np.ndarray]
+) -> Callable[[Tensor], np.ndarray]:
+    """Reads a tensor's slice of our parameters, by `stored` of a path and an index, with its adapter's product added in
+    float32."""
+    lora = model.lora
+
+    def read(tensor: Tensor) -> np.ndarray:
+        value = stored(tensor.path, tensor.index)
+        *owner, last = tensor.path
+        if not (lora.rank and last == "kernel" and owner[-1] in lora.targets):
+            return value
+        a, b = (stored((*owner, "adapter", leaf), tensor.index) for leaf in ("lora_a", "lora_b"))
+        update = a.reshape(-1, lora.rank) @ b.reshape(lora.rank, -1) * (lora.alpha / lora.rank)
+        return value.astype(np.float32) + update.reshape(value.shape)  # rounded once, to what is written
+
+    return read
 
 
 def _edge(tensor: Tensor) -> tuple[float]:

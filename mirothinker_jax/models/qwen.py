@@ -5,11 +5,13 @@ The module holds parameters and shapes only. Outside it, parameters travel as a 
 a module of them again at trace time.
 
 Layers are scanned when training (one compiled block, whatever the depth), and unrolled when a cache is
-passed, because a scan would copy the whole cache at every decoded token.
+passed, because a scan would copy the whole cache at every decoded token. Their parameters then lie apart: a slice of
+a stacked array would be copied as well.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -99,6 +101,7 @@ class Qwen(nnx.Module):
         cache: list[Any] | None = None,
         counts: jax.Array | None = None,
         routes: jax.Array | None = None,
+        unstacked: Sequence[Params] | None = None,
     ) -> tuple[jax.Array, list[Any] | None, Routing | None]:
         """Hidden states before the head, [B, T, D] in the compute dtype; the new cache; what the routers did.
 
@@ -108,6 +111,7 @@ class Qwen(nnx.Module):
           cache: one entry per layer, handed to `attend`; None when training.
           counts: bool [B, T], the tokens that routers' statistics are of; None: all.
           routes: int [B, T, L, k], experts to use instead of the routers' choice; None, or −1: theirs.
+          unstacked: with a cache, each layer's parameters; the module then has the first one's.
         """
         dtype = self.config.compute_dtype
         x = look_up(self.embedding[...], tokens, dtype)
@@ -121,10 +125,12 @@ class Qwen(nnx.Module):
 
         if cache is not None:
             updated, routings = [], []
-            for i, layer_cache in enumerate(cache):
-                layer, route = jax.tree.map(lambda p, i=i: p[i], (layers, routes))
+            assert unstacked is not None and routes is None, (
+                "sampling has each layer's parameters, and routes itself"
+            )
+            for layer, layer_cache in zip(unstacked, cache, strict=True):
                 x, layer_cache, routing = nnx.merge(graph, layer)(
-                    x, angles, attend, layer_cache, counts, route
+                    x, angles, attend, layer_cache, counts, None
                 )
                 updated.append(layer_cache)
                 routings.append(routing)

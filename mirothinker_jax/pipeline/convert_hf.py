@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mirothinker_jax.config import ConfigError, ModelConfig
 from mirothinker_jax.config_tree import build
 from mirothinker_jax.data.hf_tokenizer import open_tokenizer
-from mirothinker_jax.models.hf import Tensor, shapes, tensors
+from mirothinker_jax.models.hf import Tensor, merged, shapes, tensors
 from mirothinker_jax.models.hf_config import from_hf as fields_of
 from mirothinker_jax.models.hf_config import to_hf
 from mirothinker_jax.models.hf_files import write
@@ -42,7 +40,7 @@ from mirothinker_jax.pipeline.inputs import Source
 from mirothinker_jax.trainer.checkpoint import model_identity, read_item
 from mirothinker_jax.trainer.metrics import progress
 from mirothinker_jax.trainer.steps import newest
-from mirothinker_jax.trainer.streamed import Index, Leaf, Piece, reader, write_params
+from mirothinker_jax.trainer.streamed import Piece, reader, write_params
 
 TOKENIZER = f"{HF_FOLDER}/tokenizer.json"  # of a run made here
 _DTYPE_KEYS = ("torch_dtype", "dtype")  # the second is transformers 5's name of the same
@@ -90,7 +88,7 @@ def to_hf_folder(run: Path, out: Path, dtype: str | None, shard_bytes: int) -> s
             "torch_dtype": dtype
         }
     listed = tensors(model, vocab_size)
-    read = _merge_adapters(model, reader(step))
+    read = merged(model, reader(step))
     write(out, listed, dtype, read, shard_bytes, _bar)
     if base:
         copy_files(base, out, (*(MODEL_FILES if published else ()), *TOKENIZER_FILES))
@@ -141,24 +139,6 @@ def _imported_dtype(base: Path | None, published: dict[str, Any], record: dict[s
         return imported
     said = next((published[key] for key in _DTYPE_KEYS if published.get(key)), None)
     return said if said in ("float32", "bfloat16") else None
-
-
-def _merge_adapters(
-    model: ModelConfig, stored: Callable[[Leaf, Index], np.ndarray]
-) -> Callable[[Tensor], np.ndarray]:
-    """Reads a tensor's slice of our parameters, with its adapter's product added in float32."""
-    lora = model.lora
-
-    def read(tensor: Tensor) -> np.ndarray:
-        value = stored(tensor.path, tensor.index)
-        *owner, last = tensor.path
-        if not (lora.rank and last == "kernel" and owner[-1] in lora.targets):
-            return value
-        a, b = (stored((*owner, "adapter", leaf), tensor.index) for leaf in ("lora_a", "lora_b"))
-        update = a.reshape(-1, lora.rank) @ b.reshape(lora.rank, -1) * (lora.alpha / lora.rank)
-        return value.astype(np.float32) + update.reshape(value.shape)  # rounded once, to what is written
-
-    return read
 
 
 def _find_tokenizer(checkpoints: Path, tokenizer: str, sha256: str) -> Path | None:

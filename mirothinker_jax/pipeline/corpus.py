@@ -72,7 +72,12 @@ def write_expert_episodes(
             )
             with Journal(journal) as written:
                 return await collect(
-                    specs, engine=engine, runtime=runtime, journal=written, history=History(journal), bar=bar
+                    specs,
+                    engine=engine,
+                    runtime=runtime,
+                    journal=written,
+                    history=History(journal),
+                    done=lambda _: bar.update(1),
                 )
 
     journal = path.with_name("expert_episodes.jsonl")

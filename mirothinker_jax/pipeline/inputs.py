@@ -16,6 +16,7 @@ from typing import NamedTuple
 from mirothinker_jax.config import STAGES, Config, ConfigError, ModelConfig, build, check
 from mirothinker_jax.data.conversations import ConversationSource, open_conversations
 from mirothinker_jax.data.hf_tokenizer import open_tokenizer
+from mirothinker_jax.data.preference_files import PreferencePairs, open_pairs
 from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.data.tokenizer import TextCodec
 from mirothinker_jax.models.hf_files import Folder
@@ -35,6 +36,7 @@ class Inputs(NamedTuple):
     conversations: ConversationSource | None
     tokenizer: TextCodec | None
     validation: ConversationSource | None
+    pairs: PreferencePairs | None = None
 
 
 def open_inputs(config: Config) -> Inputs:
@@ -52,7 +54,7 @@ def open_inputs(config: Config) -> Inputs:
 
 def _open(config: Config) -> Inputs:
     check(bool(config.stages), "config.stages is empty: nothing is trained; give some of sft, dpo, grpo")
-    conversations = tokenizer = validation = None
+    conversations = tokenizer = validation = pairs = None
     if config.data.path:
         conversations = open_conversations(config.data.path, config.data.ignore)
     if config.data.validation_path:
@@ -60,6 +62,8 @@ def _open(config: Config) -> Inputs:
             validation = open_conversations(config.data.validation_path, config.data.ignore)
         except DataError as error:
             raise DataError(str(error).replace("data.path", "data.validation_path")) from None
+    if "dpo" in config.stages and config.dpo.path:
+        pairs = open_pairs(config.dpo.path, config.data.ignore)
     if config.tokenizer.path:
         tokenizer = open_tokenizer(config.tokenizer.path, config.tokenizer.template)
     if tokenizer is not None:
@@ -76,7 +80,7 @@ def _open(config: Config) -> Inputs:
             environment = open_tasks(config, list)
             for purpose in wanted:
                 draw_tasks(environment, config, purpose)
-    return Inputs(conversations, tokenizer, validation)
+    return Inputs(conversations, tokenizer, validation, pairs)
 
 
 def purposes(config: Config) -> list[str]:
@@ -84,7 +88,7 @@ def purposes(config: Config) -> list[str]:
     c = config
     expert = not c.data.path and ("sft" in c.stages or not c.tokenizer.path)
     wanted = {"expert": expert, "evaluation": c.evaluation.questions > 0}
-    wanted |= {stage: stage in c.stages for stage in ("dpo", "grpo")}
+    wanted |= {"dpo": "dpo" in c.stages and not c.dpo.path, "grpo": "grpo" in c.stages}
     return [purpose for purpose, needed in wanted.items() if needed]
 
 

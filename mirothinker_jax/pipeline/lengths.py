@@ -1,4 +1,4 @@
-"""How long the conversations are in tokens, and so how many batches a pass over them takes."""
+"""The user's data as tokens: how long conversations are, and so how many batches a pass over them takes; pairs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.data.conversations import ConversationSource
 from mirothinker_jax.data.epochs import batches_per_epoch
 from mirothinker_jax.data.messages import DataError
+from mirothinker_jax.data.packing import Pair
+from mirothinker_jax.data.preference import render_pair
 from mirothinker_jax.data.survey import survey
 from mirothinker_jax.parallel.processes import all_processes, barrier, merge_shares
 from mirothinker_jax.pipeline.prepare import Learner, Place, Text
@@ -38,6 +40,18 @@ def conversation_lengths(place: Place, text: Text, conversations: ConversationSo
             "another process found a conversation that cannot be trained on; see its message"
         )
     return merge_shares(lengths, len(conversations))
+
+
+def rendered_pairs(place: Place, text: Text) -> list[Pair]:
+    """The user's preference pairs as tokens, all of them on every process. Raises DataError."""
+    assert text.pairs is not None
+    pairs = text.pairs.pairs
+    with place.phases("preference pairs"), place.bar(len(pairs), "preference pairs", "pair") as bar:
+        found = []
+        for pair in pairs:
+            found.append(render_pair(pair, text.chat))
+            bar.update(1)
+    return found
 
 
 def sft_batches_per_epoch(

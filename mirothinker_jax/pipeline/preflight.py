@@ -18,7 +18,7 @@ from mirothinker_jax.parallel.mesh import check_model, check_rows, make_mesh
 from mirothinker_jax.parallel.placement import data_shard
 from mirothinker_jax.parallel.processes import all_processes, max_over_processes
 from mirothinker_jax.pipeline.inputs import Inputs
-from mirothinker_jax.pipeline.lengths import conversation_lengths
+from mirothinker_jax.pipeline.lengths import conversation_lengths, rendered_pairs
 from mirothinker_jax.pipeline.prepare import Acting, Place, Text, find_conversations
 from mirothinker_jax.trainer.checkpoint import read_item
 from mirothinker_jax.trainer.steps import trained_steps
@@ -88,8 +88,9 @@ def check_tokens(place: Place, text: Text, setting: Setting | None, survey_data:
     """
     c, known = place.config, place.config.model.yarn
     longest, lengths = {}, None
-    if "sft" in c.stages:
-        _check_same_data(text)
+    _check_same_data(text)
+    if text.pairs is not None and c.stages[0] != "dpo" and c.data.survey and not _has_begun(place, "dpo"):
+        rendered_pairs(place, text)  # what is wrong with one is said now; the stage renders them again
     if setting is not None:
         longest["an episode (agent.context_tokens)"] = setting.context_tokens
     if survey_data:
@@ -109,11 +110,15 @@ def check_tokens(place: Place, text: Text, setting: Setting | None, survey_data:
     return lengths
 
 
+def _has_begun(place: Place, stage: str) -> bool:
+    return trained_steps(place.folder / stage / "checkpoints") > 0
+
+
 def _check_same_data(text: Text) -> None:
-    """Raises DataError where processes see different conversations, as from a file that was copied to most hosts."""
+    """Raises DataError where processes see different data, as from a file that was copied to most hosts."""
     if jax.process_count() == 1:
         return
-    for source in filter(None, (text.conversations, text.heldout)):
+    for source in filter(None, (text.conversations, text.heldout, text.pairs)):
         digest = int(source.fingerprint[:7], 16)
         if not all_processes(digest == max_over_processes(digest)):
             raise DataError(

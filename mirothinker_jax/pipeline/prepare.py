@@ -25,6 +25,7 @@ from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource, open_conversations
 from mirothinker_jax.data.heldout import split
 from mirothinker_jax.data.hf_tokenizer import open_tokenizer, tokenizer_file
+from mirothinker_jax.data.preference_files import PreferencePairs
 from mirothinker_jax.data.tokenizer import TextCodec
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.mesh import local_mesh, make_mesh
@@ -36,7 +37,8 @@ from mirothinker_jax.pipeline.inputs import Inputs, draw_tasks, open_tasks, padd
 from mirothinker_jax.pipeline.phases import Phases
 from mirothinker_jax.rollout.collect import Runtime
 from mirothinker_jax.rollout.collector import Collector
-from mirothinker_jax.rollout.engine import Engine
+from mirothinker_jax.rollout.hosts import EngineHost, LocalHost
+from mirothinker_jax.rollout.local.device import Device
 from mirothinker_jax.tasks.types import Environment, Task
 from mirothinker_jax.tools.build import SERVERS, build_tools, key_env
 from mirothinker_jax.tools.executor import ToolExecutor
@@ -91,6 +93,7 @@ class Text:
     heldout: ConversationSource | None
     tokenizer: TextCodec
     chat: Chat
+    pairs: PreferencePairs | None = None  # of the user's own
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,7 @@ def open_text(place: Place, acting: Acting | None, inputs: Inputs) -> Text:
         barrier("tokenizer")
         tokenizer = open_tokenizer(path, c.tokenizer.template)
     servers = {name: SERVERS[name] for name in c.tools.names}
-    return Text(conversations, heldout, tokenizer, Chat(tokenizer, servers, c.data.call_format))
+    return Text(conversations, heldout, tokenizer, Chat(tokenizer, servers, c.data.call_format), inputs.pairs)
 
 
 def open_learner(config: Config, folder: Path, tokenizer: TextCodec) -> Learner:
@@ -192,13 +195,28 @@ def open_learner(config: Config, folder: Path, tokenizer: TextCodec) -> Learner:
 
 
 def open_collector(
-    config: Config, acting: Acting, text: Text, vocab_size: int, setting: Setting, stack: contextlib.ExitStack
+    config: Config,
+    acting: Acting,
+    text: Text,
+    learner: Learner,
+    setting: Setting,
+    stack: contextlib.ExitStack,
 ) -> Collector:
-    """Samples on this process's devices."""
+    """Samples on this process's devices, or by servers, which must be there."""
     c = config
-    # A turn's tokens are few, and rows of a batch need not divide over the devices.
-    whole = dataclasses.replace(c.model, ffn_tokens=0)
-    here = ModelSpec.build(whole, vocab_size, local_mesh())
+    end_ids = turn_end_ids(c, text.tokenizer)
+    if c.rollout.engine == "remote":
+        from mirothinker_jax.pipeline.servers import (
+            open_servers,
+        )  # only who asks servers pays for importing HTTP
+
+        host: EngineHost = open_servers(c, learner.model, end_ids)
+    else:
+        # A turn's tokens are few, and rows of a batch need not divide over the devices.
+        whole = dataclasses.replace(c.model, ffn_tokens=0)
+        here = ModelSpec.build(whole, learner.model.vocab_size, local_mesh())
+        routes = c.grpo.replay_routes
+        host = LocalHost(functools.partial(Device, here, c.rollout, c.agent.context_tokens, end_ids, routes))
     executor = ToolExecutor(acting.tools, acting.settings, text.tokenizer.truncate)
     runtime = Runtime(
         executor=executor,
@@ -209,9 +227,7 @@ def open_collector(
         tries=c.tasks.tries,
         broken_share=c.tasks.broken_share,
     )
-    end_ids = turn_end_ids(c, text.tokenizer)
-    make_slots = functools.partial(Engine, here, c.rollout, c.agent.context_tokens, end_ids)
-    collector = Collector(make_slots, executor, runtime, replay_routes=c.grpo.replay_routes)
+    collector = Collector(host, executor, runtime)
     stack.callback(collector.close)
     return collector
 

@@ -68,7 +68,7 @@ def run(config: Config, inputs: Inputs) -> dict[str, Any]:
         ready = _prepare(place, acting, inputs, fresh, stack)
         while (evaluations := _run_stages(ready, log)) is None:
             pass
-        return _conclude(config, folder, place.phases, evaluations) if first else {}
+        return _conclude(ready, evaluations) if first else {}
 
 
 def _prepare(
@@ -84,7 +84,7 @@ def _prepare(
     learner = open_learner(c, place.folder, text.tokenizer)
     collector = None
     if acting is not None and setting is not None:
-        collector = open_collector(c, acting, text, learner.model.vocab_size, setting, stack)
+        collector = open_collector(c, acting, text, learner, setting, stack)
     return Prepared(place, acting, text, learner, collector, lengths)
 
 
@@ -172,9 +172,8 @@ def _evaluate(ready: Prepared, stage: str, params: LazyParams) -> Evaluation:
     return assess(ready.collector.run(params.get, specs, path, sampling, phase)[0])
 
 
-def _conclude(
-    config: Config, folder: Path, phases: Phases, evaluations: dict[str, Evaluation]
-) -> dict[str, Any]:
+def _conclude(ready: Prepared, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
+    folder, phases = ready.place.folder, ready.place.phases
     peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     summary = write_summary(
         folder,
@@ -185,7 +184,7 @@ def _conclude(
         calls_per_episode={s: e.calls for s, e in evaluations.items()},
         wall_s=phases.wall_s(),
         peak_rss_gib=round(peak / 2**20, 3),
-        seed=config.seed,
+        seed=ready.place.config.seed,
         phases=phases.seconds,
         device=f"{jax.device_count()} × {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
         versions={"jax": jax.__version__},
@@ -193,5 +192,5 @@ def _conclude(
     # Only now: what draws takes a second to import.
     from mirothinker_jax.evals.report import write_report
 
-    write_report(folder)
+    write_report(folder, ready.text.tokenizer.decode)
     return summary

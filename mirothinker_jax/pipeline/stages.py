@@ -21,9 +21,10 @@ from mirothinker_jax.agent.wire.formats import call_keys
 from mirothinker_jax.config import TrainingConfig
 from mirothinker_jax.data.heldout import packed_rows
 from mirothinker_jax.data.loader import SFTSource
+from mirothinker_jax.data.packing import Pair, TreePair
 from mirothinker_jax.data.preference import PreferenceSource
 from mirothinker_jax.objectives.of_stage import objective_of
-from mirothinker_jax.pipeline.lengths import sft_batches_per_epoch
+from mirothinker_jax.pipeline.lengths import rendered_pairs, sft_batches_per_epoch
 from mirothinker_jax.pipeline.params import LazyParams
 from mirothinker_jax.pipeline.prepare import Prepared
 from mirothinker_jax.pipeline.records import read_or_fill
@@ -73,32 +74,39 @@ def sft_stage(ready: Prepared, before: LazyParams) -> Stage:
 
 
 def dpo_stage(ready: Prepared, before: LazyParams) -> Stage:
-    """Pairs sampled from the policy that this stage starts from, which is also the reference."""
+    """Pairs of the user's own, or sampled from the policy that this stage starts from, which is also the reference."""
     config, folder, model = ready.place.config, ready.place.folder / "dpo", ready.learner.model
     c = config.dpo
-    samples = _samples(ready, before)
-    if c.curate:
-        samples, dropped = curate(samples, call_keys(config.data.call_format))
-        reasons = Counter(dropped.values()).most_common()
-        logger.info(
-            "dpo: %d episodes dropped%s", len(dropped), "".join(f"; {n} {reason}" for reason, n in reasons)
-        )
-    pairs = make_pairs(samples, c.pairs_per_question, config.seed)
 
     def reference(batch: Batch) -> Batch:
         return make_reference(model, before.get(), c.training.microbatch_size, shared=True)(batch)
 
     source = PreferenceSource(
-        [preference_pair(*pair) for pair in pairs],
+        rendered_pairs(ready.place, ready.text) if c.path else _sampled_pairs(ready, before),
         lambda batch: read_or_fill(folder / "reference.npz", batch, reference),
         sequence_length=c.training.sequence_length,
         pairs_per_row=c.pairs_per_row,
         rows=c.training.batch_size,
         seed=config.seed,
         shard=ready.learner.shard,
+        **({"origin": c.path} if c.path else {}),
     )
     training = with_steps(c.training, lambda: source.rows / c.training.batch_size)
     return Stage(training, source, objective_of(config, "dpo"))
+
+
+def _sampled_pairs(ready: Prepared, before: LazyParams) -> list[Pair | TreePair]:
+    config = ready.place.config
+    samples = _samples(ready, before)
+    if config.dpo.curate:
+        samples, dropped = curate(samples, call_keys(config.data.call_format))
+        reasons = Counter(dropped.values()).most_common()
+        logger.info(
+            "dpo: %d episodes dropped%s", len(dropped), "".join(f"; {n} {reason}" for reason, n in reasons)
+        )
+    return [
+        preference_pair(*pair) for pair in make_pairs(samples, config.dpo.pairs_per_question, config.seed)
+    ]
 
 
 def _samples(ready: Prepared, before: LazyParams) -> list[Trajectory]:

@@ -28,8 +28,8 @@ from mirothinker_jax.parallel.mesh import local_mesh
 from mirothinker_jax.pipeline.inputs import padded_vocabulary
 from mirothinker_jax.pipeline.prepare import turn_end_ids
 from mirothinker_jax.rollout.collect import EpisodeSpec, Runtime, collect
-from mirothinker_jax.rollout.engine import Engine as Slots
-from mirothinker_jax.rollout.sampler import Sampler
+from mirothinker_jax.rollout.local.device import Device
+from mirothinker_jax.rollout.local.driver import LocalEngine
 from mirothinker_jax.tasks.graders import open_grader
 from mirothinker_jax.tools.build import SERVERS, build_tools
 from mirothinker_jax.tools.executor import ToolExecutor
@@ -129,11 +129,11 @@ class Bench:
             broken_share=c.tasks.broken_share,
         )
         sampling = Sampling(c.evaluation.temperature, c.evaluation.top_p)
-        slots = self._slots(setting.context_tokens)
+        device = self._device(setting.context_tokens)
 
         async def run() -> list[Trajectory]:
             with Journal(path) as journal, progress(len(specs), 0, f"study: {series}", "episode") as bar:
-                async with Sampler(slots) as sampler:
+                async with LocalEngine(device) as sampler:
                     return await collect(
                         specs,
                         engine=turns(sampler),
@@ -141,7 +141,7 @@ class Bench:
                         journal=journal,
                         history=history,
                         sampling=sampling,
-                        bar=bar,
+                        done=lambda _: bar.update(1),
                     )
 
         return self._runner.run(run())
@@ -154,7 +154,7 @@ class Bench:
         return {stage: episodes for stage, episodes in found.items() if episodes}
 
     @functools.cache  # noqa: B019 (there is one bench in a process)
-    def _slots(self, context_tokens: int) -> Slots:
+    def _device(self, context_tokens: int) -> Device:
         rollout = self.config.rollout
         if context_tokens > self.setting.context_tokens:
             rollout = dataclasses.replace(
@@ -162,9 +162,9 @@ class Bench:
                 slots=min(rollout.slots, _LONG_SLOTS),
                 prefill_slots=min(rollout.prefill_slots, _LONG_SLOTS),
             )
-        slots = Slots(self._model, rollout, context_tokens, self._end_ids)
-        slots.load(restore_params(self._step, self._model))
-        return slots
+        device = Device(self._model, rollout, context_tokens, self._end_ids)
+        device.load(restore_params(self._step, self._model))
+        return device
 
     def _close(self) -> None:
         for executor in self._executors:

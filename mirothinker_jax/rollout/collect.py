@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mirothinker_jax.agent.calls import Executor
 from mirothinker_jax.agent.episode import Setting, run_episode
@@ -69,15 +68,16 @@ async def collect(
     history: History,
     sampling: Sampling = Sampling(),
     retry_broken: bool = False,
-    bar: Any = None,
+    done: Callable[[Trajectory], object] = lambda _: None,
 ) -> list[Trajectory]:
     """The episodes of `specs`, in their order. Those left out have Stop.INFRASTRUCTURE, or `correct` None.
 
     `history` is what the journal held before. With `retry_broken`, what was left out the last time is tried again.
+    `done` is told of each episode with which nothing is left to do.
 
-    Raises OutageError.
+    Raises OutageError, and the engine's ConfigError.
     """
-    worker = _Worker(engine, runtime, journal, history, sampling, len(specs), retry_broken, bar)
+    worker = _Worker(engine, runtime, journal, history, sampling, len(specs), retry_broken, done)
     gate = asyncio.Semaphore(runtime.concurrency) if runtime.concurrency else contextlib.nullcontext()
 
     async def one(spec: EpisodeSpec) -> Trajectory:
@@ -113,10 +113,10 @@ class _Worker:
         sampling: Sampling,
         total: int,
         retry_broken: bool,
-        bar: Any,
+        done: Callable[[Trajectory], object],
     ):
         self._engine, self._runtime, self._journal, self._history = engine, runtime, journal, history
-        self._sampling, self._total, self._retry_broken, self._bar = sampling, total, retry_broken, bar
+        self._sampling, self._total, self._retry_broken, self._done = sampling, total, retry_broken, done
         self._broken = 0
 
     async def trajectory(self, spec: EpisodeSpec) -> Trajectory:
@@ -128,8 +128,7 @@ class _Worker:
                 found = await self._run(spec)
             if found.stop is not Stop.INFRASTRUCTURE:
                 found = await self._graded(spec, found)
-        if self._bar is not None:
-            self._bar.update(1)
+        self._done(found)
         return found
 
     async def _run(self, spec: EpisodeSpec) -> Trajectory:

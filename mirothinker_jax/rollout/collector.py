@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,13 +15,11 @@ from typing import Any
 
 import jax
 
-from mirothinker_jax.agent.policy import Engine, Sampling
+from mirothinker_jax.agent.policy import Sampling
 from mirothinker_jax.models.qwen import Params
-from mirothinker_jax.parallel.placement import to_host
 from mirothinker_jax.parallel.processes import all_processes, barrier
 from mirothinker_jax.rollout.collect import EpisodeSpec, Runtime, collect
-from mirothinker_jax.rollout.engine import Engine as Slots
-from mirothinker_jax.rollout.sampler import Sampler
+from mirothinker_jax.rollout.hosts import EngineHost
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.trajectory.journal import History, Journal, share
 from mirothinker_jax.trajectory.types import Trajectory
@@ -31,22 +28,10 @@ from mirothinker_jax.trajectory.types import Trajectory
 class Collector:
     """Collects with one set of tools. The event loop and the tools' connections live as long as it does."""
 
-    def __init__(
-        self,
-        make_slots: Callable[[], Slots],
-        executor: ToolExecutor,
-        runtime: Runtime,
-        replay_routes: bool = False,
-    ):
-        """`make_slots` makes the cache on this process's devices, when something is sampled for the first time. With
-        `replay_routes` the experts of every token are recorded."""
-        self._make_slots, self._executor, self._runtime = make_slots, executor, runtime
-        self._replay_routes = replay_routes
+    def __init__(self, host: EngineHost, executor: ToolExecutor, runtime: Runtime):
+        """`host` has the engine."""
+        self._host, self._executor, self._runtime = host, executor, runtime
         self._runner = asyncio.Runner()
-
-    @functools.cached_property
-    def _slots(self) -> Slots:
-        return self._make_slots()
 
     def run(
         self,
@@ -74,7 +59,8 @@ class Collector:
         own = [specs[place] for place in (range(index, len(specs), count) if mine is None else mine)]
         history, figures = History(path), {}
         if not all_processes(all(history.finished(spec.id) for spec in own)):
-            self._slots.load(to_host(params()))
+            version = max((spec.version for spec in specs), default=0)
+            self._runner.run(self._host.load(params(), version))
             try:
                 with (
                     Journal(share(path, index, count)) as journal,
@@ -82,7 +68,7 @@ class Collector:
                 ):
                     figures = self._runner.run(self._sample(own, journal, history, sampling, bar))
             finally:
-                self._slots.unload()
+                self._host.unload()
             barrier(f"episodes of {path}")
             history = History(path)
         places = range(len(specs)) if wanted is None else wanted
@@ -92,8 +78,8 @@ class Collector:
         self, specs: Sequence[EpisodeSpec], journal: Journal, history: History, sampling: Sampling, bar: Any
     ) -> dict[str, float]:
         begun, before = time.monotonic(), self._executor.counters.snapshot()
-        async with Sampler(self._slots, routes=self._replay_routes) as sampler:
-            engine: Engine = sampler
+        tokens = self._host.counts()
+        async with self._host.open() as engine:
             await collect(
                 specs,
                 engine=engine,
@@ -101,16 +87,15 @@ class Collector:
                 journal=journal,
                 history=history,
                 sampling=sampling,
-                bar=bar,
+                done=lambda _: bar and bar.update(1),
             )
-            seconds = max(time.monotonic() - begun, 1e-9)  # no episodes take no time
-            figures = {
-                "rollout/seconds": seconds,
-                "rollout/sampled_tokens_per_s": sampler.sampled_tokens / seconds,
-                "rollout/prefilled_tokens_per_s": sampler.prefilled_tokens / seconds,
-            }
+        seconds = max(time.monotonic() - begun, 1e-9)  # no episodes take no time
+        figures = {"rollout/seconds": seconds}
+        for name, count in self._host.counts().items():
+            figures[f"rollout/{name}_per_s"] = (count - tokens.get(name, 0)) / seconds
         return figures | (self._executor.counters - before).figures()
 
     def close(self) -> None:
         self._runner.run(self._executor.aclose())
+        self._runner.run(self._host.aclose())
         self._runner.close()

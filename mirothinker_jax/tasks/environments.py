@@ -70,7 +70,7 @@ class QuestionFiles:
             bool(self._tasks[split]),
             f"tasks.{split} is empty, and questions of it are asked for; name a file of them",
         )
-        return sorted(self._tasks[split], key=lambda task: _place(task, seed))[:count]
+        return sorted(self._tasks[split], key=lambda task: place(task, seed))[:count]
 
     def tools(self) -> Sequence[Tool]:
         """Those of the config."""
@@ -80,7 +80,8 @@ class QuestionFiles:
         """Nothing was started."""
 
 
-def _place(task: Task, seed: int) -> bytes:
+def place(task: Task, seed: int) -> bytes:
+    """What to sort tasks by for an order that `seed` decides, and in which an added task moves no other."""
     return hashlib.blake2b(f"{seed}:{task.id}".encode(), digest_size=16).digest()
 
 

@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mirothinker_jax.data.jsonl import gzip_records, plain_records
-from mirothinker_jax.data.parquet import parquet_records
 from mirothinker_jax.data.paths import Content, named_files, refuse_empty
+from mirothinker_jax.data.record_files import READABLE, numbered_records
 from mirothinker_jax.data.strict_json import DataError, kind, without_nulls
 from mirothinker_jax.tasks.types import Task
 
-READABLE = "*.jsonl, *.jsonl.gz or *.parquet"
-_READERS = {"jsonl": plain_records, "gzip": gzip_records, "parquet": parquet_records}
 _OTHER_NAMES = {"id": "task_id", "question": "task_question", "answer": "ground_truth", "files": "file_name"}
 _ID_CHARS = 200
 
@@ -52,7 +49,7 @@ def read_tasks(
     for part in filter(None, map(str.strip, parts)):
         for file, form in named_files(part, Content(key, "question", READABLE)):
             before = len(tasks)
-            for line, record in _records(file, form):
+            for line, record in numbered_records(file, form, "question"):
                 where = f"{file}:{line}"
                 try:
                     task = standard_task(record, Path(file).parent, answer_problem)
@@ -78,15 +75,6 @@ def refuse_shared(train: Sequence[Located], heldout: Sequence[Located]) -> None:
                 f"{where}: question: also stands in {trained}, and what is trained on measures nothing; take it out "
                 "of one of them"
             )
-
-
-def _records(file: str, form: str) -> Iterator[tuple[int, Any]]:
-    if form not in _READERS:
-        raise DataError(f"{file}: file: is {form}, which holds no questions here; give {READABLE}")
-    try:
-        yield from _READERS[form](file)
-    except OSError as error:
-        raise DataError(f"{file}: file: cannot be read ({error.strerror})") from None
 
 
 def standard_task(

@@ -91,7 +91,7 @@ def build_tools(settings: ToolsConfig, proxy_url: str | None, api_key: str) -> l
         """Of whole files, with one byte more to tell a larger one by."""
         transport = None if index is None else CorpusTransport(index)
         limits = (settings.concurrency, settings.deadline_s, settings.file_bytes + 1)
-        return WebClient(proxy_url, *limits, transport)
+        return WebClient(proxy_url, *limits, transport, refuse=settings.refuse)
 
     def backend() -> SearchBackend:
         if index is not None:

@@ -117,12 +117,13 @@ class McpServer:
 class McpTool:
     """One tool of a server."""
 
-    def __init__(self, spec: ToolSpec, server: McpServer):
+    def __init__(self, spec: ToolSpec, server: McpServer, refuse: Sequence[str] = ()):
+        """`refuse` as in leak_guard.is_leak."""
         self.spec = spec
-        self._server = server
+        self._server, self._refuse = server, refuse
 
     async def run(self, arguments: Mapping[str, Any], request_id: str) -> str:
-        if any(mentions_leak(text) for text in _strings(arguments)):
+        if any(mentions_leak(text, self._refuse) for text in _strings(arguments)):
             raise ToolError(Failure.TOOL_ERROR, "refused: the call names an address of benchmark data")
         try:
             result = await self._server.call(self.spec.name, arguments)
@@ -136,7 +137,7 @@ class McpTool:
             raise ToolError(failure, error.message[:_ERROR_CHARS]) from error
         if result.get("resultType") == "input_required":
             raise ToolError(Failure.TOOL_ERROR, "the tool asks its user a question, and there is none here")
-        text = await asyncio.to_thread(result_text, result)  # 50 ms of the longest
+        text = await asyncio.to_thread(result_text, result, self._refuse)  # 50 ms of the longest
         if result.get("isError"):
             raise ToolError(Failure.TOOL_ERROR, text[:_ERROR_CHARS])
         return text

@@ -7,7 +7,7 @@ where there is none. Addresses of benchmark data take with them what stands besi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mirothinker_jax.tools.leak_guard import is_leak
@@ -16,14 +16,14 @@ from mirothinker_jax.tools.leak_text import hide_leaks
 TEXT_CHARS = 200_000
 
 
-def result_text(result: Mapping[str, Any]) -> str:
-    """The text of a result as tools/call gives it.
+def result_text(result: Mapping[str, Any], refuse: Sequence[str] = ()) -> str:
+    """The text of a result as tools/call gives it; `refuse` as in `is_leak`.
 
     >>> result_text({"content": [{"type": "image", "mimeType": "image/png", "data": "AAAA"}]})
     '[image/png, 3 bytes: not shown]'
     """
     contents = result.get("content") or []
-    said = [text for content in contents if (text := _content_text(content))]
+    said = [text for content in contents if (text := _content_text(content, refuse))]
     structured = result.get("structuredContent")
     if not said and structured is not None:
         said = [json.dumps(structured, ensure_ascii=False)]
@@ -31,23 +31,24 @@ def result_text(result: Mapping[str, Any]) -> str:
     for text in said:
         if len(text) > left:
             text = f"{text[:left]}\n(cut at {TEXT_CHARS:,} characters)"
-        shown.append(hide_leaks(text))
+        shown.append(hide_leaks(text, refuse))
         left -= len(text)
         if left <= 0:
             break
     return "\n".join(shown) or "(no output)"
 
 
-def _content_text(content: Mapping[str, Any]) -> str:
+def _content_text(content: Mapping[str, Any], refuse: Sequence[str]) -> str:
     kind = content.get("type")
     if kind == "text":
         return str(content.get("text", ""))
     if kind == "resource_link":
         address = str(content.get("uri", ""))
-        return "" if is_leak(address) else f"{content.get('title') or content.get('name', '')}: {address}"
+        title = content.get("title") or content.get("name", "")
+        return "" if is_leak(address, refuse) else f"{title}: {address}"
     if kind == "resource":
         resource = content.get("resource", {})
-        if is_leak(str(resource.get("uri", ""))):
+        if is_leak(str(resource.get("uri", "")), refuse):
             return ""
         if "text" in resource:
             return str(resource["text"])

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mirothinker_jax import __version__
 from mirothinker_jax.config import ConfigError, ToolsConfig, WorldConfig, check
-from mirothinker_jax.flags import read, version
+from mirothinker_jax.flags import read, some_groups, version
 from mirothinker_jax.tools.build import build_tools, check_tools, key_env
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.tools.mcp_sessions import IDLE_S, Sessions
@@ -93,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         file = ["--config", options.config] if options.config else []
-        config = read([*file, *rest], Serving, program, "toy/pipeline", partly=True)
+        config = read(
+            [*file, *rest], Serving, program, "toy/pipeline", lambda path, _: some_groups(Serving, path)
+        )
         with _tools(config) as tools:
             executor = ToolExecutor(tools, config.tools, cut)
             http = options.http is not None

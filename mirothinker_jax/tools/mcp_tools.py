@@ -55,7 +55,7 @@ def mcp_tools(settings: ToolsConfig, ours: Sequence[Tool]) -> list[Tool]:
     tools: list[Tool] = []
     for entry, listing in zip(entries, listings, strict=True):
         server = McpServer(entry)
-        tools += [McpTool(spec, server) for spec in tool_specs(entry, listing)]
+        tools += [McpTool(spec, server, settings.refuse) for spec in tool_specs(entry, listing)]
     check_names([tool.spec for tool in (*ours, *tools)])
     if settings.record:
         record = Record(settings.record)

@@ -102,8 +102,8 @@ class Journal:
             | ({} if s.hides is None else {"hides": s.hides})
             for s in t.segments
         ]
-        event["turns"] = list(_deltas(t.turns))
-        self._append(event, _pack(tokens, logprobs, t.routes), t.routes)
+        event["turns"] = list(context_deltas(t.turns))
+        self._append(event | self._now(), _pack(tokens, logprobs, t.routes), t.routes)
 
     def verdict(self, episode: str, verdict: Verdict) -> None:
         """What a grader says of an episode; of several verdicts the last counts."""
@@ -322,7 +322,7 @@ def _trajectory(
     return Trajectory(**own | (vars(verdict) if verdict else {}))
 
 
-def _deltas(turns: Iterable[TurnContext]) -> Iterator[tuple[int, int, list[int], int]]:
+def context_deltas(turns: Iterable[TurnContext]) -> Iterator[tuple[int, int, list[int], int]]:
     """(segment, how much of the last context it keeps, what follows that, attempt) of each turn."""
     before: tuple[int, ...] = ()
     for turn in turns:

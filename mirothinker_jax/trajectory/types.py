@@ -90,6 +90,7 @@ class Turn:
 
     `logprobs` are under the distribution that the tokens were drawn from (for greedy turns: the model's own),
     `raw_logprobs` under the model's own, at temperature 1 and whole; () where the engine does not tell them.
+    `versions` are of the policy that sampled each token; () where it is one.
 
     `routes`, where they are recorded: int16 [n, L, k], the experts of the n tokens that were fed to the model for this
     turn. The last token of a turn is fed with what follows it.
@@ -99,6 +100,7 @@ class Turn:
     logprobs: tuple[float, ...]
     complete: bool
     raw_logprobs: tuple[float, ...] = ()
+    versions: tuple[int, ...] = ()
     routes: np.ndarray | None = field(default=None, compare=False)
 
 

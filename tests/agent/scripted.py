@@ -81,6 +81,9 @@ class Tools:
     async def end(self, episode):
         self.events.append(("end", episode))
 
+    def changes(self, call):
+        return False
+
     def concurrent(self, call):
         return True
 

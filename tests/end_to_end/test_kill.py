@@ -1,10 +1,12 @@
 """SIGKILL at many moments, and the same command again: the run ends where an undisturbed one ends, bit by bit."""
 
 import dataclasses
+import random
 import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny
 from command import SMOKE, finish, left_overs, start
+from journals import assert_done_once
 
 from mirothinker_jax.trajectory import journal
 
@@ -101,6 +104,54 @@ def test_killed_at_many_moments(smoke, tmp_path):
         ours = [(r["step"], r["loss"], r["grad_norm"]) for r in smoke._replace(folder=folder).lines(stage)]
         assert ours == [(r["step"], r["loss"], r["grad_norm"]) for r in smoke.lines(stage)]
     assert [p for p in left_overs(folder) if "checkpoint" in str(p)] == []
+
+
+def test_killed_at_twenty_moments_of_sampling(smoke, tmp_path):
+    """Of the episodes that DPO's pairs are made of: each is there once, with the tokens of an undisturbed run; what was
+    finished was not sampled again; and the embedded web and the sandboxes of a killed run are gone."""
+    folder, samples = tmp_path / "run", Path("dpo") / "samples.jsonl"
+    shutil.copytree(smoke.folder, folder)
+    for stage in ("dpo", "grpo"):
+        shutil.rmtree(folder / stage)
+
+    def lines():
+        path = folder / samples
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    whole = (smoke.folder / samples).read_bytes().count(b"\n")
+    moments, kills = sorted(random.Random(5).sample(range(1, whole - 1), 20)), 0
+    for moment in moments:
+        if lines() > moment:  # the turns of one dispatch are written together
+            moment = lines() + 1
+        process = start(SMOKE, f"--config.run_dir={folder}")
+        deadline = time.monotonic() + 300
+        while lines() < moment:
+            assert process.poll() is None and time.monotonic() < deadline, finish(process, timeout=1)
+            time.sleep(0.002)
+        others = descendants(process.pid)
+        process.send_signal(signal.SIGKILL)
+        finish(process)
+        assert others, "the embedded web"
+        while others := [pid for pid in others if Path(f"/proc/{pid}").exists()]:
+            assert time.monotonic() < deadline, others
+            time.sleep(0.01)
+        kills += 1
+        if lines() >= whole - 2:
+            break
+    assert run_until(appears("dpo/checkpoints/2*"), folder)
+    assert kills >= 12, kills
+    same_episodes(folder / samples, smoke.folder / samples)
+    assert_done_once(folder / samples)
+
+
+def descendants(pid):
+    """Ids of the processes that it started, and of those that they did."""
+    children = [
+        int(child)
+        for path in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in path.read_text().split()
+    ]
+    return children + [other for child in children for other in descendants(child)]
 
 
 def test_rollouts_that_were_lost_are_sampled_again(smoke, tmp_path):

@@ -163,6 +163,26 @@ def test_a_failure_of_one_ends_all(folder):
     assert f"[1] error: {folder / 'long.jsonl'}:32: messages: " in output
 
 
+@pytest.mark.slow
+def test_an_outage_of_one_ends_all(folder, monkeypatch):
+    """The judge of the second process is away. The first one, which waits for its episodes, does not wait for ever."""
+    (folder / "away.py").write_text(
+        "import os\n\ndef grade(task, attempt):\n    return None if os.environ['PROCESS_ID'] == '1' else False\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{folder}")
+    settings = ("stages=sft,grpo", "sft.training.steps=2", "tasks.grader=away:grade")
+    given = [f"--config.{setting}" for setting in (*settings, "evaluation.questions=0")]
+    run = launch(folder, "outage", 2, 1, *given, config=ROOT / "configs" / "toy" / "smoke.py")
+    output, _ = run.communicate(timeout=400)
+    assert run.returncode == 75, output
+    (line,) = [line for line in output.splitlines() if line.startswith("[1] error: ")]
+    assert "1 of 8 episodes could not be judged, more than tasks.broken_share=0.1 allows (not judged)" in line
+    assert "Traceback" not in output
+    assert trainers(folder / "outage") == []
+    rollouts = folder / "outage" / "grpo" / "rollouts"
+    assert len(journal.read(rollouts / "step_000000.0-of-2.jsonl")) == 8, "what the first one did is kept"
+
+
 def test_a_signal_ends_every_process(folder):
     run = launch(folder, "stopped", 2, 1)
     deadline = time.monotonic() + 300

@@ -57,11 +57,12 @@ def record(journal: Journal, episode: Trajectory, clock: list[float]) -> None:
     journal.verdict(episode.id, Verdict(episode.correct, f"because {HOSTILE}"))
 
 
+# As they ended.
 EPISODES = [
-    ("eval/q1#0", "Where is KTM?", True, "mcp"),
+    ("eval/q1#1", "Where is KTM?", False, "mcp"),
     ("eval/q2#0", f"And {HOSTILE}?", False, "mcp"),
     ("eval/q3#0", "What is said in Qwen's format?", None, "hermes"),
-    ("eval/q1#1", "Where is KTM?", False, "mcp"),
+    ("eval/q1#0", "Where is KTM?", True, "mcp"),
     ("eval/q2#1", f"And {HOSTILE}?", False, "mcp"),
 ]
 
@@ -75,7 +76,7 @@ def write_evaluation(folder: Path) -> Path:
         journal.turn("eval/q3#1", 0, "", Turn((11,), (-0.5,), True), "on its way")
         journal.ask("eval/q3#1", "eval/q3#1:1.0", CALL.server, CALL.tool)
     settings = {"tools.names": "<b>search</b>", "agent.max_calls": 3}
-    manifest = {"runs": 2, "tasks": {"q1": "", "q2": "", "q3": ""}, "settings": settings}
+    manifest = {"runs": 2, "tasks": {"q2": "", "q1": "", "q3": ""}, "settings": settings}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "summary.json").write_text(json.dumps({"accuracy": {"mean": 0.25}, "by_run": [0.5, 0.0]}))
     return folder

@@ -133,7 +133,7 @@ def test_an_encoded_file(tmp_path, name, file):
         dataclasses.asdict(task), ensure_ascii=False
     )
     assert exportable([task.metadata, task.metadata, {}], True) == [CANARY]
-    with pytest.raises(ConfigError, match=f"give --allow-encoded, keep .*{CANARY}"):
+    with pytest.raises(ConfigError, match=rf"give --allow-encoded, keep .*{CANARY}"):
         exportable([{}, task.metadata], False)
     assert [path.name for path in tmp_path.iterdir()] == [file]
 
@@ -155,6 +155,17 @@ def test_attachments_lie_beside_the_file_and_pictures_are_left_out(tmp_path):
 
 
 BROWSECOMP = ENCODED["browsecomp", "browse_comp_test_set.csv"]
+XBENCH = ENCODED["xbench-deepsearch", "DeepSearch.csv"]
+
+
+def test_the_same_question_twice_and_one_without_a_reference(tmp_path):
+    rows = [{"problem": p, "answer": a} for p, a in (("Q?", "x"), ("R?", ""), ("Q?", "y"))]
+    found = read_benchmark("deepsearchqa", write(tmp_path / "d.csv", rows))
+    first, second = (task.id for task in found.tasks)
+    assert second == f"{first}-2" and [task.answer for task in found.tasks] == ["x", "y"]
+    assert found.remarks[1] == "1 questions have no reference, and are left out"
+    sealed = write(tmp_path / "b.csv", [BROWSECOMP, {**BROWSECOMP, "answer": encode(" ")}])
+    assert len(read_benchmark("browsecomp", sealed).tasks) == 1
 
 
 @pytest.mark.parametrize(
@@ -167,9 +178,9 @@ BROWSECOMP = ENCODED["browsecomp", "browse_comp_test_set.csv"]
         ("browsecomp", "b.csv", [{"problem": "Q?", "answer": "a"}], ": header: has no column 'canary'; give the enc"),
         ("browsecomp", "b.jsonl", [{"task_question": "Q?", "ground_truth": "a"}], ": header: has no column 'problem"),
         ("browsecomp-zh", "b.xlsx", [{"Question": 5, "Answer": 3, "canary": "c"}], ":2: Question: is a number, not "),
-        ("browsecomp", "b.csv", [BROWSECOMP, BROWSECOMP], ":3: question: is that of"),
+        ("xbench-deepsearch", "x.csv", [XBENCH, XBENCH], ":3: id: is that of"),
         ("gaia", "g.csv", [{"task_id": "1", "Question": "Q?"}], ": header: has no column 'Final answer' or 'answer'"),
-        ("gaia", "g.json", [{"task_id": "1", "Question": "Q?", "answer": ""}], ":1: answer: is empty; fetch"),
+        ("gaia", "g.json", [{"task_id": "1", "Question": "Q?", "answer": ""}], ": file: holds no question that can"),
         ("gaia", "g.json", [{"task_id": "1", "Question": "", "answer": "a"}], ":1: Question: is empty"),
         ("gaia", "g.json", [{"task_id": "1", "Question": "Q?", "answer": "a", "file_name": "no"}], ":1: file_name: "),
         ("gaia", "g.json", [{"task_id": 1, "Question": q, "answer": "a"} for q in "ab"], ":2: task_id: is that of"),

@@ -20,10 +20,11 @@ WHEN = datetime.datetime(2026, 3, 5, 12, tzinfo=datetime.UTC)
 CALL = ToolCall("search_and_scrape_webpage", "google_search", {"q": 'a "b" 谁'})
 READ = """
 import json, sys
-from inspect_ai.log import read_eval_log
+from inspect_ai.log import list_eval_logs, read_eval_log
 found = []
-for path in sys.argv[1:]:
-    log = read_eval_log(path)
+for folder in sys.argv[1:]:
+    (info,) = list_eval_logs(folder)
+    log = read_eval_log(info)
     found.append([log.status, log.eval.model, log.eval.metadata, log.results.scores[0].metrics["accuracy"].value, [
         [s.id, s.epoch, s.target, s.scores["graded"].value if s.scores else None, s.error.message if s.error else None,
          [[m.role, m.text, m.reasoning if hasattr(m, "reasoning") else None,
@@ -67,24 +68,24 @@ def episode(number, call_format, **fields):
     return Trajectory(f"eval/q{number}#0", f"q{number}", "Who?", **known | fields)
 
 
-def write(path, call_format, **fields):
+def write(folder, call_format, **fields):
     broken = {"stop": Stop.INFRASTRUCTURE, "correct": None, "reason": "search is down"}
     runs = [[episode(0, call_format, **fields), episode(1, call_format, correct=False)]]
     runs.append(
         [episode(0, call_format, correct=None), episode(1, call_format, segments=(), turns=(), **broken)]
     )
     settings = {"task": "gaia", "model": "ours", "created": WHEN, "call_format": call_format}
-    write_inspect_log(
-        path, runs, **settings, figures={"accuracy": 0.5, "by_run": [1, 0], "low": None}, allow_encoded=True
+    return write_inspect_log(
+        folder, runs, **settings, figures={"accuracy": 0.5, "by_run": [1, 0], "low": None}, allow_encoded=True
     )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("inspect_ai") is None, reason="needs the extra view")
 def test_inspect_reads_every_export(tmp_path):
     sealed = {"metadata": {"cipher": "sha256", "canary": CANARY}, "expected": encode("x")}
-    write(tmp_path / "mcp.json", "mcp")
-    write(tmp_path / "hermes.json", "hermes", **sealed)
-    command = [sys.executable, "-c", READ, str(tmp_path / "mcp.json"), str(tmp_path / "hermes.json")]
+    write(tmp_path / "mcp", "mcp")
+    write(tmp_path / "hermes", "hermes", **sealed)
+    command = [sys.executable, "-c", READ, str(tmp_path / "mcp"), str(tmp_path / "hermes")]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HOME": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     mcp, hermes = json.loads(done.stdout)
@@ -94,10 +95,8 @@ def test_inspect_reads_every_export(tmp_path):
         assert [sample[3] for sample in log[4]] == ["C", "I", None, None]
         assert [sample[4] for sample in log[4]] == [None, None, None, "search is down"]
         messages = log[4][0][5]
-        assert [m[0] for m in messages] == [
-            *("system", "user", "assistant", "tool", "tool"),
-            *("assistant", "tool"),
-        ] + ["assistant"]
+        roles = "system user assistant tool tool assistant tool assistant"
+        assert [m[0] for m in messages] == roles.split()
         assert [m[3] for m in messages if m[0] == "assistant"] == [["google_search"] * 2, ["malformed"], []]
         results = [m[4] for m in messages if m[0] == "tool"]
         assert len(set(results)) == 3 and None not in results
@@ -106,10 +105,11 @@ def test_inspect_reads_every_export(tmp_path):
 
 
 def test_the_calls_and_the_thoughts(tmp_path):
-    write(tmp_path / "a.json", "mcp")
-    log = json.loads((tmp_path / "a.json").read_text())
+    path = write(tmp_path, "mcp")
+    assert path == write(tmp_path, "mcp") and path.name.startswith("2026-03-05T12-00-00_gaia_")
+    log = json.loads(path.read_text())
     turn = log["samples"][0]["messages"][2]
-    assert turn["content"][0] == {"type": "reasoning", "reasoning": "look"}
+    assert turn["content"] == [{"type": "reasoning", "reasoning": "look"}]
     assert [call["arguments"] for call in turn["tool_calls"]] == [CALL.arguments] * 2
     assert log["samples"][0]["scores"]["graded"]["explanation"] == "same"
     assert log["samples"][3]["messages"] == [] and log["eval"]["config"] == {"epochs": 2}
@@ -118,5 +118,5 @@ def test_the_calls_and_the_thoughts(tmp_path):
 def test_encoded_questions_are_not_exported_unasked(tmp_path):
     runs = [[episode(0, "mcp", metadata={"cipher": "sha256", "canary": CANARY})]]
     with pytest.raises(ConfigError, match="these questions were published encoded"):
-        write_inspect_log(tmp_path / "a.json", runs, task="b", model="m", created=WHEN, call_format="mcp")
+        write_inspect_log(tmp_path, runs, task="b", model="m", created=WHEN, call_format="mcp")
     assert list(tmp_path.iterdir()) == []

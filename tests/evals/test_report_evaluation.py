@@ -8,9 +8,10 @@ import pytest
 from selectolax.lexbor import LexborHTMLParser
 
 from benchmarks.chromium import find_chromium, open_page
+from mirothinker_jax.evals.calls_chart import calls_chart
 from mirothinker_jax.evals.page import chunk, read_chunk
 from mirothinker_jax.evals.report_evaluation import write_evaluation_report
-from mirothinker_jax.trajectory.timeline import read_timelines
+from mirothinker_jax.trajectory.timeline import CallTime, read_timelines
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,8 @@ def test_what_the_page_says_at_once(page):
 def test_its_records_say_what_each_turn_saw_and_when_calls_were(page):
     tree = parsed(page)
     index = read_chunk(tree.css_first("#index").text())
-    assert index["runs"] == ["0", "1"] and [q["id"] for q in index["questions"]] == ["q1", "q2", "q3"]
-    assert [e["correct"] for e in index["episodes"]] == [True, False, None, False, False]
+    assert index["runs"] == ["0", "1"] and [q["id"] for q in index["questions"]] == ["q2", "q1", "q3"]
+    assert [e["correct"] for e in index["episodes"]] == [False, False, None, True, False]
     for number, wire in ((0, "mcp"), (2, "hermes")):
         record = read_chunk(tree.css_first(f"#episode-e{number}").text())
         assert record["turns"] == [[1, 0, [0], 0], [3, 1, [1, 2], 0], [5, 3, [3, 4], 0], [7, 2, [6, 3, 4], 0]]
@@ -74,7 +75,7 @@ def test_a_chunk_cannot_end_its_element(page):
 def test_pages_stay_below_their_bytes_and_say_so(folder):
     path = write_evaluation_report(folder, name="small.html", most_bytes=3000)
     tree = parsed(path)
-    assert [n.attributes["id"] for n in tree.css("script[id^=episode]")] == ["episode-e0", "episode-e1"]
+    assert [n.attributes["id"] for n in tree.css("script[id^=episode]")] == ["episode-e1", "episode-e2"]
     assert "The texts of 3 episode(s) are not in this page" in tree.css_first("footer").text()
     one = parsed(write_evaluation_report(folder, name="one.html", questions={"q3"}))
     assert len(one.css("script[id^=episode]")) == 1 and one.css(".notes[role=note]") == []
@@ -85,6 +86,16 @@ def test_an_empty_folder_and_a_damaged_file(tmp_path):
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(ValueError, match=r"summary\.json: not JSON"):
         write_evaluation_report(tmp_path)
+
+
+def test_calls_in_flight():
+    calls = [CallTime("s", "t", 0.0, 10.0, 6.0), CallTime("s", "t", 5.0, 10.0, 5.0, "deadline")]
+    later = CallTime("s", "t", 1000.0, 1030.0, 30.0)
+    chart = calls_chart([later, *calls, CallTime("s", "t", None, 1.0), CallTime("s", "t", 1.0)])
+    assert (chart.seconds, chart.most) == (10 + 120 + 30, 2.0), "the pause is cut to two minutes"
+    running, failing, waiting = (len(re.findall("M", path)) for path in re.findall(r'd="([^"]*)"', chart.svg))
+    assert (running, failing, waiting) == (9 + 45, 8, 6), "of 240 bars, 1.5 a second"
+    assert calls_chart([]) is None
 
 
 def test_a_turn_that_comes_again_takes_what_followed_with_it(folder):
@@ -128,9 +139,11 @@ async def look(path, report):
         assert await tab.evaluate(rows) == ["3"]
         await choose("search", "")
         await tab.evaluate("document.querySelectorAll('.questions th button')[2].click()")  # right ones first
-        assert await tab.evaluate(rows) == ["1", "2", "3"]
+        assert await tab.evaluate(rows) == ["2", "1", "3"]
         await tab.evaluate("document.querySelectorAll('.questions th button')[2].click()")
-        assert await tab.evaluate(rows) == ["3", "2", "1"]
+        assert await tab.evaluate(rows) == ["3", "1", "2"]
+        marks = "[...document.querySelectorAll('.marks')].map((marks) => marks.textContent)"
+        assert await tab.evaluate(marks) == ["?", "✗✗", "✓✗"]
 
         await click("[data-open=e1].mark")
         await tab.wait("document.querySelectorAll('.segments > li').length === 7")

@@ -6,12 +6,13 @@ import json
 from dataclasses import dataclass
 
 import pytest
-from benchmark_files import CANARY, encode
+from benchmark_files import CANARY, encode, write
 
 from mirothinker_jax.config import ConfigError, TasksConfig
 from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.evals.agreement import Agreement, agreement, read_people
 from mirothinker_jax.evals.attacks import ANSWERS, Attacked, attack
+from mirothinker_jax.evals.benchmark_environment import BenchmarkEnvironment
 from mirothinker_jax.evals.estimate import estimate
 from mirothinker_jax.evals.rejudge import refuse_unjudged, rejudge
 from mirothinker_jax.evals.scoring import NO_REFERENCE, Scorer, graded_in_memory, grading, open_scorer
@@ -80,10 +81,10 @@ def test_who_grades(name, settings, grader, reading):
 
 def test_a_benchmark_that_is_judged_needs_a_judge():
     with pytest.raises(
-        ConfigError, match="^gaia is graded by a judge: set tasks.grader=judge, .* tasks.grader=gaia$"
+        ConfigError, match=r"^gaia is graded by a judge: set tasks.grader=judge, .* tasks.grader=gaia$"
     ):
         grading("gaia", TasksConfig())
-    with pytest.raises(ConfigError, match="^hle is graded by a judge: .* and tasks.judge_model$"):
+    with pytest.raises(ConfigError, match=r"^hle is graded by a judge: .* and tasks.judge_model$"):
         grading("hle", TasksConfig())
 
 
@@ -185,7 +186,7 @@ def test_one_in_a_hundred_may_stay_unjudged():
     refuse_unjudged([Verdict(None), *[Verdict(True)] * 99])
     refuse_unjudged([])
     for missing in (Verdict(None), Verdict(False, terms={"unparsable": 1.0})):
-        with pytest.raises(OutageError, match="^2 of 100 answers could not be judged, more than 1%"):
+        with pytest.raises(OutageError, match=r"^2 of 100 answers could not be judged, more than 1%"):
             refuse_unjudged([*[missing] * 2, *[Verdict(True)] * 98])
 
 
@@ -212,3 +213,18 @@ def test_verdicts_of_people(tmp_path):
     json_file.write_text(json.dumps([{"episode": "e", "correct": True}, {"id": "f"}]))
     with pytest.raises(DataError, match=r"people.json:2: episode: is missing"):
         read_people(str(json_file))
+
+
+def test_a_benchmark_as_an_environment(tmp_path):
+    rows = [{"problem": f"What is {i}?", "answer": str(i)} for i in range(30)]
+    path = write(tmp_path / "aime.csv", rows)
+    environment = BenchmarkEnvironment("aime2025", path, TasksConfig(), lambda: ["tool"])
+    tasks = environment.tasks("heldout", 99, 0)
+    assert [task.answer for task in tasks] == [str(i) for i in range(30)] and environment.tools() == ["tool"]
+    some, more, other = (environment.tasks("heldout", n, seed) for n, seed in ((5, 0), (9, 0), (5, 1)))
+    assert some == more[:5] != other and grade(environment.grader, some[0], some[0].answer).correct
+    assert (environment.settings.grader, environment.questions.remarks) == ("number", ())
+    with pytest.raises(ConfigError, match="a benchmark has no questions to train on"):
+        environment.tasks("train", 1, 0)
+    with pytest.raises(ConfigError, match="frames is graded by a judge"):
+        BenchmarkEnvironment("frames", path, TasksConfig(), list)

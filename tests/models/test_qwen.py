@@ -14,8 +14,9 @@ from jax.extend.core import jaxprs_in_params
 
 from mirothinker_jax.config import REMAT, ModelConfig
 from mirothinker_jax.models.head import full_logits
-from mirothinker_jax.models.qwen import Params, Qwen, count_parameters, merge
-from mirothinker_jax.parallel.attend import empty_cache, make_attend, make_cached_attend
+from mirothinker_jax.models.qwen import STACKED, Params, Qwen, count_parameters, merge
+from mirothinker_jax.parallel.attend import make_attend
+from mirothinker_jax.parallel.paged import PagedKernels
 from mirothinker_jax.parallel.sharding import TABLE
 from mirothinker_jax.types import Spans
 
@@ -60,51 +61,35 @@ def logits_of_whole(graph):
     return run
 
 
-def test_cached_prefill_in_chunks_and_decode_give_the_logits_of_the_whole(family):
-    """Rows lie in slots 2 and 0 of a cache of three; chunks of 4, then single tokens. The cached path unrolls
-    the layers and the whole row scans over them, so this compares those too."""
+def test_paged_prefill_in_chunks_and_decode_give_the_logits_of_the_whole(family):
+    """Two rows over pages in any order; chunks of 4, then single tokens. This path unrolls the layers and the whole row
+    scans over them, so this compares those too."""
     config, graph, params, whole = family
-    ids = tokens()
-    slots = np.asarray([2, 0], np.int32)
-    room = LENGTH + 3
-    empty = empty_cache(3, config.kv_heads, config.head_dim, room, jnp.float32)
-    garbage = jax.tree.map(lambda x: x + 1e3, empty)  # of an earlier episode: must not be seen
+    ids, page = tokens(), 4
+    paged = PagedKernels(tiny.mesh())
+    table = np.asarray([[6, 2, 7, 0], [1, 5, 3, 8]], np.int32)
+    empty = paged.empty(10, page, config.kv_heads, config.head_dim, jnp.float32)
+    garbage = jax.tree.map(lambda x: x + 1e3, empty)  # of an earlier context: must not be seen
     cache = [garbage] * config.layers
+    apart = [jax.tree.map(lambda p, i=i: p[i], params[STACKED]) for i in range(config.layers)]
 
     @jax.jit
-    def feed(params, cache, chunk, places):
-        module = merge(graph, params)
-        hidden, cache, _ = module(chunk, places, make_cached_attend(places, slots, room), cache)
+    def feed(params, apart, cache, chunk, places):
+        module = merge(graph, params | {STACKED: apart[0]})
+        hidden, cache, _ = module(chunk, places, paged.attend(table, places), cache, unstacked=apart)
         return full_logits(hidden, module.head_weight), cache
 
     got, start = [], 0
     while start < LENGTH:
         width = 4 if start < PREFILLED - 1 else 1
         places = np.broadcast_to(np.arange(start, start + width, dtype=np.int32), (2, width))
-        logits, cache = feed(params, cache, ids[:, start : start + width], places)
+        logits, cache = feed(params, apart, cache, ids[:, start : start + width], places)
         got.append(logits)
         start += width
     assert [g.shape[1] for g in got] == [4, 4] + [1] * (LENGTH - 8)
     tiny.assert_close(jnp.concatenate(got, 1), whole(params, ids), 1e-5)
-    for untouched in cache[0]:
-        assert np.all(np.asarray(untouched[1]) == 1e3), "a slot that nobody fed was written"
-
-
-def test_a_token_beyond_the_cache_is_not_written(family):
-    config, graph, params, _ = family
-    room = 4
-    cache = [empty_cache(1, config.kv_heads, config.head_dim, room, jnp.float32)] * 2
-    places = np.asarray([[0, room]], np.int32)
-
-    @jax.jit
-    def feed(params, cache):
-        module = merge(graph, params)
-        return module(tokens(1)[:, :2], places, make_cached_attend(places, None, room), cache)
-
-    _, cache, _ = feed(params, cache)
-    keys, values = (np.asarray(x[0]) for x in cache[0])  # [K, E, C] and [K, C, E]
-    assert keys[:, :, 0].any() and not keys[:, :, 1:].any()
-    assert values[:, 0].any() and not values[:, 1:].any()
+    for pages in cache[0]:
+        assert np.all(np.asarray(pages)[[4, 9]] == 1e3), "a page that is nobody's was written"
 
 
 def test_a_later_token_changes_no_earlier_logits(family):

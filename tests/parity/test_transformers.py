@@ -3,6 +3,7 @@
 torch and transformers are no dependency: without them (`pip install -e '.[parity]'`) these tests are skipped.
 """
 
+import asyncio
 import dataclasses
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 import tiny
 
 from mirothinker_jax import convert
-from mirothinker_jax.agent.policy import Sampling
+from mirothinker_jax.agent.policy import Request, Sampling
 from mirothinker_jax.config import RolloutConfig
 from mirothinker_jax.data.packing import Sample, pack_rows
 from mirothinker_jax.models.head import full_logits
@@ -19,8 +20,8 @@ from mirothinker_jax.models.hf import flatten, tensors
 from mirothinker_jax.models.qwen import Qwen, merge
 from mirothinker_jax.objectives.sft import sft
 from mirothinker_jax.parallel.attend import make_attend
-from mirothinker_jax.rollout.engine import Engine, Slots
-from mirothinker_jax.rollout.sampling import Settings
+from mirothinker_jax.rollout.local.device import Device
+from mirothinker_jax.rollout.local.driver import LocalEngine
 from mirothinker_jax.trainer.step import make_gradient
 from mirothinker_jax.types import Spans
 
@@ -129,14 +130,16 @@ def test_greedy_generation(pair, ids):
             pad_token_id=0,
         )
     expected = whole[0, len(prompt) :].tolist()
-    engine = Engine(pair.spec, RolloutConfig(slots=1, prefill_slots=1, prefill_tokens=8), 80, end_ids=())
-    engine.load(pair.params)
-    greedy = Settings.rows([(Sampling(temperature=0.0), 0)])
-    one = lambda *values: Slots(*(np.asarray([v], np.int32) for v in values), greedy)  # noqa: E731
-    found = [int(engine.prefill(np.asarray([0], np.int32), [prompt], one(0, 0, 64), False).tokens[0, 0])]
-    while len(found) < 64:
-        state = one(len(prompt) + len(found) - 1, found[-1], 64 - len(found))
-        found += [int(t) for t in engine.decode(state, False).tokens[0] if t >= 0]
+    config = RolloutConfig(slots=1, prefill_slots=1, prefill_tokens=8, page_tokens=16)
+    device = Device(pair.spec, config, 80, end_ids=())
+    device.load(pair.params)
+
+    async def ours():
+        async with LocalEngine(device) as engine:
+            greedy = Sampling(temperature=0.0)
+            return await engine.generate(Request("a", prompt.tolist(), 64, sampling=greedy))
+
+    found = list(asyncio.run(ours()).tokens)
     assert found == expected
 
 

@@ -14,13 +14,17 @@ import numpy as np
 import pytest
 import tiny
 
-from mirothinker_jax import convert, flags
+from mirothinker_jax import convert, evaluate, flags
 from mirothinker_jax.config import ModelConfig
+from mirothinker_jax.data.chat import Chat
+from mirothinker_jax.data.conversations import open_conversations
 from mirothinker_jax.data.hf_tokenizer import HFTokenizer
+from mirothinker_jax.data.preference import render_pair
+from mirothinker_jax.data.preference_files import open_pairs
 from mirothinker_jax.models.hf import tensors
 from mirothinker_jax.models.hf_config import to_hf
 from mirothinker_jax.models.hf_files import write
-from mirothinker_jax.pipeline import preflight, prepare
+from mirothinker_jax.pipeline import local_policy, preflight, prepare
 from mirothinker_jax.pipeline import run as pipeline
 from mirothinker_jax.pipeline.inputs import draw_tasks, open_inputs, open_tasks
 from mirothinker_jax.trajectory import journal
@@ -166,3 +170,64 @@ def test_a_model_of_qwens_format_goes_through_dpo_and_grpo(folder, tmp_path, mon
     np.testing.assert_allclose(grpo[0]["reward"], earned, atol=1e-6)
     assert set(summary["accuracy"]) == {"dpo", "grpo"}
     assert jax.default_backend() == "cpu"
+
+
+@pytest.mark.slow
+def test_a_hugging_face_folder_is_evaluated_as_it_is_and_its_episodes_become_data(
+    folder, tmp_path, monkeypatch, capfd
+):
+    """What is rendered of the exported records is what was sampled, token for token."""
+    monkeypatch.setattr(local_policy, "local_mesh", tiny.mesh)
+    monkeypatch.chdir(tmp_path)
+    config = flags.parse(["--config", "qwen/grpo:qwen3-1.7b", *settings()])
+    write_questions(tmp_path / "q.jsonl", draw_tasks(open_tasks(config, list), config, "dpo"))
+    groups = ("world.", "tools.", "agent.", "rollout.prefill", "evaluation.top_p", "model.")
+    given = [s for s in settings() if s.startswith(tuple(f"--config.{group}" for group in groups))]
+    asked = [
+        "--policy",
+        str(folder),
+        "--tasks",
+        "q.jsonl",
+        "--out",
+        "out",
+        "--runs",
+        "6",
+        "--concurrency",
+        "4",
+    ]
+    # Qwen3's own template writes an empty thought before an answer without one.
+    asked += ["--config.tools.search=world", "--config.tokenizer.template=chatml", *given]
+    exports = ["--export", "sft.jsonl", "--export-pairs", "pairs.jsonl"]
+    status = evaluate.main([*asked, *exports])
+    out, err = capfd.readouterr()
+    assert status == 0, err
+    episodes = {e.id: e for e in journal.read(tmp_path / "out" / "episodes.jsonl")}
+    right = {name for name, e in episodes.items() if e.correct}
+    assert len(episodes) == 12 and 0 < len(right) < 12 and f"accuracy  {len(right) / 12:.3f}" in out
+    assert "become other tokens" not in err
+
+    chat = Chat(HFTokenizer(folder, "chatml"), call_format="hermes")
+    records = open_conversations("sft.jsonl")
+    exported = [json.loads(line) for line in (tmp_path / "sft.jsonl").read_text().splitlines()]
+    assert {r["id"] for r in exported} == right and any(episodes[r["id"]].calls for r in exported)
+    for place, record in enumerate(exported):
+        segments = episodes[record["id"]].segments
+        rendered = chat.render(records[place]["messages"], records[place]["tools"])
+        assert rendered.tokens.tolist() == [i for s in segments for i in s.tokens]
+        assert rendered.trained.tolist() == [s.source is Source.POLICY for s in segments for _ in s.tokens]
+
+    pairs = open_pairs("pairs.jsonl").pairs
+    assert pairs and f"pairs.jsonl: {len(pairs)} pairs" in err
+    for pair in pairs:
+        made = render_pair(pair, chat)
+        for side in ("chosen", "rejected"):
+            tokens = np.concatenate([made.prompt, getattr(made, side).tokens]).tolist()
+            segments = episodes[pair.chosen["metadata"][side]].segments
+            assert (
+                tokens == [i for s in segments for i in s.tokens] == pair.chosen["metadata"]["tokens"][side]
+            )
+            assert len(made.prompt) == len(segments[0].tokens)
+
+    # The same command has nothing left to do, and loads no model.
+    monkeypatch.setattr(local_policy, "load_params", lambda *_: pytest.fail("loaded"))
+    assert evaluate.main(asked) == 0

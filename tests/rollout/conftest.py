@@ -1,40 +1,51 @@
-"""Engines over the tiny model, compiled once."""
+"""Devices over the tiny model, compiled once, and what the trainer says of the turns that they sample."""
 
 import functools
 
+import jax
+import numpy as np
 import pytest
 import tiny
-from turns import episodes, play
 
 from mirothinker_jax.config import RolloutConfig
+from mirothinker_jax.data.packing import Sample, pack_rows
 from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.parallel.mesh import local_mesh
-from mirothinker_jax.rollout.engine import Engine
+from mirothinker_jax.rollout.local.device import Device
+from mirothinker_jax.trainer.step import make_logprobs
 
 CONTEXT, ENDS = 64, (63, 17)
+CONFIGS = {
+    # Room for everything.
+    "wide": RolloutConfig(slots=6, prefill_slots=3, prefill_tokens=8, decode_steps=4, page_tokens=8),
+    # Room for one whole context, in pages that no block agrees with.
+    "tight": RolloutConfig(
+        slots=4, prefill_slots=2, prefill_tokens=7, decode_steps=3, page_tokens=4, pages=16
+    ),
+    "narrow": RolloutConfig(slots=1, prefill_slots=1, prefill_tokens=1, decode_steps=3, page_tokens=64),
+    "experts": RolloutConfig(slots=4, prefill_slots=2, prefill_tokens=8, decode_steps=4, page_tokens=8),
+    "mesh": RolloutConfig(slots=8, prefill_slots=8, prefill_tokens=8, decode_steps=4, page_tokens=16),
+    "exact": RolloutConfig(
+        slots=4,
+        prefill_slots=2,
+        prefill_tokens=4,
+        decode_steps=4,
+        page_tokens=8,
+        pages=12,
+        deterministic=True,
+    ),
+}
 
 
 @pytest.fixture(scope="session")
-def engine():
-    """By name: `wide` (6 slots), `narrow` (one slot, fed token by token), `mesh` (8 slots on 8 devices), `experts` (as
-    wide, over a mixture of experts)."""
+def device():
+    """By the names above; `mesh` is on eight devices, two of them for heads, `experts` a mixture of experts."""
 
     @functools.cache
     def build(name):
-        mesh, config = {
-            "wide": (tiny.mesh(), RolloutConfig(slots=6, prefill_slots=3, prefill_tokens=8, decode_steps=4)),
-            "narrow": (
-                tiny.mesh(),
-                RolloutConfig(slots=1, prefill_slots=1, prefill_tokens=1, decode_steps=3),
-            ),
-            "experts": (
-                tiny.mesh(),
-                RolloutConfig(slots=6, prefill_slots=3, prefill_tokens=8, decode_steps=4),
-            ),
-            "mesh": (local_mesh(), RolloutConfig(slots=8, prefill_slots=2, prefill_tokens=8, decode_steps=4)),
-        }[name]
         shape = tiny.MOE if name == "experts" else tiny.QWEN3
-        made = Engine(ModelSpec.build(shape, tiny.VOCAB, mesh), config, CONTEXT, ENDS)
+        mesh = tiny.mesh(data=4, tensor=2) if name == "mesh" else tiny.mesh()
+        model = ModelSpec.build(shape, tiny.VOCAB, mesh)
+        made = Device(model, CONFIGS[name], CONTEXT, ENDS, record_routes=name == "experts")
         made.load(tiny.params(shape))
         return made
 
@@ -42,6 +53,16 @@ def engine():
 
 
 @pytest.fixture(scope="session")
-def played(engine):
-    """Ten episodes on six slots."""
-    return play(engine("wide"), episodes(10))
+def trainer():
+    """Log-probs of every sampled token of conversations, by the trainer's forward pass over packed rows."""
+    model = ModelSpec.build(tiny.QWEN3, tiny.VOCAB, tiny.mesh())
+    logprobs = make_logprobs(model)
+
+    def of(conversations, params=None):
+        samples = [Sample(tokens, trained) for tokens, trained in conversations]
+        rows = jax.tree.map(lambda *x: np.concatenate(x), *(pack_rows([s], 64) for s in samples))
+        with jax.set_mesh(model.mesh):
+            values = np.asarray(logprobs(tiny.params(tiny.QWEN3) if params is None else params, rows))
+        return [row[weights > 0] for row, weights in zip(values, rows.weights, strict=True)]
+
+    return of

@@ -2,14 +2,24 @@
 lost."""
 
 import asyncio
+import contextlib
 import dataclasses
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import zlib
 
 import pytest
 
 from mirothinker_jax.agent.characters import Characters
 from mirothinker_jax.agent.policy import EngineError, Turn
 from mirothinker_jax.agent.setting import Setting
+from mirothinker_jax.config_tree import ConfigError
 from mirothinker_jax.data.chat import Chat
+from mirothinker_jax.pipeline.endings import storage_failure
 from mirothinker_jax.rollout.collect import EpisodeSpec, OutageError, Runtime, collect
 from mirothinker_jax.tasks.types import Task, Verdict
 from mirothinker_jax.tools.spec import Failure, ToolCall, ToolResult, render_call
@@ -202,3 +212,84 @@ def test_unjudged_is_not_wrong(tmp_path):
     judged = run(tmp_path / "f.jsonl", grader=shy, broken_share=0.25)
     assert [t.correct for t in judged] == [True, True, None, True]
     assert judged[0].terms == {"f1": 0.5} and judged[0].reason == "yes"
+
+
+def rewrite(path, change):
+    """The journal with `change(event)` in place of each event, with fitting checksums; None: without it."""
+    lines = [json.loads(line[9:]) for line in path.read_text("utf-8").splitlines()]
+    texts = [json.dumps(e).encode() for e in map(change, lines) if e is not None]
+    path.write_bytes(b"".join(b"%08x %s\n" % (zlib.crc32(text), text) for text in texts))
+
+
+def renamed(event):
+    """As a version wrote it that had another name for something."""
+    return {
+        {"stop": "ending", "failure": "error", "context": "sampled_from"}.get(k, k): v
+        for k, v in event.items()
+    }
+
+
+DAMAGE = {
+    "by hand": lambda path: path.write_bytes(path.read_bytes().replace(b"yes", b"nay")),
+    "line breaks of Windows": lambda path: path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n")),
+    "lines deleted": lambda path: path.write_bytes(b"".join(path.read_bytes().splitlines(True)[::3])),
+    "another version": lambda path: rewrite(path, renamed),
+    "events unheard of": lambda path: rewrite(path, lambda e: e | {"event": e["event"] + "-2"}),
+    "half of the tokens": lambda path: os.truncate(path.with_suffix(".columns"), 4000),
+    "no tokens": lambda path: path.with_suffix(".columns").unlink(),
+    "tokens alone": lambda path: path.unlink(),
+    "not a journal": lambda path: path.write_bytes(bytes(range(256)) * 9),
+    "JSON that is no event": lambda path: rewrite(path, lambda e: [e]),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.parametrize("fuse", [10, 1000], ids=["killed", "done"])
+def test_a_journal_that_was_damaged_is_completed(tmp_path, caplog, name, fuse):
+    """Whatever counts as never written is done again, said in one line, and what was there stays in the file."""
+    path, whole = tmp_path / "e.jsonl", run(tmp_path / "whole.jsonl")
+    with contextlib.suppress(Killed):
+        run(path, Script(fuse))
+    DAMAGE[name](path)
+    before = path.read_bytes() if path.exists() else b""
+    assert run(path) == whole
+    assert path.read_bytes().startswith(before.rpartition(b"\n")[0])
+    assert len([line for line in caplog.messages if "a damaged line" in line]) == (
+        name not in ("lines deleted", "tokens alone")
+    )
+    engine = Script()
+    assert run(path, engine) == whole and engine.turns == []
+
+
+@pytest.mark.parametrize("size", [1, 700, 2500])
+def test_a_full_disk(tmp_path, size):
+    """One line says which file; what was whole before it counts."""
+    path, whole, engine = tmp_path / "e.jsonl", run(tmp_path / "whole.jsonl"), Script()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        with pytest.raises(OSError) as error:
+            run(path, engine)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert re.match(
+        rf"{tmp_path}/e\.(jsonl|columns): (File too large|No space left on device); ",
+        storage_failure(error.value),
+    )
+    again = Script()
+    assert run(path, again) == whole
+    assert len(engine.turns) + len(again.turns) <= 12 + len(SPECS), (
+        "each lost at most the one it could not write"
+    )
+
+
+def test_a_journal_that_another_process_writes(tmp_path):
+    path = tmp_path / "e.jsonl"
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", hold, path], **pipes) as other:
+        other.stdout.readline()
+        with pytest.raises(ConfigError, match=rf"^{path}: another process is writing to it; "):
+            run(path)
+        other.communicate(b"\n")
+    assert path.read_bytes() == b"" and all(t.correct for t in run(path))

@@ -1,6 +1,5 @@
 """SIGKILL while episodes are written down: nothing that was finished is lost or done twice."""
 
-import collections
 import json
 import os
 import signal
@@ -9,20 +8,11 @@ import sys
 from pathlib import Path
 
 import collecting
+from journals import assert_done_once
 
 from mirothinker_jax.trajectory import journal
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def assert_done_once(path):
-    """No finished turn was sampled again, no call that had an answer made again, no episode ended twice."""
-    lines = [json.loads(line[9:]) for line in path.read_text("utf-8").splitlines()]
-    kinds = {"turn": ("episode", "context"), "call": ("episode", "request", "asked"), "end": ("episode",)}
-    for kind, names in kinds.items():
-        done = [e for e in lines if e["event"] == kind and not e.get("failure")]
-        counts = collections.Counter(tuple(e[name] for name in names) for e in done)
-        assert max(counts.values()) == 1, (kind, counts.most_common(3))
 
 
 def test_killed_at_random_moments_of_writing(tmp_path):

@@ -1,4 +1,4 @@
-"""Conversations with a sampler, without an agent: what is fed, and what comes back."""
+"""Conversations with an engine, without an agent: what is fed, and what comes back."""
 
 import asyncio
 import itertools
@@ -7,7 +7,8 @@ import numpy as np
 import tiny
 
 from mirothinker_jax.agent.policy import Request, Sampling
-from mirothinker_jax.rollout.sampler import Sampler
+from mirothinker_jax.rollout.local.device import Device
+from mirothinker_jax.rollout.local.driver import LocalEngine
 
 TRAINING = Sampling()
 _sessions = itertools.count()
@@ -62,11 +63,26 @@ def episodes(count):
     return made
 
 
-def play(engine, episodes, routes=False):
-    async def run():
-        async with Sampler(engine, routes) as sampler, asyncio.TaskGroup() as group:
-            for episode in episodes:
-                group.create_task(episode.play(sampler))
+def run(device, work, version=0):
+    """What `work(engine)` gives, and the engine, which compiles nothing meanwhile."""
+    shapes = lambda: [f._cache_size() for f in (Device._feed, Device._decode, Device._copy)]  # noqa: E731
 
-    asyncio.run(run())
-    return episodes
+    async def inside():
+        async with LocalEngine(device, version) as engine:
+            before = shapes()
+            result = await asyncio.wait_for(work(engine), 120)
+            assert shapes() == before
+            return result, engine
+
+    return asyncio.run(inside())
+
+
+def play(device, conversations):
+    """The conversations, all at once, and the engine that they were with."""
+
+    async def work(engine):
+        async with asyncio.TaskGroup() as group:
+            for episode in conversations:
+                group.create_task(episode.play(engine))
+
+    return conversations, run(device, work)[1]

@@ -333,7 +333,7 @@ def test_verdicts_are_kept_in_a_file(tmp_path):
     (tmp_path / "prompt.txt").write_text("hello\n")
     where = {"judge_url": "http://a.test", "judge_cache_file": str(tmp_path / "prompt.txt")}
     with pytest.raises(
-        ConfigError, match="judge_cache_file: .*prompt.txt is no file of verdicts; name another"
+        ConfigError, match=r"judge_cache_file: .*prompt.txt is no file of verdicts; name another"
     ):
         judging.Judge(TasksConfig(grader="judge", judge_model="m", **where), "")
 

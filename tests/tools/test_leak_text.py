@@ -6,6 +6,7 @@ import pytest
 
 from mirothinker_jax.tools.leak_guard import URL_CHARS
 from mirothinker_jax.tools.leak_text import LEFT_OUT, hide_leaks, mentions_leak
+from mirothinker_jax.tools.mcp_result import result_text
 
 HUB = "https://huggingface.co/datasets/x/y"
 
@@ -39,3 +40,16 @@ def test_an_address_is_found_wherever_it_stands(place):
 )
 def test_what_stands_beside_it_is_left_out(text, shown):
     assert hide_leaks(text) == shown
+
+
+def test_words_that_an_evaluation_refuses_count_in_addresses():
+    text = "Some-Bench is hard.\n\nSee https://a.test/Some-Bench.csv: 42\n\nb"
+    assert hide_leaks(text) == text
+    assert hide_leaks(text, ["some-bench"]) == f"Some-Bench is hard.\n\n{LEFT_OUT}\n\nb"
+    hits = {"hits": [{"url": "https://a.test/some-bench", "text": "42"}, {"url": "https://b.test"}]}
+    hidden = json.dumps({"hits": [LEFT_OUT, {"url": "https://b.test"}]})
+    assert hide_leaks(json.dumps(hits), ["some-bench"]) == hidden
+    contents = [{"type": "resource_link", "uri": "https://a.test/some-bench"}, {"type": "text", "text": text}]
+    assert "42" not in result_text({"content": contents}, ["some-bench"])
+    assert "a.test" in result_text({"content": contents[:1]})
+    assert not mentions_leak("x" * URL_CHARS * 2 + "./", ["some-bench"])

@@ -1,0 +1,86 @@
+"""Paged attention in plain XLA: a loop over the pages that are alive, with online softmax (arXiv 1805.02867).
+
+A turn of the loop loads one page of every row, so no context is ever gathered whole. It ends with the longest row;
+rows that ended before compute pages of zero weight, which change no bit of theirs.
+
+A page is [K, P, E], so that both products are batches of plain matrix products.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+NEVER = -1e30
+
+
+def empty(pages: int, size: int, kv_heads: int, width: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """Keys and values of `pages` pages of `size` tokens, zeros [pages, K, size, E] each."""
+    shape = (pages, kv_heads, size, width)
+    return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+
+
+def write(pool, k: jax.Array, v: jax.Array, table: jax.Array, places: jax.Array) -> tuple[Any, ...]:
+    """The pool with the tokens k, v [B, C, K, E] at `places`, int32 [B, C], of rows whose pages are table, int32
+    [B, M]. A token at −1 is not written."""
+    keys, values = pool
+    size = keys.shape[2]
+    page = jnp.take_along_axis(table, jnp.maximum(places, 0) // size, axis=1)
+    page = jnp.where(places >= 0, page, keys.shape[0])
+    at = (page, slice(None), jnp.maximum(places, 0) % size)
+    return (
+        keys.at[at].set(k.astype(keys.dtype), mode="drop"),
+        values.at[at].set(v.astype(values.dtype), mode="drop"),
+    )
+
+
+def copy(pool, source: jax.Array, target: jax.Array) -> tuple[Any, ...]:
+    """The pool with page source[i] copied to target[i], int32 [n], one after the other; a target of −1 is none."""
+
+    def one(i, pool) -> tuple[Any, ...]:
+        to = jnp.where(target[i] >= 0, target[i], source[i])
+        return tuple(
+            jax.lax.dynamic_update_index_in_dim(
+                x, jax.lax.dynamic_index_in_dim(x, source[i], 0, False), to, 0
+            )
+            for x in pool
+        )
+
+    return jax.lax.fori_loop(0, source.shape[0], one, tuple(pool))
+
+
+def attend(q: jax.Array, pool, table: jax.Array, places: jax.Array) -> jax.Array:
+    """[B, C, H, E] of queries at `places`, int32 [B, C], each over the keys of its row up to its own. −1: zeros."""
+    keys, values = pool
+    rows, count, heads, width = q.shape
+    kv_heads, size = keys.shape[1:3]
+    groups = heads // kv_heads
+    # [B, K, G·C, E]: the queries of a key's head beside each other, one product for all of them.
+    grouped = q.reshape(rows, count, kv_heads, groups, width).transpose(0, 2, 3, 1, 4)
+    grouped = grouped.reshape(rows, kv_heads, groups * count, width)
+    own = jnp.broadcast_to(places[:, None], (rows, groups, count)).reshape(rows, 1, groups * count, 1)
+
+    def page(j, state) -> tuple[Any, ...]:
+        top, total, out = state
+        index = jax.lax.dynamic_index_in_dim(table, j, 1, False)
+        k, v = keys[index], values[index]
+        scores = jnp.einsum("bkqe,bkse->bkqs", grouped, k, preferred_element_type=jnp.float32) * width**-0.5
+        seen = (j * size + jnp.arange(size, dtype=jnp.int32))[None, None, None] <= own
+        scores = jnp.where(seen, scores, NEVER)
+        above = jnp.maximum(top, scores.max(-1))
+        weights, before = jnp.exp(scores - above[..., None]), jnp.exp(top - above)
+        weighted = jnp.einsum(
+            "bkqs,bkse->bkqe", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+        )
+        return above, total * before + weights.sum(-1), out * before[..., None] + weighted
+
+    shape = grouped.shape[:3]
+    zeros = jnp.zeros(shape, jnp.float32)
+    # Half of NEVER: where all is masked, exp(NEVER − top) still is 0.
+    state = (zeros + 0.5 * NEVER, zeros, jnp.zeros(grouped.shape, jnp.float32))
+    _, total, out = jax.lax.fori_loop(0, places.max() // size + 1, page, state)
+    out = (out / jnp.where(total > 0, total, 1.0)[..., None]).astype(q.dtype)
+    out = out.reshape(rows, kv_heads, groups, count, width).transpose(0, 3, 1, 2, 4)
+    return out.reshape(rows, count, heads, width)

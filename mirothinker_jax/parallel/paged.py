@@ -1,0 +1,74 @@
+"""Where paged attention meets the mesh: every device of the batch axes has pages and rows of its own, heads go over
+`tensor`. Page numbers are a device's own.
+
+A step first writes its tokens' keys and values and then attends, layer by layer. So a row may see pages that another
+row of the same step writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import mirothinker_kernels.paged_attention.tpu as tpu  # pyright: ignore[reportMissingImports]
+import mirothinker_kernels.paged_attention.xla as xla  # pyright: ignore[reportMissingImports]
+from jax.sharding import Mesh, PartitionSpec
+
+from mirothinker_jax.parallel.attend import Attend
+from mirothinker_jax.parallel.sharding import spec
+
+Pool = tuple[jax.Array, ...]  # one layer's pages
+
+
+class PagedKernels:
+    """The kernels for the devices of a mesh."""
+
+    def __init__(self, mesh: Mesh):
+        on_tpu = mesh.devices.flat[0].platform == "tpu"
+        self._kernels = tpu if on_tpu else xla
+        # Axes of a layer's pages: those of tpu.py and of xla.py.
+        axes = ("batch", None, "kv_heads", None) if on_tpu else ("batch", "kv_heads", None, None)
+        self.pages, self._parts = spec(*axes), 1 if on_tpu else 2
+        self._alone = mesh.size == 1
+
+    def empty(self, pages: int, size: int, kv_heads: int, width: int, dtype: Any) -> Pool:
+        """One layer's pages, zeros; `pages` of all devices together."""
+        return self._kernels.empty(pages, size, kv_heads, width, dtype)
+
+    def copy(self, pools: list[Pool], source: jax.Array, target: jax.Array) -> list[Pool]:
+        """Pages source[i] copied to target[i], int32 [n] of each device, one after the other; −1: none."""
+
+        def local(pools, source, target) -> list[Pool]:
+            return [self._kernels.copy(pool, source, target) for pool in pools]
+
+        every = [(self.pages,) * self._parts for _ in pools]
+        return self._mapped(local, (every, spec("batch"), spec("batch")), every)(pools, source, target)
+
+    def attend(self, table: jax.Array, places: jax.Array) -> Attend:
+        """Attention of tokens at `places`, int32 [B, C], of rows with the pages `table`, int32 [B, M]. The layer cache
+        is the layer's pages, which it writes first. A token at −1 is not written, and sees nothing."""
+
+        def local(q, k, v, pool, table, places) -> tuple[Any, ...]:
+            pool = self._kernels.write(pool, k, v, table, places)
+            return self._kernels.attend(q, pool, table, places), pool
+
+        heads, kv, rows = (
+            spec("batch", None, "heads", None),
+            spec("batch", None, "kv_heads", None),
+            spec("batch"),
+        )
+        rows = PartitionSpec(*rows, None)
+        pages = (self.pages,) * self._parts
+        mapped = self._mapped(local, (heads, kv, kv, pages, rows, rows), (heads, pages))
+
+        def attend(q, k, v, layer_cache) -> tuple[Any, ...]:
+            return mapped(q, k, v, layer_cache, table, places)
+
+        return attend
+
+    def _mapped(self, local: Callable, in_specs: Any, out_specs: Any) -> Callable:
+        if self._alone:
+            return local
+        # Every axis splits every operand, so there is no replication to check.
+        return jax.shard_map(local, in_specs=in_specs, out_specs=out_specs, check_vma=False)

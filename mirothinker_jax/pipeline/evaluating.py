@@ -1,0 +1,299 @@
+"""A policy on questions, several times each: from what was asked for to figures and exports. No jax here.
+
+Everything goes to one folder, as it happens: manifest.json says what was asked, episodes.jsonl is the journal, and
+answers.jsonl, summary.json and report.html are read off it at the end. The same command goes on with what was stopped
+or broken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mirothinker_jax.agent.chat_engine import ChatEngine, ChatSettings
+from mirothinker_jax.agent.policy import Sampling
+from mirothinker_jax.agent.setting import Setting
+from mirothinker_jax.config import Config, check
+from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.evals.benchmarks import exportable
+from mirothinker_jax.evals.export import Writing, pair_records, sft_records
+from mirothinker_jax.evals.inspect_log import write_inspect_log
+from mirothinker_jax.evals.manifest import check_manifest, check_policy, make_manifest, write_manifest
+from mirothinker_jax.evals.measure import Measured, measure, question_specs
+from mirothinker_jax.evals.rejudge import rejudge
+from mirothinker_jax.pipeline.asking import open_tools
+from mirothinker_jax.pipeline.benchmarking import assess, open_benchmark
+from mirothinker_jax.pipeline.inputs import open_tasks
+from mirothinker_jax.pipeline.policies import Policy, open_policy, policy_setting
+from mirothinker_jax.rollout.collect import EpisodeSpec, Runtime, collect
+from mirothinker_jax.tasks.types import Environment, Task
+from mirothinker_jax.tools.executor import ToolExecutor
+from mirothinker_jax.trainer.metrics import progress
+from mirothinker_jax.trajectory.journal import History, Journal
+from mirothinker_jax.trajectory.types import Trajectory
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is asked for.
+
+    Attributes:
+      policy: a run, a Hugging Face folder, or an endpoint's address, for which `chat` is meant.
+      runs: episodes of each question.
+      limit: of the questions, the first so many; 0: all.
+      concurrency: episodes at once.
+      sft, pairs: files to export to.
+      benchmark: whose questions config.tasks.heldout has; "": nobody's.
+      rejudge: judge what is there once more.
+      view: folder for a log of inspect_ai.
+      allow_encoded: export questions in clear that were published encoded.
+      second_judge, people: as in benchmarking.assess; of a benchmark.
+    """
+
+    policy: str
+    config: Config
+    chat: ChatSettings
+    folder: Path
+    runs: int
+    limit: int = 0
+    concurrency: int = 16
+    sft: Path | None = None
+    pairs: Path | None = None
+    benchmark: str = ""
+    rejudge: bool = False
+    view: Path | None = None
+    allow_encoded: bool = False
+    second_judge: str = ""
+    people: str = ""
+
+    def __post_init__(self):
+        for name, least in (("runs", 1), ("limit", 0), ("concurrency", 1)):
+            check(getattr(self, name) >= least, f"--{name} is {getattr(self, name)}; it must be ≥ {least}")
+        for name, value in (("second-judge", self.second_judge), ("people", self.people)):
+            check(
+                not value or bool(self.benchmark), f"--{name} is of a --benchmark; name one, or leave it out"
+            )
+        judged = self.config.tasks.grader == "judge"
+        check(judged or not self.second_judge, "--second-judge is beside a judge; set tasks.grader=judge")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The figures, and what else there is to say, a line each."""
+
+    measured: Measured
+    notes: tuple[str, ...]
+    rows: str = ""  # of a benchmark, for people
+
+
+async def evaluate(asked: Evaluation) -> Outcome:
+    """Runs what is missing, and writes all files.
+
+    Raises:
+      ConfigError, DataError: one line, for whatever the user can mend.
+      OutageError: services broke more than tasks.broken_share of the episodes; what is done is kept.
+      OSError: the folder, or a file to export to, cannot be written.
+    """
+    config = asked.config
+    async with contextlib.AsyncExitStack() as stack:
+        benchmark = None
+        if asked.benchmark:
+            benchmark = open_benchmark(config, asked.benchmark, lambda: open_tools(config, stack))
+        environment = benchmark or open_tasks(config, lambda: open_tools(config, stack))
+        stack.callback(environment.close)
+        tasks = _draw(environment, asked)
+        if asked.sft or asked.pairs or asked.view:
+            exportable([task.metadata for task in tasks], asked.allow_encoded)
+        tools = list(environment.tools())
+        servers = {tool.spec.name: tool.spec.server for tool in tools}
+        policy = open_policy(asked.policy, config, asked.chat, servers)
+        specs = question_specs(tasks, asked.runs, config.seed)
+        setting = policy_setting(policy, [tool.spec for tool in tools], config)
+        manifest = _manifest(asked, tasks, setting)
+        executor = await stack.enter_async_context(ToolExecutor(tools, policy.tools, policy.codec.truncate))
+        runtime = Runtime(
+            executor=executor,
+            chat=policy.chat,
+            decode=policy.codec.decode,
+            setting=setting,
+            grader=environment.grader,
+            concurrency=asked.concurrency,
+            tries=config.tasks.tries,
+            broken_share=config.tasks.broken_share,
+        )
+        if asked.rejudge:
+            await rejudge(asked.folder / "episodes.jsonl", {t.id: t for t in tasks}, environment.grader)
+        trajectories, notes = await _collect(asked, specs, policy, runtime, manifest)
+    measured = measure(trajectories, asked.runs, policy.unit)
+    _write_lines(asked.folder / "answers.jsonl", [_answer(t) for t in trajectories])
+    began = datetime.datetime.fromisoformat(manifest["began"])
+    runs = [trajectories[i * len(tasks) : (i + 1) * len(tasks)] for i in range(asked.runs)]
+    assessed = None
+    if benchmark:
+        assessed = await assess(
+            benchmark,
+            asked.benchmark,
+            config,
+            runs,
+            tasks=tasks,
+            prompt=setting.system or "",
+            began=began,
+            second_judge=asked.second_judge,
+            people=asked.people,
+        )
+    summary = measured.to_json() | ({"benchmark": assessed.figures} if assessed else {})
+    with replacing(asked.folder / "summary.json") as scratch:
+        scratch.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # Only now: what makes pages takes time to import.
+    from mirothinker_jax.evals.report_evaluation import write_evaluation_report
+
+    write_evaluation_report(asked.folder, decode=policy.codec.decode)
+    notes = [*notes, *_export(asked, trajectories, policy, setting)]
+    if asked.view:
+        written = write_inspect_log(
+            asked.view,
+            runs,
+            task=asked.benchmark or "questions",
+            model=asked.policy,
+            created=began,
+            call_format=config.data.call_format,
+            figures=assessed.figures
+            if assessed
+            else {"accuracy": a.mean}
+            if (a := measured.accuracy)
+            else {},
+            allow_encoded=asked.allow_encoded,
+        )
+        notes.append(f"{written}: inspect view --log-dir {asked.view}")
+    if assessed:
+        assessed.refuse_unjudged()
+    return Outcome(measured, tuple(notes), assessed.rows if assessed else "")
+
+
+def _draw(environment: Environment, asked: Evaluation) -> list[Task]:
+    """The questions; those of a file are all asked, where no limit is given."""
+    config = asked.config
+    every = sys.maxsize if config.tasks.source == "files" else config.evaluation.questions
+    tasks = list(environment.tasks("heldout", asked.limit or every, config.seed))
+    check(bool(tasks), "there are no questions; give --tasks FILE, or config.evaluation.questions")
+    return tasks
+
+
+def _manifest(asked: Evaluation, tasks: Sequence[Task], setting: Setting) -> dict[str, Any]:
+    words = (
+        setting.system,
+        setting.functions,
+        setting.final_request,
+        setting.failure_request,
+        setting.restart_prompt,
+    )
+    chars = asked.chat.chars_per_token if asked.chat.url else None
+    manifest = make_manifest(asked.config, tasks, json.dumps(words), asked.runs, chars)
+    return check_manifest(asked.folder, manifest, ("tasks.judge_", "tasks.grader") if asked.rejudge else ())
+
+
+async def _collect(
+    asked: Evaluation,
+    specs: Sequence[EpisodeSpec],
+    policy: Policy,
+    runtime: Runtime,
+    manifest: dict[str, Any],
+) -> tuple[list[Trajectory], list[str]]:
+    """The episodes, and what to say of the endpoint. It is not asked where nothing is missing."""
+    path = asked.folder / "episodes.jsonl"
+    history = History(path)
+    judged = {
+        spec.id: bool(v.correct)
+        for spec in specs
+        if (v := history.verdicts.get(spec.id)) and v.correct is not None
+    }
+    if len(judged) == len(specs):
+        found = [history.trajectory(spec.id) for spec in specs]
+        if all(found):
+            write_manifest(asked.folder, manifest)
+            return [t for t in found if t is not None], []
+    sampling = Sampling(asked.config.evaluation.temperature, asked.config.evaluation.top_p)
+    async with policy.engine() as (engine, identity, _):
+        check_policy(asked.folder, manifest["policy"], identity)
+        write_manifest(asked.folder, manifest | {"policy": dict(identity)})
+        with (
+            Journal(path) as journal,
+            progress(len(specs), len(judged), "evaluating", "episode") as bar,
+        ):
+
+            def done(trajectory: Trajectory) -> None:
+                if trajectory.correct is not None and trajectory.id not in judged:
+                    judged[trajectory.id] = trajectory.correct
+                    bar.advance({"accuracy": sum(judged.values()) / len(judged)})
+
+            trajectories = await collect(
+                specs,
+                engine=engine,
+                runtime=runtime,
+                journal=journal,
+                history=history,
+                sampling=sampling,
+                retry_broken=True,
+                done=done,
+            )
+        return trajectories, _usage(engine)
+
+
+def _usage(engine: Any) -> list[str]:
+    if not isinstance(engine, ChatEngine) or not engine.usage.prompt_tokens:
+        return []
+    usage = engine.usage
+    return [
+        f"the server counted {usage.prompt_tokens:,} tokens read and {usage.completion_tokens:,} written in "
+        f"{usage.requests:,} requests of this start"
+    ]
+
+
+def _answer(trajectory: Trajectory) -> dict[str, Any]:
+    t = trajectory
+    encoded = (
+        "cipher" in t.metadata
+    )  # its reference is as the file has it, and its question stays in the journal
+    return {
+        "question_id": t.question_id,
+        "run": int(t.id.rpartition("#")[2]),
+        "question": None if encoded else t.question,
+        "expected": t.expected,
+        "answer": t.answer,
+        "correct": t.correct,
+        "reason": t.reason,
+        "stop": str(t.stop),
+        "calls": t.calls,
+    }
+
+
+def _export(
+    asked: Evaluation, trajectories: Sequence[Trajectory], policy: Policy, setting: Setting
+) -> list[str]:
+    config = asked.config
+    writing = Writing(
+        policy.template, config.data.call_format, setting.functions, policy.end_ids, policy.render
+    )
+    notes = []
+    if asked.sft is not None:
+        records, note = sft_records(trajectories, writing)
+        _write_lines(asked.sft, records)
+        notes.append(f"{asked.sft}: {note}")
+    if asked.pairs is not None:
+        records, note = pair_records(trajectories, writing, config.dpo.pairs_per_question, config.seed)
+        _write_lines(asked.pairs, records)
+        notes.append(f"{asked.pairs}: {note}")
+    return notes
+
+
+def _write_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as scratch:
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        scratch.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")

@@ -1,0 +1,309 @@
+"""The device side of the local engine: pages, rows, and the three functions that touch them.
+
+A row is a turn that is being sampled: its pending token, sampled but not fed, its length, its settings, all of which
+stay on the device, so that the next step can be sent before the tokens of the last one are read. `feed` writes blocks
+of contexts and begins rows; `decode` samples several tokens in chosen rows; `copy` copies pages.
+
+Every function is compiled for a few numbers of rows when the parameters come, and for no other afterwards. On several
+devices each has pages and rows of its own, and arguments are those of the devices one after the other.
+
+Randomness is counter-based: a token's number follows from its turn's seed and its place in the context.
+
+Left out: pages over `context`, where one device cannot hold a sequence.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from mirothinker_jax.agent.policy import Capabilities, Sampling
+from mirothinker_jax.config import ConfigError, RolloutConfig
+from mirothinker_jax.models.head import full_logits
+from mirothinker_jax.models.moe import Routing
+from mirothinker_jax.models.qwen import STACKED, Params, merge
+from mirothinker_jax.models.spec import ModelSpec
+from mirothinker_jax.parallel.mesh import BATCH_AXES, check_rows
+from mirothinker_jax.parallel.paged import PagedKernels, Pool
+from mirothinker_jax.parallel.sharding import replicated_sharding
+from mirothinker_jax.rollout.local.schedule import buckets
+from mirothinker_jax.rollout.local.weights import place
+from mirothinker_jax.rollout.sampling import Settings, sample, uniforms
+
+COPIES = 16  # pages copied at once, on each device
+
+
+class Rows(NamedTuple):
+    """The turns that are being sampled, arrays [rows] on the device."""
+
+    pending: jax.Array  # int32, the token to feed next
+    length: jax.Array  # int32, tokens in the pages
+    budget: jax.Array  # int32, tokens the turn may still sample; 0: it has ended
+    settings: Settings
+    seen: jax.Array  # bool [rows, V], tokens of the context
+
+
+class Start(NamedTuple):
+    """Rows that begin where a block ends, arrays [blocks]; a row beyond the last one is none."""
+
+    row: np.ndarray  # int32
+    last: np.ndarray  # int32, the index in the block of the context's last token
+    budget: np.ndarray  # int32
+    settings: Settings
+    seen: jax.Array  # uint8 [blocks, ⌈V / 8⌉], the tokens of the context as bits
+
+
+class Sampled(NamedTuple):
+    """What a step sampled, [rows, n], on the device until somebody reads it; −1 from where a row ended on."""
+
+    tokens: Any  # int32
+    logprobs: Any  # float32, under the distribution drawn from
+    raw_logprobs: Any  # float32, under the model's own
+    routes: Any  # int16 [rows, fed, L, k] of the tokens that were fed, where they are recorded
+
+
+class Device:
+    """Pages and rows on one mesh."""
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        config: RolloutConfig,
+        context_tokens: int,
+        end_ids: Sequence[int],
+        record_routes: bool = False,
+    ):
+        """`context_tokens` is the most that a context with its turn may take; each of `end_ids` ends a turn."""
+        check_rows(model.mesh.shape, "rollout.slots", config.slots)
+        self.shards = math.prod(model.mesh.shape[a] for a in BATCH_AXES)
+        if model.mesh.shape["context"] > 1:
+            raise ConfigError(
+                "config.mesh.context is above 1, which the sampler cannot use; give it tensor or data"
+            )
+        if config.pages:
+            check_rows(model.mesh.shape, "rollout.pages", config.pages)
+        self.model, self.config, self.context = model, config, context_tokens
+        self.end_ids, self.record_routes = frozenset(end_ids), record_routes
+        assert not record_routes or model.config.moe.experts, "a dense model has no routes"
+        self.capabilities = Capabilities(routes=record_routes)
+        # A block may reach beyond the context's end.
+        self.columns = -(-(context_tokens + config.prefill_tokens) // config.page_tokens)
+        whole = -(-context_tokens // config.page_tokens)
+        self.pages = (config.pages or config.slots * whole) // self.shards
+        if self.pages < whole:
+            raise ConfigError(
+                f"config.rollout.pages gives {self.pages} pages of {config.page_tokens} tokens to a device, which do "
+                f"not hold one context of {context_tokens}; give {whole * self.shards} or more"
+            )
+        self.rows = config.slots // self.shards
+        one = config.deterministic
+        self.decode_rows = buckets(self.rows, () if one else (2, 4, 8))
+        self.blocks = max(1, config.prefill_slots // self.shards)
+        self.feed_rows = buckets(self.blocks, () if one else (4, 16))
+        self._kernels = PagedKernels(model.mesh)
+        self._params: Params | None = None
+        self._pools: list[Pool] | None = None
+        self._state: Rows | None = None
+        self._unseen: dict[int, jax.Array] = {}  # no tokens, by number of blocks
+
+    @property
+    def loaded(self) -> bool:
+        """Whether there are parameters and pages."""
+        return self._params is not None
+
+    def load(self, params: Params) -> None:
+        """Takes the parameters to sample with, wherever they lie, and makes room for pages. What the pages held is
+        another policy's from now on."""
+        self._params = place(self.model, params)
+        if self._pools is not None:
+            return
+        c, config = self.model.config, self.config
+        sizes = (self.pages * self.shards, config.page_tokens, c.kv_heads, c.head_dim, c.compute_dtype)
+        with jax.set_mesh(self.model.mesh):
+            self._pools = [self._empty(*sizes) for _ in range(c.layers)]
+            self._state = self._fresh(config.slots)
+        if not self._unseen:
+            self._warm()
+
+    def unload(self) -> None:
+        """Lets go of parameters and pages: the memory is the trainer's."""
+        self._params = None
+        self._pools = self._state = None
+
+    def feed(self, tokens: np.ndarray, places: np.ndarray, tables: np.ndarray, start: Start) -> Sampled:
+        """Writes blocks of contexts and samples the first token of the rows that begin.
+
+        tokens, places: int32 [blocks, prefill_tokens], −1 where a place is padding. tables: int32 [blocks, columns].
+        """
+        with jax.set_mesh(self.model.mesh):
+            self._pools, self._state, sampled = self._feed(
+                self._params, self._pools, self._state, tokens, places, tables, start
+            )
+        return sampled
+
+    def decode(self, rows: np.ndarray, tables: np.ndarray) -> Sampled:
+        """Samples up to decode_steps tokens in each of these rows, int32 [n]; a row beyond the last one is none."""
+        with jax.set_mesh(self.model.mesh):
+            self._pools, self._state, sampled = self._decode(
+                self._params, self._pools, self._state, rows, tables
+            )
+        return sampled
+
+    def copy(self, pairs: Sequence[Sequence[tuple[int, int]]]) -> None:
+        """Copies pages, (source, target) of each device, one after the other."""
+        for first in range(0, max(map(len, pairs)), COPIES):
+            table = np.full((2, self.shards, COPIES), -1, np.int32)
+            table[0] = 0
+            for shard, part in enumerate(pairs):
+                for i, pair in enumerate(part[first : first + COPIES]):
+                    table[:, shard, i] = pair
+            source, target = table.reshape(2, -1)
+            with jax.set_mesh(self.model.mesh):
+                self._pools = self._copy(self._pools, source, target)
+
+    def seen(self, contexts: Sequence[np.ndarray | None], rows: int) -> jax.Array:
+        """The tokens of contexts as bits, for `Start`; None: nobody asks. All None: an array that is there already."""
+        if all(ids is None for ids in contexts):
+            return self._unseen[rows]
+        bits = np.zeros((rows, self.model.vocab_size), bool)
+        for row, ids in enumerate(contexts):
+            if ids is not None:
+                bits[row, ids] = True
+        return self._spread(np.packbits(bits, axis=1, bitorder="little"))
+
+    def _spread(self, values: np.ndarray) -> jax.Array:
+        """On every device. One that is there already and one that comes now must lie alike, or two shapes compile."""
+        return jax.device_put(values, replicated_sharding(self.model.mesh))
+
+    def _warm(self) -> None:
+        """Runs every shape once, on rows and places that are none."""
+        width = -(-self.model.vocab_size // 8)
+        sizes = [n * self.shards for n in self.feed_rows]
+        self._unseen = {n: self._spread(np.zeros((n, width), np.uint8)) for n in sizes}
+        for n in (size * self.shards for size in self.feed_rows):
+            nowhere = np.full((n, self.config.prefill_tokens), -1, np.int32)
+            self.feed(np.zeros_like(nowhere), nowhere, self.table(n), self.start(n))
+        for n in (size * self.shards for size in self.decode_rows):
+            self.decode(np.full(n, self.config.slots, np.int32), self.table(n))
+        self.copy([[(0, 0)]] * self.shards)
+
+    def table(self, rows: int) -> np.ndarray:
+        """Page numbers of rows that have none, int32 [rows, columns]."""
+        return np.zeros((rows, self.columns), np.int32)
+
+    def start(self, blocks: int) -> Start:
+        """No row begins."""
+        settings = Settings.rows([(Sampling(), 0)] * blocks)
+        none, zeros = np.full(blocks, self.config.slots, np.int32), np.zeros(blocks, np.int32)
+        return Start(none, zeros, zeros.copy(), settings, self._unseen[blocks])
+
+    @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+    def _empty(self, pages, size, kv_heads, width, dtype) -> Any:
+        pool = self._kernels.empty(pages, size, kv_heads, width, dtype)
+        layout = NamedSharding(self.model.mesh, self._kernels.pages)
+        return tuple(jax.lax.with_sharding_constraint(x, layout) for x in pool)
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def _fresh(self, rows) -> Rows:
+        ints = jnp.zeros(rows, jnp.int32)
+        settings = Settings(*(jnp.zeros(rows, x.dtype) for x in Settings.rows([(Sampling(), 0)])))
+        made = Rows(ints, ints, ints, settings, jnp.zeros((rows, self.model.vocab_size), bool))
+        return self._everywhere(made)
+
+    def _everywhere(self, tree: Any) -> Any:
+        """Rows are few: every device has all of them."""
+        return jax.lax.with_sharding_constraint(tree, replicated_sharding(self.model.mesh))
+
+    def _module(self, params) -> Any:
+        return merge(self.model.graph, params | {STACKED: params[STACKED][0]})
+
+    def _routes(self, routing: Routing | None) -> jax.Array | None:
+        """int16 [B, T, L, k] of what the routers chose."""
+        if not self.record_routes:
+            return None
+        assert routing is not None
+        return jnp.moveaxis(routing.chosen, 0, 2).astype(jnp.int16)
+
+    def _ended(self, tokens: jax.Array) -> jax.Array:
+        no = jnp.zeros(tokens.shape, bool)
+        return functools.reduce(jnp.logical_or, (tokens == i for i in sorted(self.end_ids)), no)
+
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))
+    def _feed(self, params, pools, state: Rows, tokens, places, tables, start: Start) -> tuple[Any, ...]:
+        module = self._module(params)
+        attend = self._kernels.attend(tables, places)
+        positions = jnp.maximum(places, 0)
+        hidden, pools, routing = module(tokens, positions, attend, pools, unstacked=params[STACKED])
+        final = jnp.take_along_axis(hidden, start.last[:, None, None], axis=1)[:, 0]
+        place = jnp.take_along_axis(positions, start.last[:, None], axis=1)[:, 0]
+        logits = full_logits(final, module.head_weight)
+        seen = jnp.unpackbits(start.seen, axis=1, count=logits.shape[1], bitorder="little") > 0
+        drawn = sample(logits, uniforms(start.settings.seed, place), start.settings, seen)
+        budget = jnp.where(self._ended(drawn.tokens), 0, start.budget - 1)
+        seen = seen.at[jnp.arange(len(seen)), drawn.tokens].set(True)
+        begun = Rows(drawn.tokens, place + 1, budget, start.settings, seen)
+        state = jax.tree.map(lambda old, new: old.at[start.row].set(new, mode="drop"), state, begun)
+        one = drawn.tokens[:, None], drawn.logprobs[:, None], drawn.raw_logprobs[:, None]
+        sampled = Sampled(*one, self._routes(routing))
+        return pools, self._everywhere(state), self._everywhere(sampled)
+
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))
+    def _decode(self, params, pools, state: Rows, rows, tables) -> tuple[Any, ...]:
+        module, steps = self._module(params), self.config.decode_steps
+        chosen = jax.tree.map(lambda x: x.at[rows].get(mode="fill", fill_value=0), state)
+        settings: Settings = chosen.settings
+        # No row, no temperature: greedy, and nothing else is asked for.
+        settings = settings._replace(
+            top_p=jnp.where(chosen.budget > 0, settings.top_p, 1.0),
+            repetition_penalty=jnp.where(chosen.budget > 0, settings.repetition_penalty, 1.0),
+        )
+
+        def one(carry) -> tuple[Any, ...]:
+            i, pools, row, filled = carry
+            running = row.budget > 0
+            attend = self._kernels.attend(tables, jnp.where(running, row.length, -1)[:, None])
+            positions = jnp.where(running, row.length, 0)
+            hidden, pools, routing = module(
+                row.pending[:, None], positions[:, None], attend, pools, unstacked=params[STACKED]
+            )
+            logits = full_logits(hidden[:, 0], module.head_weight)
+            drawn = sample(logits, uniforms(settings.seed, positions), settings, row.seen)
+            tokens = jnp.where(running, drawn.tokens, -1)
+            new = (tokens, *(jnp.where(running, x, 0.0) for x in drawn[1:]))
+            if (routes := self._routes(routing)) is not None:
+                new = (*new, routes[:, 0])
+            filled = [x.at[:, i].set(y) for x, y in zip(filled, new, strict=True)]
+            ended = self._ended(drawn.tokens) | ~running
+            row = row._replace(
+                pending=jnp.where(running, drawn.tokens, row.pending),
+                length=row.length + running.astype(jnp.int32),
+                budget=jnp.where(ended, 0, row.budget - 1),
+                seen=row.seen.at[jnp.arange(len(tokens)), drawn.tokens].set(True),
+            )
+            return i + 1, pools, row, filled
+
+        c, shape = self.model.config, (rows.shape[0], steps)
+        filled = [
+            jnp.full(shape, -1, jnp.int32),
+            jnp.zeros(shape, jnp.float32),
+            jnp.zeros(shape, jnp.float32),
+        ]
+        if self.record_routes:
+            filled.append(jnp.zeros((*shape, c.layers, c.moe.experts_per_token), jnp.int16))
+        carry = (jnp.int32(0), pools, chosen, filled)
+        more = lambda carry: (carry[0] < steps) & jnp.any(carry[2].budget > 0)  # noqa: E731
+        _, pools, chosen, filled = jax.lax.while_loop(more, one, carry)
+        state = jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), state, chosen)
+        sampled = Sampled(*filled, *(() if self.record_routes else (None,)))
+        return pools, self._everywhere(state), self._everywhere(sampled)
+
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def _copy(self, pools, source, target) -> Any:
+        return self._kernels.copy(pools, source, target)

@@ -1,0 +1,1 @@
+"""Sampling by servers: token ids in and out over HTTP, never chat."""

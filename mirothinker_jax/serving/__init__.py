@@ -1,0 +1,1 @@
+"""HTTP over any engine: token ids in and out, and OpenAI's endpoints."""

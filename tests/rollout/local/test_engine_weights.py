@@ -1,0 +1,45 @@
+"""Parameters on their way to the engine: another layout, other devices, the dtype in which the model uses them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from mirothinker_jax.config import LoRAConfig
+from mirothinker_jax.models.qwen import STACKED
+from mirothinker_jax.models.spec import ModelSpec
+from mirothinker_jax.rollout.local.weights import _unstack, place
+
+NAMES = ["qwen2.5", "qwen3", "experts", "adapted experts"]
+ADAPTED = dataclasses.replace(tiny.MOE, lora=LoRAConfig(rank=2, targets=("q", "gate")))
+
+
+@pytest.mark.parametrize("config", [tiny.QWEN2, tiny.QWEN3, tiny.MOE, ADAPTED], ids=NAMES)
+def test_every_leaf_arrives_whole_layer_by_layer(config):
+    """From fsdp 4 × tensor 2 to tensor 2. Norms, adapters and what these are added to before the cast stay."""
+    config = dataclasses.replace(config, compute_dtype="bfloat16")
+    trainer = ModelSpec.build(config, tiny.VOCAB, tiny.mesh(fsdp=4, tensor=2))
+    engine = ModelSpec.build(config, tiny.VOCAB, tiny.mesh(tensor=2))
+    params = tiny.params(config)
+    found = place(engine, jax.device_put(params, trainer.shardings))
+    before = _unstack._cache_size()
+    place(engine, jax.device_put(params, trainer.shardings))
+    assert _unstack._cache_size() == before  # new parameters compile nothing
+    assert len(found[STACKED]) == config.layers
+    apart = jax.tree.map(lambda *x: np.stack(x), *found[STACKED])
+    kinds = {}
+
+    def compare(path, ours, theirs):
+        names = [entry.key for entry in path]
+        kinds["/".join(names[-3:])] = jnp.dtype(ours.dtype).name
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs.astype(ours.dtype)))
+
+    jax.tree_util.tree_map_with_path(compare, found | {STACKED: apart}, params)
+    for name, kind in kinds.items():
+        wide = name.endswith(("norm/weight", "lora_a", "lora_b")) or (config.lora.rank and "moe/gate" in name)
+        assert kind == ("float32" if wide else "bfloat16"), name
+    for leaf in jax.tree.leaves(found):
+        assert leaf.sharding.mesh == engine.mesh
