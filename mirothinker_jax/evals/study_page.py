@@ -168,8 +168,8 @@ def _training(figures: Figures) -> _Section:
 def _matched(figures: Figures) -> _Section:
     lines = []
     for look, (calls, curve) in zip(_LOOKS[1:], figures["shallow"].items(), strict=False):
-        lines.append(_by_tokens(look, f"many of {calls} calls", curve))
-    lines.insert(0, _by_tokens("grpo", "one, with more calls", figures["depth"]))
+        lines.append(_by_tokens(look, f"many × {calls} calls", curve))
+    lines.insert(0, _by_tokens("grpo", "one episode", figures["depth"]))
     rows = [(f"one episode, {n} calls", *_cells(f)) for n, f in figures["depth"].items()]
     rows += [
         (f"{k} × {calls} calls", *_cells(f))

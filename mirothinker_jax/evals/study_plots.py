@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from mirothinker_jax.evals.plots import Line, inline_svg, new_axes, style
 
@@ -37,9 +37,11 @@ def lines_svg(
         )
     if log:
         axes.set_xscale("log", base=2)
-        values = sorted({x for line in lines for x in line.x})
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace(",", " "))
-        axes.set_xlim(values[0] * 0.9, values[-1] * 1.1)
+        values = [x for line in lines for x in line.x]
+        axes.xaxis.set_major_locator(LogLocator(2.0, subs=(1.0, 1.5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(min(values) * 0.9, max(values) * 1.1)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     if share:
