@@ -51,11 +51,7 @@ WORLD = WorldConfig(sources=("airports",), wrong_first_hit=0, dead_link=0, faili
 TOOLS = ToolsConfig(
     names=("google_search", "scrape_and_extract_info"), output_tokens=1000, scrape_lines=40, search_results=3
 )
-POLICIES = {
-    "keep-5": {"keep_results": 5},
-    "hysteresis 5/25": {"keep_results": 5, "high_results": 25},
-    "keep-all": {"keep_results": -1},
-}
+POLICIES = {"keep-5": (5, 0), "hysteresis 5/25": (5, 25), "keep-all": (-1, 0)}  # keep_results, high_results
 _MESSAGE = re.compile(r"<\|im_start\|>(\w+)\n(.*?)(?=<\|im_end\|>|\Z)", re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\((\S+?)\)")
 
@@ -174,9 +170,13 @@ def main() -> None:
     task = walk(load_world(WORLD, 0), options.calls - 2, options.seed)
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder, WorldServer(WORLD, 0) as server:
-        for policy, hidden in POLICIES.items():
+        for policy, (keep, high) in POLICIES.items():
             agent = AgentConfig(
-                max_calls=options.calls, context_tokens=options.context, turn_tokens=16_384, **hidden
+                max_calls=options.calls,
+                context_tokens=options.context,
+                turn_tokens=16_384,
+                keep_results=keep,
+                high_results=high,
             )
             assert server.proxy_url
             rows[policy] = asyncio.run(play(task, agent, server.proxy_url, Path(folder), text))

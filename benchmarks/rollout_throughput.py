@@ -7,7 +7,8 @@ Both sample at temperature 1 from a Qwen3 decoder of 30M parameters in float32, 
 prompts have 16 to 256 tokens and answers 16 to 512, log-uniform, the same ones for both, and no token ends an answer.
 transformers takes them as one static batch, padded on the left, and samples until the longest answer is done, which is
 how it is used where nobody batches continuously. Tokens beyond an answer's length are not counted. Each system is a
-process of its own; they take turns, and the median counts. Compiling is not in it.
+process of its own; they take turns, and the median counts. Compiling is not in it. On a busy machine torch's threads
+wait for one another by spinning: there, `--threads 1` and CPU-seconds are what to read.
 
 The episodes have 20 turns each: a prompt, then a sampled turn and a tool's result in turn, every time with the whole
 context. What is prefilled is compared with what is new: prompts and results.
@@ -158,6 +159,8 @@ def main() -> None:
     ask("ours", "batch")  # the first one warms caches of the host
     taken = [{name: ask(name, "batch") for name in SYSTEMS} for _ in range(setting.rounds)]
     *_, (prefilled, new), _ = ask("ours", "episodes")
+    for pipe in pipes.values():
+        pipe.send(None)
     median = {n: [statistics.median(t[n][i] for t in taken) for i in range(2)] for n in SYSTEMS}
     tokens = sum(count for _, count in requests(setting))
     lines = [

@@ -14,16 +14,18 @@ from typing import Any, NoReturn
 
 from mirothinker_jax.agent.chat_engine import CHARS_PER_TOKEN, ChatSettings
 from mirothinker_jax.config import PRESETS
-from mirothinker_jax.config_tree import ConfigError
+from mirothinker_jax.config_tree import ConfigError, check
 from mirothinker_jax.data.strict_json import DataError
+from mirothinker_jax.evals.catalogue import BENCHMARKS
 from mirothinker_jax.evals.measure import table
 from mirothinker_jax.flags import parse, split, started_as, version
-from mirothinker_jax.pipeline.endings import STORAGE, one_line_endings, storage_failure
+from mirothinker_jax.pipeline.benchmarking import cost_line, with_benchmark
+from mirothinker_jax.pipeline.endings import OUTAGE, STORAGE, one_line_endings, storage_failure
 from mirothinker_jax.pipeline.evaluating import Evaluation, Outcome, evaluate
 from mirothinker_jax.pipeline.policies import CHAT_CONFIG, is_url, starting_values
 from mirothinker_jax.rollout.collect import OutageError
 
-OUTAGE = 75  # exit code (EX_TEMPFAIL of sysexits.h): services broke too many episodes; start again later
+_OF_BENCHMARKS = ("benchmark", "rejudge", "view", "allow_encoded", "second_judge", "people")
 EXAMPLES = f"""
 examples:
   python -m mirothinker_jax.evaluate --policy runs/my-run --tasks questions.jsonl --runs 4
@@ -32,6 +34,9 @@ examples:
       a model behind vLLM, SGLang, or whatever speaks OpenAI's chat API, in the scaffold of MiroThinker 1.0
   python -m mirothinker_jax.evaluate --policy models/Qwen3-1.7B --config.tools.search=world --limit 50
       a Hugging Face folder on this machine's devices, asked 50 questions of the embedded web
+  python -m mirothinker_jax.evaluate --policy http://localhost:8000/v1 --preset v1.5 --runs 8 --benchmark gaia \\
+      --tasks metadata.jsonl --config.tasks.grader=judge --config.tasks.judge_url=… --config.tasks.judge_model=…
+      a published benchmark; --dry-run says what its judge would cost
   python -m mirothinker_jax.evaluate --policy http://localhost:8000/v1 --tasks questions.jsonl --runs 8 \\
       --export sft.jsonl --export-pairs pairs.jsonl
       a teacher's data: train on them with --config.data.path=sft.jsonl and --config.dpo.path=pairs.jsonl
@@ -61,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     url = options.policy if is_url(options.policy) else ""
     chat = (options.model, options.key_env, options.chars_per_token, options.timeout)
     try:
+        check(bool(options.benchmark or not options.dry_run), "--dry-run is of a --benchmark; name one")
+        config = with_benchmark(config, options.benchmark) if options.benchmark else config
         asked = Evaluation(
             policy=options.policy,
             config=config,
@@ -69,7 +76,11 @@ def main(argv: list[str] | None = None) -> int:
             sft=options.export,
             pairs=options.export_pairs,
             **{name: getattr(options, name) for name in ("runs", "limit", "concurrency")},
+            **{name: getattr(options, name) for name in _OF_BENCHMARKS},
         )
+        if options.dry_run:
+            sys.stdout.write(f"{cost_line(config, options.benchmark, options.limit, options.runs)}\n")
+            return 0
         _show(asyncio.run(evaluate(asked)), asked.folder)
         return 0
     except (ConfigError, DataError) as error:
@@ -91,8 +102,10 @@ def _base(options: argparse.Namespace, path: str | None, overridden: Collection[
 def _show(outcome: Outcome, folder: Path) -> None:
     for note in outcome.notes:
         sys.stderr.write(f"{note}\n")
-    sys.stdout.write(table(outcome.measured))
-    sys.stdout.write(f"{'files':<10}{folder}: summary.json, answers.jsonl, episodes.jsonl, manifest.json\n")
+    sys.stdout.write(table(outcome.measured) + outcome.rows)
+    sys.stdout.write(
+        f"{'files':<10}{folder}: report.html, summary.json, answers.jsonl, episodes.jsonl, manifest.json\n"
+    )
 
 
 def _refuse(error: object, status: int) -> int:
@@ -102,7 +115,8 @@ def _refuse(error: object, status: int) -> int:
 
 def _name(options: argparse.Namespace) -> str:
     """Of the folder, by policy, questions and preset."""
-    parts = (options.policy.removesuffix("/v1"), options.tasks and Path(options.tasks).name, options.preset)
+    asked = options.benchmark or (options.tasks and Path(options.tasks).name)
+    parts = (options.policy.removesuffix("/v1"), asked, options.preset)
     slugs = (re.sub(r"[^\w.]+", "-", re.sub(r"^https?://", "", part)).strip("-.") for part in parts if part)
     return "-".join(slug for slug in slugs if slug) or "policy"
 
@@ -126,12 +140,13 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
 
     def add(name: str, help: str, default: object = "", metavar: str | None = None, **more: Any) -> None:
-        parser.add_argument(name, help=help, default=default, metavar=metavar, **more)
+        parser.add_argument(*name.split(), help=help, default=default, metavar=metavar, **more)
 
     count: dict[str, Any] = {"type": int, "metavar": "N"}
     parser.add_argument("--version", action="version", version=version())
     add("--policy", "a run, one of its stage folders, a Hugging Face folder, or an endpoint", required=True)
-    add("--tasks", "questions: *.jsonl, *.jsonl.gz, *.parquet (globs and commas)", metavar="FILE")
+    add("--tasks --data", "questions: *.jsonl, *.jsonl.gz, *.parquet (globs and commas)", metavar="FILE")
+    add("--benchmark", f"whose file --tasks is, as published: {', '.join(BENCHMARKS)}", metavar="NAME")
     add("--runs", "episodes of each question (default: 1)", 1, **count)
     add("--limit", "ask so many of the questions; the seed decides which (default: all)", 0, **count)
     add("--out", "where everything goes (default: a folder in runs/evaluated)", None, "FOLDER", type=Path)
@@ -139,6 +154,17 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     add("--concurrency", "episodes at once, and slots of a local cache (default: 16)", 16, **count)
     add("--export", "write the correct episodes as SFT records (data.path)", None, "FILE", type=Path)
     add("--export-pairs", "write correct against wrong as pairs (dpo.path)", None, "FILE", type=Path)
+    add("--view", "write the episodes for `inspect view --log-dir FOLDER`", None, "FOLDER", type=Path)
+    add(
+        "--second-judge",
+        "another model of the judge's endpoint; how far they agree is printed",
+        metavar="MODEL",
+    )
+    add("--people", "a table of episode,correct: how far the judge agrees with people", metavar="FILE")
+    flag: dict[str, Any] = {"action": "store_true"}
+    parser.add_argument("--dry-run", help="say what judging a benchmark would cost, and run nothing", **flag)
+    parser.add_argument("--rejudge", help="judge the episodes that are there once more", **flag)
+    parser.add_argument("--allow-encoded", help="export questions that were published encoded", **flag)
     add("--model", "of an endpoint that serves several: the name of the one")
     add("--key-env", "variable with its key (default: OPENAI_API_KEY)", "OPENAI_API_KEY", "NAME")
     add("--chars-per-token", "of it, as it is text (default: 3)", CHARS_PER_TOKEN, "N", type=float)

@@ -99,14 +99,14 @@ def summary(found: Mapping[str, Any], width: int) -> Iterator[str]:
     judged += [f"{episodes['not_judged']} not judged"] if episodes["not_judged"] else []
     judged += [f"{n} {stop.replace('_', ' ')}" for stop, n in episodes["stops"].items()]
     yield ", ".join(judged) or "nothing has been judged yet"
-    speed = episodes["sampled_tokens_per_s"]
+    speed = episodes["sampled_per_s"]
     going = [f"{episodes['going']} under way", f"{episodes['in_flight']} calls in flight"]
     if episodes["longest_in_flight"]:
         tool, seconds = episodes["longest_in_flight"]
         going[1] += (
             f" (the longest {_duration(seconds)}, {''.join(c if c.isprintable() else '?' for c in tool)[:60]})"
         )
-    going += [f"{speed:.0f} tokens/s sampled"] if speed else []
+    going += [f"{speed:.0f} {episodes['unit']}/s sampled"] if speed else []
     yield ", ".join([*going, f"written {_duration(episodes['quiet_s'])} ago"])
     failed = sum(episodes["failures"].values())
     kinds = ", ".join(f"{n} {kind.replace('_', ' ')}" for kind, n in episodes["failures"].items())

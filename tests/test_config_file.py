@@ -33,7 +33,7 @@ def test_a_config_by_name_or_path(tmp_path, monkeypatch):
         ("toy/smok", "did you mean toy/smoke"),
         ("configs/toy/smoke.py", "did you mean toy/smoke?"),
         ("qwen/stf:runs/a", "did you mean qwen/sft"),
-        ("toy", "did you mean toy/pipeline or toy/sft or toy/smoke?"),
+        ("toy", "did you mean toy/pipeline or toy/sft or toy/smoke or toy/study?"),
         ("zzz", "there are: agent/chat, mirothinker/dpo, "),
         (f"toy/{'x' * 5000}", "there are: "),
     ],

@@ -1,7 +1,7 @@
-"""`python -m mirothinker_jax.agent --policy URL "question"`: a question answered before one's eyes.
+"""`python -m mirothinker_jax.agent --policy RUN_OR_URL "question"`: a question answered before one's eyes.
 
-Calls are told on stderr as they begin and end; sources and answer go to stdout, the answer last. Nothing here imports
-jax.
+Calls are told on stderr as they begin and end; sources and answer go to stdout, the answer last. An endpoint is
+asked without importing jax.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import logging
 import sys
+from collections.abc import Collection
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mirothinker_jax.agent.chat_engine import CHARS_PER_TOKEN, ChatSettings
 from mirothinker_jax.agent.terminal import printable
@@ -20,8 +22,8 @@ from mirothinker_jax.config import PRESETS, Config
 from mirothinker_jax.config_tree import ConfigError
 from mirothinker_jax.flags import parse, split, started_as, version
 from mirothinker_jax.pipeline.asking import Asked, Asker, ending
+from mirothinker_jax.pipeline.policies import CHAT_CONFIG, is_url, starting_values
 
-DEFAULT_CONFIG = "agent/chat"
 # Exit codes; what was given wrong has 2.
 NO_ANSWER, STOPPED = 3, 130
 EXAMPLES = f"""
@@ -34,6 +36,8 @@ examples:
   python -m mirothinker_jax.agent --policy http://localhost:8000/v1 --config.tools.search=world \\
       "Find the city: go west from KTM."
       on the embedded web of airports and countries: no key, no network
+  python -m mirothinker_jax.agent --policy runs/my-run "Find the city: go west from KTM."
+      a run's newest checkpoint on this machine's devices, under the settings that it was trained with
   python -m mirothinker_jax.agent --policy http://localhost:8000/v1 --config.tools.corpus=papers --interactive
       over a folder of your own documents, question after question
 
@@ -42,7 +46,7 @@ Where it searches: the service whose key is set (SERPER_API_KEY, TAVILY_API_KEY,
 
 Every --config.KEY=VALUE of mirothinker_jax.train is taken; `python -m mirothinker_jax.train --help` lists them. Those
 of agent, tools, evaluation (temperature, top_p) and data.call_format matter here. --config FILE has them from a file;
-without it they are those of {DEFAULT_CONFIG}.
+without it they are those of {CHAT_CONFIG}.
 
 The answer is the last thing on stdout; the calls are told on stderr. Exit status: 0 with an answer, {NO_ANSWER} without
 one, 2 where something that was given is wrong, {STOPPED} after Ctrl-C.
@@ -52,18 +56,14 @@ one, 2 where something that was given is wrong, {STOPPED} after Ctrl-C.
 def main(argv: list[str] | None = None) -> int:
     given, own = split(sys.argv[1:] if argv is None else argv)
     options = _arguments(own)
-    if not any(argument.partition("=")[0] == "--config" for argument in given):
-        given = ["--config", f"{DEFAULT_CONFIG}:{options.preset}".rstrip(":"), *given]
-    elif options.preset:
-        given.append(f"--config.agent.preset={options.preset}")
-    config = parse(given, command="agent --policy URL", example=DEFAULT_CONFIG)
+    base = functools.partial(_base, options)
+    config = parse(given, command="agent --policy RUN_OR_URL", example=CHAT_CONFIG, base=base)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mirothinker_jax.agent").setLevel(logging.INFO)  # that the endpoint is asked again
+    url = options.policy if is_url(options.policy) else ""
     try:
-        settings = ChatSettings(
-            options.policy, options.model, options.key_env, options.chars_per_token, options.timeout
-        )
-        asker = Asker(settings, config, options.out, _say)
+        settings = ChatSettings(url, options.model, options.key_env, options.chars_per_token, options.timeout)
+        asker = Asker(options.policy, settings, config, options.out, _say)
         with asyncio.Runner() as runner:
             runner.run(asker.__aenter__())
             try:
@@ -77,6 +77,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("stopped")
         return STOPPED
+
+
+def _base(options: argparse.Namespace, path: str | None, overridden: Collection[str]) -> Any:
+    values = starting_values(options.policy, path, options.preset, "", overridden)
+    if not is_url(options.policy):
+        values.rollout.slots = 1  # one question at a time
+    return values
 
 
 def _once(runner: asyncio.Runner, asker: Asker, options: argparse.Namespace) -> int:
@@ -149,7 +156,7 @@ class _Parser(argparse.ArgumentParser):
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = _Parser(
         prog=started_as("agent"),
-        usage="%(prog)s --policy URL [options] [--config FILE] [--config.KEY=VALUE ...] QUESTION",
+        usage="%(prog)s --policy RUN_OR_URL [options] [--config FILE] [--config.KEY=VALUE ...] QUESTION",
         description="Answers a question with tools, and shows every call that it makes.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -158,7 +165,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("question", nargs="?", metavar="QUESTION", help="in quotes")
     parser.add_argument("--version", action="version", version=version())
     parser.add_argument(
-        "--policy", required=True, metavar="URL", help="an OpenAI-compatible endpoint: http://host:port/v1"
+        "--policy",
+        required=True,
+        metavar="RUN_OR_URL",
+        help="a run, one of its stage folders, a Hugging Face folder, or an OpenAI-compatible endpoint",
     )
     parser.add_argument("--model", default="", help="the endpoint's name for it, where it serves several")
     parser.add_argument("--interactive", action="store_true", help="ask for one question after another")

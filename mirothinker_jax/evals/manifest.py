@@ -6,6 +6,7 @@ questions and more runs are welcome: the episodes that are there stay what they 
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,14 @@ _FREE = (
     *("tools.extractor_key_env", "tools.extractor_url", "tools.unsafe_sandbox"),
     *("tasks.train", "tasks.heldout", "tasks.tries", "tasks.broken_share", "tasks.grader_timeout_s"),
     *("tasks.judge_url", "tasks.judge_key_env", "tasks.judge_concurrency", "tasks.judge_retries"),
-    *("tasks.judge_timeout_s", "tasks.judge_deadline_s", "world.port"),
+    *(
+        "tasks.judge_timeout_s",
+        "tasks.judge_deadline_s",
+        "tasks.judge_cache_file",
+        "tasks.judge_max_",
+        "world.port",
+    ),
+    *("tasks.judge_input_price", "tasks.judge_output_price"),
     *("model.init_from", "model.remat", "model.ffn_tokens", "model.context."),
 )
 
@@ -59,6 +67,7 @@ def make_manifest(
     }
     return {
         "version": __version__,
+        "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "runs": runs,
         "settings": settings,
         "files": files | {"agent's prompt": _digest(prompt.encode("utf-8", "surrogatepass"))},
@@ -67,8 +76,9 @@ def make_manifest(
     }
 
 
-def check_manifest(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
-    """The manifest to write: `new`, with what is known from the starts before.
+def check_manifest(folder: Path, new: dict[str, Any], may_change: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The manifest to write: `new`, with what is known from the starts before. Settings whose names begin with one of
+    `may_change` may have changed.
 
     Raises ConfigError where the folder has episodes of other settings, or of other questions under the same ids.
     """
@@ -83,9 +93,10 @@ def check_manifest(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: cannot be read; remove {folder}, or give another --out, to begin anew"
         ) from None
-    _refuse(folder, difference(known["settings"], new["settings"]))
-    changed = [key for key, digest in new["files"].items() if known["files"].get(key, digest) != digest]
-    _refuse(folder, [f"{key}: says something else now" for key in changed])
+    changed = difference(known["settings"], new["settings"])
+    files = [key for key, digest in new["files"].items() if known["files"].get(key, digest) != digest]
+    changed += [f"{key}: says something else now" for key in files]
+    _refuse(folder, [setting for setting in changed if not setting.startswith(may_change or "\0")])
     if new["policy"]:
         check_policy(folder, known["policy"], new["policy"])
     others = [task for task, digest in new["tasks"].items() if known["tasks"].get(task, digest) != digest]
@@ -95,7 +106,8 @@ def check_manifest(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
         "another id, or give another --out",
     )
     tasks = known["tasks"] | new["tasks"]
-    return new | {"policy": new["policy"] or known["policy"], "tasks": tasks, "runs": max(runs, new["runs"])}
+    kept = {"policy": new["policy"] or known["policy"], "began": old.get("began", new["began"])}
+    return new | kept | {"tasks": tasks, "runs": max(runs, new["runs"])}
 
 
 def check_policy(folder: Path, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:

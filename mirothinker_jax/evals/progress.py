@@ -123,9 +123,7 @@ class Episodes:
             "in_flight": len(under_way),
             "longest_in_flight": None if longest is None else [longest[0], round(now - longest[1], 1)],
             "stops": dict(Counter(self.stops.values()).most_common()),
-            "sampled_tokens_per_s": round(sum(n for _, n in self.sampled) / sampled_s, 1)
-            if sampled_s > 0
-            else None,
+            "sampled_per_s": round(sum(n for _, n in self.sampled) / sampled_s, 1) if sampled_s > 0 else None,
             "episodes_per_s": rate,
             "left_s": None if left is None or not rate else round(left / rate, 1),
             "damaged": self.damaged,
@@ -152,6 +150,8 @@ class Progress:
         known = self._read_journal(name, [part for part in parts if self._name(part) == name])
         now = self._clock()
         episodes = {"journal": name} | known.figures(_total(name, settings), now)
+        endpoint = "chars_per_token" in settings.get("settings", {})
+        episodes["unit"] = "characters" if endpoint else "tokens"
         episodes["quiet_s"] = round(now - max(map(_written, parts)), 1)
         return {"training": self._training(settings), "episodes": episodes}
 

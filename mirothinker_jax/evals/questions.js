@@ -3,7 +3,7 @@
 const PAGE_ROWS = 100;
 
 async function drawQuestions(root) {
-  const { questions, episodes, runs } = await readChunk("index");
+  const { questions, episodes, runs, unit } = await readChunk("index");
   for (const question of questions) question.episodes = [];
   for (const episode of episodes) questions[episode.question].episodes.push(episode);
   for (const question of questions) question.episodes.sort((a, b) => a.run - b.run);
@@ -28,7 +28,7 @@ async function drawQuestions(root) {
     right: ["right", right],
     calls: ["calls", (q) => mean(counted(q), (e) => e.calls)],
     failed: ["failed calls", (q) => mean(counted(q), (e) => e.failed)],
-    tokens: ["tokens", (q) => mean(counted(q), (e) => e.tokens)],
+    tokens: [`${unit}s`, (q) => mean(counted(q), (e) => e.tokens)],
     stop: ["ended", (q) => [...new Set(counted(q).map((e) => e.stop))].join(", ")],
   };
   const matches = (q) => {

@@ -104,7 +104,12 @@ def write_evaluation_report(
         notes=notes,
         chunks=_chunks(episodes, page, decode, told, most_bytes),
         index=lambda: chunk(
-            {"questions": [page.questions[q] for q in order], "episodes": page.rows, "runs": runs}
+            {
+                "questions": [page.questions[q] for q in order],
+                "episodes": page.rows,
+                "runs": runs,
+                "unit": told["unit"],
+            }
         ),
         left_out=lambda: len(page.rows) - len(page.written),
     )

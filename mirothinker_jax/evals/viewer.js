@@ -187,7 +187,7 @@ function drawEpisode(record, tokens) {
   const only = h("select", { "aria-label": "what is shown", onchange: () => (list.dataset.only = only.value) },
     ...[["all", "thoughts, calls and results"], ["calls", "calls only"], ["think", "thoughts and calls"], ["failed", "failed calls only"]].map(([value, text]) => h("option", { value }, text)));
   const facts = [["expected", record.expected], ["answered", record.answer ?? "nothing"], ["calls", `${record.calls}${record.metrics.max_calls === undefined ? "" : ` of ${record.metrics.max_calls}`}`],
-    ["failed", record.failed_calls], ["malformed", record.malformed_calls], ["ended", record.stop.replaceAll("_", " ")], ["tokens", record.tokens], ["judged", record.reason]];
+    ["failed", record.failed_calls], ["malformed", record.malformed_calls], ["ended", record.stop.replaceAll("_", " ")], [`${record.unit}s`, record.tokens], ["judged", record.reason]];
   return h("div", { class: `view is-${verdict(record.correct)}` },
     h("p", { class: "asked" }, badge(verdict(record.correct)), record.question),
     h("dl", { class: "facts" }, ...facts.filter(([, value]) => value !== "" && value !== 0).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, typeof value === "number" ? count(value, "") : value)))),

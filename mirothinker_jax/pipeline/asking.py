@@ -1,7 +1,7 @@
 """One question after another to a policy, with the tools of a config: what is asked, followed, and left behind.
 
 Each question is an episode of its own. What was asked before stands in front of the question, with its answers, so a
-follow-up costs a few lines and not the earlier pages. Left out: a run's own model (only endpoints can be asked).
+follow-up costs a few lines and not the earlier pages.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirothinker_jax.agent.chat_engine import ChatSettings
+from mirothinker_jax.agent.chat_engine import ChatEngine, ChatSettings
 from mirothinker_jax.agent.episode import run_episode
-from mirothinker_jax.agent.policy import Sampling
+from mirothinker_jax.agent.policy import Engine, Sampling
 from mirothinker_jax.agent.progress import WatchedExecutor
-from mirothinker_jax.agent.setting import episode_setting, min_context_tokens
 from mirothinker_jax.agent.terminal import plain
 from mirothinker_jax.config import Config, ConfigError, check
-from mirothinker_jax.pipeline.chat_policy import open_chat_policy
+from mirothinker_jax.pipeline.policies import open_policy, policy_setting
 from mirothinker_jax.rollout.recorded import RecordedEngine, RecordedExecutor
 from mirothinker_jax.tasks.types import Task
 from mirothinker_jax.tools.build import build_tools, key_env
@@ -50,7 +49,7 @@ class Asked:
     trajectory: Trajectory
     sources: tuple[str, ...]  # addresses of the pages that were read
     seconds: float
-    usage: dict[str, int]  # tokens as the server counts them
+    usage: dict[str, int]  # prompt_tokens and completion_tokens, as an endpoint counts them
     path: Path
 
 
@@ -61,10 +60,14 @@ class Asker(contextlib.AsyncExitStack):
     agent no room.
     """
 
-    def __init__(self, settings: ChatSettings, config: Config, out: Path, say: Callable[[str], None]):
-        """Journals go to the folder `out`; `say` takes a line as something happens."""
+    def __init__(
+        self, where: str, settings: ChatSettings, config: Config, out: Path, say: Callable[[str], None]
+    ):
+        """The policy is `where` policies.open_policy finds it. Journals go to the folder `out`; `say` takes a line as
+        something happens."""
         super().__init__()
-        self._settings, self.config, self._out, self._say = settings, config, out, say
+        self._where, self._settings, self.config = where, settings, config
+        self._out, self._say = out, say
         self._number = 0
 
     async def __aenter__(self) -> Asker:
@@ -78,22 +81,14 @@ class Asker(contextlib.AsyncExitStack):
 
     async def _open(self) -> None:
         config, stack = self.config, self
-        self._policy = await open_chat_policy(self._settings, config)
-        engine, codec, chat, agent, tool_settings = self._policy
-        stack.push_async_callback(engine.aclose)
         tools = open_tools(config, stack)
         self._specs = [tool.spec for tool in tools]
-        executor = ToolExecutor(tools, tool_settings, codec.truncate)
+        servers = {spec.name: spec.server for spec in self._specs}
+        self._policy = policy = open_policy(self._where, config, self._settings, servers)
+        self._setting = policy_setting(policy, self._specs, config)
+        self._opened = await stack.enter_async_context(policy.engine())
+        executor = ToolExecutor(tools, policy.tools, policy.codec.truncate)
         self._executor = await stack.enter_async_context(executor)
-        output = tool_settings.output_tokens
-        self._setting = episode_setting(agent, self._specs, output, config.data.call_format)
-        least = min_context_tokens(self._setting, chat) / self._settings.chars_per_token
-        check(
-            agent.context_tokens >= least * self._settings.chars_per_token,
-            f"agent.context_tokens is {config.agent.context_tokens}; with this system prompt, turns of "
-            f"agent.turn_tokens={config.agent.turn_tokens} and results of tools.output_tokens="
-            f"{config.tools.output_tokens} it takes at least {least:.0f}",
-        )
 
     async def ask(self, question: str, earlier: Sequence[tuple[str, str]] = ()) -> Asked:
         """An episode about the question; `earlier` are questions and answers that it may refer to. What happens is in
@@ -114,9 +109,8 @@ class Asker(contextlib.AsyncExitStack):
     async def _ask(
         self, question: str, earlier: Sequence[tuple[str, str]], journal: Journal, path: Path
     ) -> Asked:
-        engine, codec, chat, _, _ = self._policy
-        config, begun = self.config, time.monotonic()
-        before = dataclasses.replace(engine.usage)
+        (engine, _, description), codec = self._opened, self._policy.codec
+        config, begun, before = self.config, time.monotonic(), _usage(engine)
         watched = WatchedExecutor(self._executor, self._specs, self._say)
         self._number += 1
         name = f"ask-{self._number}"
@@ -124,19 +118,34 @@ class Asker(contextlib.AsyncExitStack):
             Task(name, follow_up(earlier, question)),
             engine=RecordedEngine(engine, journal, name, Unfinished(), codec.decode),
             executor=RecordedExecutor(watched, journal, name, Unfinished()),
-            chat=chat,
+            chat=self._policy.chat,
             decode=codec.decode,
             setting=self._setting,
             episode_id=name,
             seed=config.seed + self._number,
             sampling=Sampling(config.evaluation.temperature, config.evaluation.top_p),
         )
-        usage = {key: value - getattr(before, key) for key, value in dataclasses.asdict(engine.usage).items()}
         seconds = time.monotonic() - begun
-        about = {"policy": engine.description, "sources": watched.sources, "seconds": seconds, "usage": usage}
+        usage = {key: value - before[key] for key, value in _usage(engine).items()} or _tokens(trajectory)
+        about = {"policy": description, "sources": watched.sources, "seconds": seconds, "usage": usage}
         trajectory = dataclasses.replace(trajectory, metadata=about)
         journal.end(trajectory)
         return Asked(trajectory, tuple(watched.sources), seconds, usage, path)
+
+
+def _usage(engine: Engine) -> dict[str, int]:
+    """What an endpoint has counted so far; nothing for another engine."""
+    return dataclasses.asdict(engine.usage) if isinstance(engine, ChatEngine) else {}
+
+
+def _tokens(trajectory: Trajectory) -> dict[str, int]:
+    """The same of a local model's episode."""
+    t = trajectory
+    read = sum(len(t.segments[i].tokens) for turn in t.turns for i in turn.context)
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": sum(len(t.segments[turn.segment].tokens) for turn in t.turns),
+    }
 
 
 def open_tools(config: Config, stack: contextlib.AsyncExitStack) -> list[Tool]:

@@ -1,12 +1,14 @@
 """A policy on questions, several times each: from what was asked for to figures and exports. No jax here.
 
 Everything goes to one folder, as it happens: manifest.json says what was asked, episodes.jsonl is the journal, and
-answers.jsonl and summary.json are read off it at the end. The same command goes on with what was stopped or broken.
+answers.jsonl, summary.json and report.html are read off it at the end. The same command goes on with what was stopped
+or broken.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import sys
 from collections.abc import Sequence
@@ -16,15 +18,19 @@ from typing import Any
 
 from mirothinker_jax.agent.chat_engine import ChatEngine, ChatSettings
 from mirothinker_jax.agent.policy import Sampling
-from mirothinker_jax.agent.setting import Setting, episode_setting, min_context_tokens
+from mirothinker_jax.agent.setting import Setting
 from mirothinker_jax.config import Config, check
 from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.evals.benchmarks import exportable
 from mirothinker_jax.evals.export import Writing, pair_records, sft_records
+from mirothinker_jax.evals.inspect_log import write_inspect_log
 from mirothinker_jax.evals.manifest import check_manifest, check_policy, make_manifest, write_manifest
 from mirothinker_jax.evals.measure import Measured, measure, question_specs
+from mirothinker_jax.evals.rejudge import rejudge
 from mirothinker_jax.pipeline.asking import open_tools
+from mirothinker_jax.pipeline.benchmarking import assess, open_benchmark
 from mirothinker_jax.pipeline.inputs import open_tasks
-from mirothinker_jax.pipeline.policies import Policy, open_policy
+from mirothinker_jax.pipeline.policies import Policy, open_policy, policy_setting
 from mirothinker_jax.rollout.collect import EpisodeSpec, Runtime, collect
 from mirothinker_jax.tasks.types import Environment, Task
 from mirothinker_jax.tools.executor import ToolExecutor
@@ -43,6 +49,11 @@ class Evaluation:
       limit: of the questions, the first so many; 0: all.
       concurrency: episodes at once.
       sft, pairs: files to export to.
+      benchmark: whose questions config.tasks.heldout has; "": nobody's.
+      rejudge: judge what is there once more.
+      view: folder for a log of inspect_ai.
+      allow_encoded: export questions in clear that were published encoded.
+      second_judge, people: as in benchmarking.assess; of a benchmark.
     """
 
     policy: str
@@ -54,10 +65,22 @@ class Evaluation:
     concurrency: int = 16
     sft: Path | None = None
     pairs: Path | None = None
+    benchmark: str = ""
+    rejudge: bool = False
+    view: Path | None = None
+    allow_encoded: bool = False
+    second_judge: str = ""
+    people: str = ""
 
     def __post_init__(self):
         for name, least in (("runs", 1), ("limit", 0), ("concurrency", 1)):
             check(getattr(self, name) >= least, f"--{name} is {getattr(self, name)}; it must be ≥ {least}")
+        for name, value in (("second-judge", self.second_judge), ("people", self.people)):
+            check(
+                not value or bool(self.benchmark), f"--{name} is of a --benchmark; name one, or leave it out"
+            )
+        judged = self.config.tasks.grader == "judge"
+        check(judged or not self.second_judge, "--second-judge is beside a judge; set tasks.grader=judge")
 
 
 @dataclass(frozen=True)
@@ -66,6 +89,7 @@ class Outcome:
 
     measured: Measured
     notes: tuple[str, ...]
+    rows: str = ""  # of a benchmark, for people
 
 
 async def evaluate(asked: Evaluation) -> Outcome:
@@ -78,17 +102,19 @@ async def evaluate(asked: Evaluation) -> Outcome:
     """
     config = asked.config
     async with contextlib.AsyncExitStack() as stack:
-        environment = open_tasks(config, lambda: open_tools(config, stack))
+        benchmark = None
+        if asked.benchmark:
+            benchmark = open_benchmark(config, asked.benchmark, lambda: open_tools(config, stack))
+        environment = benchmark or open_tasks(config, lambda: open_tools(config, stack))
         stack.callback(environment.close)
         tasks = _draw(environment, asked)
+        if asked.sft or asked.pairs or asked.view:
+            exportable([task.metadata for task in tasks], asked.allow_encoded)
         tools = list(environment.tools())
         servers = {tool.spec.name: tool.spec.server for tool in tools}
         policy = open_policy(asked.policy, config, asked.chat, servers)
         specs = question_specs(tasks, asked.runs, config.seed)
-        setting = episode_setting(
-            policy.agent, [t.spec for t in tools], policy.tools.output_tokens, config.data.call_format
-        )
-        _check_room(policy, setting, config)
+        setting = policy_setting(policy, [tool.spec for tool in tools], config)
         manifest = _manifest(asked, tasks, setting)
         executor = await stack.enter_async_context(ToolExecutor(tools, policy.tools, policy.codec.truncate))
         runtime = Runtime(
@@ -101,12 +127,53 @@ async def evaluate(asked: Evaluation) -> Outcome:
             tries=config.tasks.tries,
             broken_share=config.tasks.broken_share,
         )
+        if asked.rejudge:
+            await rejudge(asked.folder / "episodes.jsonl", {t.id: t for t in tasks}, environment.grader)
         trajectories, notes = await _collect(asked, specs, policy, runtime, manifest)
     measured = measure(trajectories, asked.runs, policy.unit)
     _write_lines(asked.folder / "answers.jsonl", [_answer(t) for t in trajectories])
+    began = datetime.datetime.fromisoformat(manifest["began"])
+    runs = [trajectories[i * len(tasks) : (i + 1) * len(tasks)] for i in range(asked.runs)]
+    assessed = None
+    if benchmark:
+        assessed = await assess(
+            benchmark,
+            asked.benchmark,
+            config,
+            runs,
+            tasks=tasks,
+            prompt=setting.system or "",
+            began=began,
+            second_judge=asked.second_judge,
+            people=asked.people,
+        )
+    summary = measured.to_json() | ({"benchmark": assessed.figures} if assessed else {})
     with replacing(asked.folder / "summary.json") as scratch:
-        scratch.write_text(json.dumps(measured.to_json(), indent=2) + "\n", encoding="utf-8")
-    return Outcome(measured, (*notes, *_export(asked, trajectories, policy, setting)))
+        scratch.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # Only now: what makes pages takes time to import.
+    from mirothinker_jax.evals.report_evaluation import write_evaluation_report
+
+    write_evaluation_report(asked.folder, decode=policy.codec.decode)
+    notes = [*notes, *_export(asked, trajectories, policy, setting)]
+    if asked.view:
+        written = write_inspect_log(
+            asked.view,
+            runs,
+            task=asked.benchmark or "questions",
+            model=asked.policy,
+            created=began,
+            call_format=config.data.call_format,
+            figures=assessed.figures
+            if assessed
+            else {"accuracy": a.mean}
+            if (a := measured.accuracy)
+            else {},
+            allow_encoded=asked.allow_encoded,
+        )
+        notes.append(f"{written}: inspect view --log-dir {asked.view}")
+    if assessed:
+        assessed.refuse_unjudged()
+    return Outcome(measured, tuple(notes), assessed.rows if assessed else "")
 
 
 def _draw(environment: Environment, asked: Evaluation) -> list[Task]:
@@ -116,17 +183,6 @@ def _draw(environment: Environment, asked: Evaluation) -> list[Task]:
     tasks = list(environment.tasks("heldout", asked.limit or every, config.seed))
     check(bool(tasks), "there are no questions; give --tasks FILE, or config.evaluation.questions")
     return tasks
-
-
-def _check_room(policy: Policy, setting: Setting, config: Config) -> None:
-    least, has = min_context_tokens(setting, policy.chat), policy.agent.context_tokens
-    in_tokens = least * config.agent.context_tokens / has
-    check(
-        has >= least,
-        f"agent.context_tokens is {config.agent.context_tokens}; with this system prompt, turns of agent.turn_tokens="
-        f"{config.agent.turn_tokens} and results of tools.output_tokens={config.tools.output_tokens} it takes at least "
-        f"{in_tokens:.0f}",
-    )
 
 
 def _manifest(asked: Evaluation, tasks: Sequence[Task], setting: Setting) -> dict[str, Any]:
@@ -139,7 +195,7 @@ def _manifest(asked: Evaluation, tasks: Sequence[Task], setting: Setting) -> dic
     )
     chars = asked.chat.chars_per_token if asked.chat.url else None
     manifest = make_manifest(asked.config, tasks, json.dumps(words), asked.runs, chars)
-    return check_manifest(asked.folder, manifest)
+    return check_manifest(asked.folder, manifest, ("tasks.judge_", "tasks.grader") if asked.rejudge else ())
 
 
 async def _collect(
@@ -163,7 +219,7 @@ async def _collect(
             write_manifest(asked.folder, manifest)
             return [t for t in found if t is not None], []
     sampling = Sampling(asked.config.evaluation.temperature, asked.config.evaluation.top_p)
-    async with policy.engine() as (engine, identity):
+    async with policy.engine() as (engine, identity, _):
         check_policy(asked.folder, manifest["policy"], identity)
         write_manifest(asked.folder, manifest | {"policy": dict(identity)})
         with (
@@ -201,10 +257,13 @@ def _usage(engine: Any) -> list[str]:
 
 def _answer(trajectory: Trajectory) -> dict[str, Any]:
     t = trajectory
+    encoded = (
+        "cipher" in t.metadata
+    )  # its reference is as the file has it, and its question stays in the journal
     return {
         "question_id": t.question_id,
         "run": int(t.id.rpartition("#")[2]),
-        "question": t.question,
+        "question": None if encoded else t.question,
         "expected": t.expected,
         "answer": t.answer,
         "correct": t.correct,

@@ -80,7 +80,8 @@ def open_local(where: str, config: Config, servers: Mapping[str, str]) -> Policy
     @contextlib.asynccontextmanager
     async def engine() -> AsyncIterator[Opened]:
         async with LocalEngine(model.device(config)) as local:
-            yield Opened(local, model.identity)
+            name = model.identity.get("checkpoint")
+            yield Opened(local, model.identity, f"{where}, {name}" if name else where)
 
     def render(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> np.ndarray:
         return chat.render(messages, tools).tokens

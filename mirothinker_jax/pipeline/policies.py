@@ -6,27 +6,31 @@ No jax here: what is wrong with a path or a setting shows in a second, and an en
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from mirothinker_jax.agent.characters import Characters
 from mirothinker_jax.agent.chat_engine import ChatSettings, open_chat_engine
 from mirothinker_jax.agent.policy import Chat, Engine
+from mirothinker_jax.agent.setting import Setting, episode_setting, min_context_tokens
 from mirothinker_jax.config import PRESETS, AgentConfig, Config, ConfigError, ToolsConfig, check
 from mirothinker_jax.config_file import load
 from mirothinker_jax.data import chat
 from mirothinker_jax.data.templates import CHATML, Template
 from mirothinker_jax.models.presets import HF_FOLDER, read_hf_config
 from mirothinker_jax.parallel.tpu_flags import generation_here, set_flags
-from mirothinker_jax.pipeline.chat_policy import in_characters
 from mirothinker_jax.pipeline.hf_folder import IMPORT, read_json
+from mirothinker_jax.tools.spec import ToolSpec
+
+T = TypeVar("T", AgentConfig, ToolsConfig)
 
 CHAT_CONFIG = "agent/chat"  # what a policy without settings of its own runs under
 
@@ -40,10 +44,11 @@ class Codec(Protocol):
 
 
 class Opened(NamedTuple):
-    """An engine that answers, and whose turns those are, for a manifest."""
+    """An engine that answers, and whose turns those are: for a manifest, and for people."""
 
     engine: Engine
     identity: Mapping[str, Any]
+    description: str
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def open_policy(where: str, config: Config, settings: ChatSettings, servers: Map
     async def engine() -> AsyncIterator[Opened]:
         opened = await open_chat_engine(settings, call_format, servers, config.agent.context_tokens)
         try:
-            yield Opened(opened, {"model": opened.model})
+            yield Opened(opened, {"model": opened.model}, opened.description)
         finally:
             await opened.aclose()
 
@@ -106,6 +111,35 @@ def open_policy(where: str, config: Config, settings: ChatSettings, servers: Map
         end_ids=(codec.im_end_id,),
         engine=engine,
     )
+
+
+def in_characters(settings: T, chars_per_token: float) -> T:
+    """`settings` with every count of tokens as one of characters.
+
+    >>> in_characters(AgentConfig(context_tokens=1000, turn_tokens=10), 3.5).context_tokens
+    3500
+    """
+    counts: dict[str, Any] = {
+        field.name: int(getattr(settings, field.name) * chars_per_token)
+        for field in dataclasses.fields(settings)
+        if field.name.endswith("_tokens")
+    }
+    return dataclasses.replace(settings, **counts)
+
+
+def policy_setting(policy: Policy, specs: Sequence[ToolSpec], config: Config) -> Setting:
+    """What the policy's episodes run under, with the tools `specs`. Raises ConfigError where their context is too small
+    for an agent that acts."""
+    setting = episode_setting(policy.agent, specs, policy.tools.output_tokens, config.data.call_format)
+    least, has = min_context_tokens(setting, policy.chat), policy.agent.context_tokens
+    in_tokens = least * config.agent.context_tokens / has
+    check(
+        has >= least,
+        f"agent.context_tokens is {config.agent.context_tokens}; with this system prompt, turns of agent.turn_tokens="
+        f"{config.agent.turn_tokens} and results of tools.output_tokens={config.tools.output_tokens} it takes at least "
+        f"{in_tokens:.0f}",
+    )
+    return setting
 
 
 def is_url(where: str) -> bool:

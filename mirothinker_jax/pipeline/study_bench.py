@@ -46,9 +46,11 @@ _LONG_SLOTS = (
 
 
 class Bench:
-    """Plays episodes. Use `close` when done, and give it a stack for what it starts.
+    """Plays episodes. What it starts is stopped with the stack that it is given.
 
     Attributes:
+      config: the run's, with its tokenizer named.
+      policy: stage and step of the checkpoint, as a name.
       setting: the run's own, as its evaluation had it.
       folder: of the journals.
     """
@@ -60,6 +62,7 @@ class Bench:
             f"{run} was not trained on the embedded world, and the study asks that world's questions alone; give a run "
             "of configs/toy",
         )
+        stage, self._step = _newest(config, run)
         path = config.tokenizer.path or str(run / "data" / "tokenizer.model")
         self.config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, path=path))
         self.tokenizer = open_tokenizer(path, config.tokenizer.template)
@@ -67,12 +70,11 @@ class Bench:
         # A turn's tokens are few, and rows of a batch need not divide over the devices.
         model = dataclasses.replace(config.model, ffn_tokens=0)
         self._model = ModelSpec.build(model, vocab_size, local_mesh())
-        self.stage, self._step = _newest(config, run)
         identity = model_identity(config.model, vocab_size, tokenizer_file(path))
         check_identity(
             self._step, identity, f"put back the config.json and the tokenizer that {run} was made with"
         )
-        self.policy = f"{self.stage}-{self._step.name}"
+        self.policy = f"{stage}-{self._step.name}"
         self.folder = run / "study" / f"{self.policy}-{_digest(config)}"
         self.chat = Chat(self.tokenizer, {n: SERVERS[n] for n in config.tools.names}, config.data.call_format)
         self._executors = [self._open_tools(world, stack) for world in (config.world, quiet(config.world))]
@@ -139,7 +141,7 @@ class Bench:
                         journal=journal,
                         history=history,
                         sampling=sampling,
-                        bar=bar,
+                        done=lambda _: bar.update(1),
                     )
 
         return self._runner.run(run())

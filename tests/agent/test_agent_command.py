@@ -113,7 +113,7 @@ def test_one_question_after_another(ask, monkeypatch, tmp_path):
     [
         ((), {}, "there is no question; give one in quotes, or --interactive"),
         (("Why?", "--no-such"), {}, "unrecognized arguments: --no-such"),
-        (("Why?", "--policy", "runs/mine"), {}, "only a server's model can be asked"),
+        (("Why?", "--policy", "runs/mine"), {}, "there is no such folder"),
         (("Why?", "--config.agent.max_cals=3"), {}, "did you mean config.agent.max_calls?"),
         (("Why?",), {"search": ()}, "there is nowhere to search: set SERPER_API_KEY"),
         (("Why?",), {"models": Failing(401, "no")}, "set the environment variable OPENAI_API_KEY"),

@@ -9,7 +9,7 @@ from mirothinker_jax.agent.progress import WatchedExecutor
 from mirothinker_jax.tools import browse, sandbox, search
 from mirothinker_jax.tools.spec import Failure, ToolCall, ToolResult
 
-SPECS = [search.SPEC, browse.SPEC, sandbox.SPEC]
+SPECS = [search.SPEC, browse.SPEC, sandbox.SPECS["run_python_code"]]
 
 
 def watch(answer, *calls):

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from mirothinker_jax.trajectory import journal
+
 ROOT = Path(__file__).resolve().parents[2]
 
 CONFIG = """
 from mirothinker_jax.config import default
-from mirothinker_jax.trajectory import journal
 
 def get_config():
     c = default()
@@ -172,10 +173,8 @@ def test_an_outage_of_one_ends_all(folder, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{folder}")
     settings = ("stages=sft,grpo", "sft.training.steps=2", "tasks.grader=away:grade")
     given = [f"--config.{setting}" for setting in (*settings, "evaluation.questions=0")]
-    begun = time.monotonic()
     run = launch(folder, "outage", 2, 1, *given, config=ROOT / "configs" / "toy" / "smoke.py")
     output, _ = run.communicate(timeout=400)
-    assert time.monotonic() - begun < 300, "ended by a time limit of jax, not by the launcher"
     assert run.returncode == 75, output
     (line,) = [line for line in output.splitlines() if line.startswith("[1] error: ")]
     assert "1 of 8 episodes could not be judged, more than tasks.broken_share=0.1 allows (not judged)" in line

@@ -32,7 +32,7 @@ def test_an_evaluation_as_it_goes(tmp_path):
         assert progress.look()["episodes"]["in_flight"] == 1
         journal.turn("eval/q1#0", 1, "", turn, "said")  # another process went on: the call is nobody's now
         found = progress.look()["episodes"]
-        assert (found["in_flight"], found["failures"], found["sampled_tokens_per_s"]) == (
+        assert (found["in_flight"], found["failures"], found["sampled_per_s"]) == (
             0,
             {"deadline": 1},
             1.5,
@@ -124,14 +124,13 @@ def test_the_watch_command(tmp_path, capsys):
 def test_names_of_tools_move_no_cursor():
     progress = {
         "journal": "e",
+        "unit": "tokens",
         "quiet_s": 0.0,
         "longest_in_flight": ["\x1b[2J\ntool", 1.0],
         "in_flight": 1,
         "damaged": 0,
     }
-    counts = dict.fromkeys(
-        ("ended", "going", "judged", "not_judged", "turns", "calls", "sampled_tokens_per_s"), 0
-    )
+    counts = dict.fromkeys(("ended", "going", "judged", "not_judged", "turns", "calls", "sampled_per_s"), 0)
     progress |= counts | {
         "total": None,
         "accuracy": None,

@@ -137,7 +137,7 @@ def test_without_the_column_the_start_is_now(loss):
         (dict(loss="ipo"), lambda d: (d - 1 / 0.8) ** 2),
         (dict(loss="hinge"), lambda d: max(0.0, 1 - 0.4 * d)),
     ],
-    ids=str,
+    ids=["sigmoid", "smoothed", "ipo", "hinge"],
 )
 @pytest.mark.parametrize("normalised", [False, True], ids=["summed", "mean"])
 def test_a_preference_loss_is_its_formula(settings, expected, normalised):

@@ -8,6 +8,7 @@ import pytest
 import tiny
 
 from mirothinker_jax import evaluate
+from mirothinker_jax.agent import __main__ as agent
 from mirothinker_jax.config import (
     Config,
     ConfigError,
@@ -94,6 +95,11 @@ def _evaluate(folder, monkeypatch):
     assert len({e.segments[-1].tokens for e in episodes}) == 3  # each with a seed of its own
     manifest = json.loads((folder / "out" / "manifest.json").read_text())
     assert manifest["policy"]["checkpoint"] == "dpo/2" and manifest["settings"]["model.hidden"] == 16
+    # It can be asked, too.
+    said = ["1+1?", *asked[:2], *asked[-3:], "--config.rollout.slots=2", "--out", "asked"]
+    assert agent.main(said) == agent.NO_ANSWER
+    (episode,) = journal.read(next((folder / "asked").glob("*.jsonl")))
+    assert episode.metadata["policy"] == "run, dpo/2" and episode.metadata["usage"]["completion_tokens"] > 0
     with pytest.raises(SystemExit, match="2"):  # of another size than the checkpoint
         evaluate.main([*asked, "--config.model.hidden=x"])
     assert evaluate.main([*asked, "--config.model.hidden=8"]) == 2

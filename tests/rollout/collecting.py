@@ -27,7 +27,7 @@ from mirothinker_jax.tools.spec import ToolCall, ToolSpec, render_calls
 from mirothinker_jax.trajectory.journal import History, Journal
 
 CODEC = Characters()
-EPISODES, LONGEST = 12, 14  # writes of a process before it is killed
+EPISODES, LONGEST = 12, 24  # writes of a process before it is killed
 
 
 class Policy:
@@ -62,7 +62,7 @@ async def run(path):
     specs = [EpisodeSpec(f"e-{n}", Task(f"q{n}", f"question {n}?", str(n)), n) for n in range(EPISODES)]
     setting = Setting("Answer.", max_calls=9, context_tokens=9000, turn_tokens=900, output_tokens=100)
     async with ToolExecutor([Ping()], ToolsConfig(), lambda text, most: (text, False)) as executor:
-        runtime = Runtime(executor, Chat(CODEC), CODEC.decode, setting, grade)
+        runtime = Runtime(executor, Chat(CODEC), CODEC.decode, setting, grade, concurrency=3)
         with Journal(path) as journal:
             await collect(specs, engine=Policy(), runtime=runtime, journal=journal, history=History(path))
 
@@ -93,7 +93,7 @@ def start(path, number, part):
 def main(folder, seed):
     draw, ends = random.Random(seed), []
     asyncio.run(run(folder / "whole.jsonl"))
-    while not ends or ends[-1]:
+    while (not ends or ends[-1]) and len(ends) < 200:
         ends.append(
             start(folder / "killed.jsonl", draw.randrange(LONGEST), draw.choice([0, 1, draw.random()]))
         )

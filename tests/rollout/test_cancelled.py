@@ -106,7 +106,7 @@ async def play(device, path, moments):
 def test_cancelled_at_many_moments(device, tmp_path):
     whole = asyncio.run(play(device("wide"), tmp_path / "whole.jsonl", ()))
     path = tmp_path / "e.jsonl"
-    found = asyncio.run(play(device("wide"), path, (0, 1, 2, 3, 5, 9, 12, 13, 20, 21, 22, 40)))
+    found = asyncio.run(play(device("wide"), path, (0, 2, 9, 13, 22, 40)))
     for ours, theirs in zip(found, whole, strict=True):
         assert ours.calls == 5
         assert [s.tokens for s in ours.segments] == [s.tokens for s in theirs.segments]

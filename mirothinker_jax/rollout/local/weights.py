@@ -33,16 +33,21 @@ def place(model: ModelSpec, params: Params) -> Params:
     stacked, shardings = params[STACKED], model.shardings[STACKED]
     dtype = model.config.compute_dtype
     whole = {key: value for key, value in params.items() if key != STACKED}
+
+    def cast(path, leaf, sharding) -> jax.Array:
+        kind, moved = _kind(path, {}, leaf, dtype), _moved(leaf, sharding)
+        with jax.set_mesh(model.mesh):  # the trainer's mesh may be around, and of more processes
+            return _cast(moved, kind)
+
     whole = jax.tree_util.tree_map_with_path(
-        lambda path, leaf, sharding: _cast(_moved(leaf, sharding), _kind(path, {}, leaf, dtype)),
-        whole,
-        {key: value for key, value in model.shardings.items() if key != STACKED},
+        cast, whole, {key: value for key, value in model.shardings.items() if key != STACKED}
     )
 
     def layers(path, leaf, sharding) -> list[jax.Array]:
-        kind = _kind(path, stacked, leaf, dtype)
+        kind, moved = _kind(path, stacked, leaf, dtype), _moved(leaf, sharding)
         one = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
-        return _unstack(_moved(leaf, sharding), kind, one)
+        with jax.set_mesh(model.mesh):
+            return _unstack(moved, kind, one)
 
     parts = jax.tree_util.tree_map_with_path(layers, stacked, shardings)
     count = model.config.layers
