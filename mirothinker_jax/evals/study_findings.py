@@ -109,10 +109,15 @@ def arms(figures: Figures) -> str:
     }
     parts = [f"{percent(figures[arm]['mean'])} {name}" for arm, name in names.items()]
     unsure = [n for a, n in names.items() if not _better(figures[a]["deep_minus_this"])]
-    shown = f"except {' and '.join(unsure)}, " if unsure else ""
+    shown = f"except {', '.join(unsure)}, " if unsure else ""
+    verdict = (
+        f"{shown}the deep agent is better beyond chance"
+        if len(unsure) < len(names)
+        else "it may all be chance"
+    )
     return (
         f"The deep agent is right in {percent(figures['deep']['mean'])} of the same questions, {', '.join(parts)}; "
-        f"{shown}the deep agent is better beyond chance."
+        f"{verdict}."
     )
 
 
