@@ -48,7 +48,8 @@ def folder(tmp_path_factory, qwen_folder):
     return folder
 
 
-@pytest.mark.parametrize("config", [pytest.param("sft.py", marks=pytest.mark.slow), "lora.py"])
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["sft.py", "lora.py"])
 def test_from_hugging_face_through_training_and_back(folder, tmp_path, config):
     run, trained, back = (tmp_path / name for name in ("run", "trained", "back"))
     assert convert.main(["--from", "hf", "--path", str(folder), "--out", str(run)]) == 0

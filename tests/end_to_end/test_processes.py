@@ -95,7 +95,9 @@ def alone(folder):
 @pytest.mark.parametrize(
     "mesh",
     [
-        pytest.param(("data=2", "fsdp=2", "context=2"), id="rows over both processes"),
+        pytest.param(
+            ("data=2", "fsdp=2", "context=2"), id="rows over both processes", marks=pytest.mark.slow
+        ),
         pytest.param(
             ("data=1", "fsdp=1", "context=4", "tensor=2"),
             id="one row over both processes",
