@@ -66,6 +66,18 @@ class GRPOConfig:
     question_pool: int = 1000  # different training questions, walked through in shuffled epochs
     questions: int = 32  # per step
     group: int = 8  # episodes per question
+    # Steps that sampling may be ahead of training. 0: a step samples its groups, then trains on them. 1 or more:
+    # episodes go on while the trainer computes, each token by the newest weights there are.
+    staleness: int = 0
+    # A step takes groups that are finished, the oldest first, from among so many. Above 1 a slow group holds up no
+    # step, and may be ⌈(window − 1) / questions⌉ versions older than with 1.
+    window: int = 1
+    # Groups with equal rewards, which teach nothing, that a step replaces by groups of other questions, at most.
+    refill: int = 0
+    # Seconds after which a group is trained without the episodes that are not done, if min_group of them are. Those go
+    # on, in the next group of their question. 0: a group waits for all.
+    group_deadline_s: float = 0.0
+    min_group: int = 0  # with group_deadline_s: episodes that make a group, at least 2
     correct_coef: float = 1.0  # α_c of the reward
     format_coef: float = 0.1  # α_f: subtracted for a format violation
     # Other terms that the grader gives, added to the reward with these factors, as NAME:FACTOR (brevity:0.2).
@@ -119,6 +131,46 @@ class GRPOConfig:
         numbers_by_name("grpo.reward_terms", self.reward_terms)
         self._check_ratio()
         self._check_sampler()
+        self._check_stream()
+
+    @property
+    def streamed(self) -> bool:
+        """Whether groups are admitted one by one (rollout/stream.py), and not step by step."""
+        return self.staleness > 0 or self.refill > 0
+
+    def _check_stream(self) -> None:
+        for key, least in (("staleness", 0), ("window", 1), ("refill", 0), ("group_deadline_s", 0)):
+            check(getattr(self, key) >= least, f"grpo.{key} is {getattr(self, key)}; it must be ≥ {least}")
+        ahead = self.staleness > 0
+        check(
+            ahead or self.window == 1,
+            f"grpo.window is {self.window} with grpo.staleness 0, where a step waits for all its groups; set the one "
+            "to 1 or the other to 1 or more",
+        )
+        check(
+            ahead or self.group_deadline_s == 0,
+            f"grpo.group_deadline_s is {self.group_deadline_s:g} with grpo.staleness 0: episodes that are not done at "
+            "the deadline go on with newer weights; set the one to 0 or the other to 1 or more",
+        )
+        check(
+            (self.group_deadline_s > 0) == (self.min_group > 0),
+            f"grpo.group_deadline_s is {self.group_deadline_s:g} and grpo.min_group {self.min_group}; give both or "
+            "neither",
+        )
+        check(
+            self.min_group == 0 or 2 <= self.min_group < self.group,
+            f"grpo.min_group is {self.min_group}; give 2 ≤ n < grpo.group ({self.group})",
+        )
+        check(
+            not (ahead and self.loss == "reinforce" and self.sampler_correction == "none"),
+            f"grpo.staleness is {self.staleness} with grpo.loss 'reinforce' and no grpo.sampler_correction: nothing "
+            "would correct for the older weights that sampled; take clip, gspo or cispo, or a correction (tis)",
+        )
+        check(
+            not (ahead and self.replay_routes),
+            f"grpo.staleness is {self.staleness} with grpo.replay_routes: an episode that goes on with newer weights "
+            "is computed again, by other routes; set one of them back",
+        )
 
     def _check_ratio(self) -> None:
         one_of("grpo.loss", self.loss, ("reinforce", "clip", "gspo", "cispo"))

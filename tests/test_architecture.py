@@ -56,7 +56,7 @@ MAY_IMPORT = {
     },
     "rollout": {
         *("config", "config_tree", "types", "parallel", "models", "data", "tools", "agent", "trajectory"),
-        "tasks.types",
+        *("tasks.types", "checked_lines"),
     },
     "trainer": {"config", "config_tree", "types", "parallel", "models", "objectives", "data"},
     "evals": {

@@ -13,5 +13,5 @@ from pathlib import Path
 def get_config():
     c = runpy.run_path(str(Path(__file__).with_name("pipeline.py")))["get_config"]()
     c.run_dir = "runs/study"
-    c.study.questions = 140  # twenty of each depth
+    c.study.questions = 105  # fifteen of each depth
     return c

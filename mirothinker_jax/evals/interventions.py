@@ -90,6 +90,9 @@ class Faulty(Wrapped):
         if changed is None or (right.failure is not None and self._kind != "dead"):
             return right
         wrong = await super().execute(changed, request_id)
+        if self._kind == "dead":  # the answer names the address that was asked for
+            text = wrong.text.replace(str(changed.arguments["url"]), str(call.arguments["url"]))
+            return replace(wrong, text=text)
         if self._kind != "contradiction" or wrong.failure is not None:
             return wrong
         heading, line = right.text.partition("\n")[0], wrong.text.partition("\n")[2]

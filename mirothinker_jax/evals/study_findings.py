@@ -133,7 +133,22 @@ def drift(figures: Figures) -> str:
         if holds
         else "this does not hold beyond chance in every band"
     )
-    return f"Errors per step, with feedback against without: {'; '.join(parts)}. So {end}."
+    where = _end(figures["steps_done"])
+    return f"Errors per step, with feedback against without: {'; '.join(parts)}. So {end}. {where}"
+
+
+def _end(steps_done: Figures) -> str:
+    """Where walks with feedback end."""
+    done = {int(hops): steps for hops, steps in steps_done["feedback"].items()}
+    kept = [hops for hops, steps in done.items() if steps >= 0.9 * (hops + 2)]
+    lost = [hops for hops in done if hops not in kept]
+    parts = [f"Walks of up to {max(kept)} links are nearly all walked to their end"] if kept else []
+    parts += (
+        [f"of {min(lost)} links {done[min(lost)]:.1f} of {min(lost) + 2} steps are done on average"]
+        if lost
+        else []
+    )
+    return f"{'; '.join(parts).capitalize() if not kept else '; '.join(parts)}."
 
 
 def recovery(figures: Figures) -> str:

@@ -14,9 +14,9 @@ from markupsafe import Markup
 
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.evals.page import percent, points, template
-from mirothinker_jax.evals.plots import Line
+from mirothinker_jax.evals.plots import Line, groups_svg
 from mirothinker_jax.evals.study_findings import FAULT_NAMES, STAGE_NAMES
-from mirothinker_jax.evals.study_plots import Dot, dots_svg, lines_svg
+from mirothinker_jax.evals.study_plots import Dot, dots_svg, lines_svg, standalone_svg
 
 Figures = Mapping[str, Any]
 ARM_NAMES = {
@@ -54,7 +54,7 @@ class _Section:
 
 
 def write_page(path: Path, run: str, summary: Figures) -> None:
-    """Writes the page of a study's summary, whole or not at all."""
+    """Writes the page of a study's summary, and beside it the main plot as a file (.svg); each whole or not at all."""
     sections = [make(summary["scaling" if key == "training" else key]) for key, make in _SECTIONS.items()]
     with_findings = [vars(s) | {"finding": summary["findings"][s.key]} for s in sections]
     text = template("study.html.j2").render(
@@ -62,6 +62,16 @@ def write_page(path: Path, run: str, summary: Figures) -> None:
     )
     with replacing(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
+    if summary["scaling"]["stages"]:
+        with replacing(path.with_suffix(".svg")) as scratch:
+            scratch.write_text(standalone_svg(stages_svg(summary["scaling"])), encoding="utf-8")
+
+
+def stages_svg(figures: Figures) -> str:
+    """The main plot: accuracy against allowed calls after each stage of training."""
+    stages = figures["stages"].items()
+    lines = [_share_line(stage, f"after {STAGE_NAMES[stage]}", curve) for stage, curve in stages]
+    return groups_svg(lines, "main", "allowed tool calls")
 
 
 def _scaling(figures: Figures) -> _Section:
@@ -117,7 +127,10 @@ def _tokens(figures: Figures) -> list[Line]:
 
 
 def _training(figures: Figures) -> _Section:
+    how = "As the run itself measured it after each stage; by depth at its largest budget of calls."
     stages = figures["stages_by_hops"]
+    if not stages:
+        return _Section("training", "What training adds", how, [])
     judged = {s: {h: f for h, f in by.items() if f["n"]} for s, by in stages.items()}
     right = [_share_line(s, f"after {STAGE_NAMES[s]}", by) for s, by in judged.items()]
     calls = [
@@ -133,6 +146,11 @@ def _training(figures: Figures) -> _Section:
     plots = [
         _Plot(
             "Right answers after each stage",
+            "against the calls that are allowed",
+            Markup(stages_svg(figures)),
+        ),
+        _Plot(
+            "Right answers after each stage",
             "by the depth of the question",
             _lines(right, "stages", title, True),
         ),
@@ -141,17 +159,17 @@ def _training(figures: Figures) -> _Section:
     return _Section(
         "training",
         "What training adds",
-        "As the run itself measured it after each stage, at its largest budget of calls.",
-        plots if judged else [],
-        [_Table("", ("stage, depth", "right", "calls", "tokens", "n"), rows)] if rows else [],
+        how,
+        plots,
+        [_Table("", ("stage, depth", "right", "calls", "tokens", "n"), rows)],
     )
 
 
 def _matched(figures: Figures) -> _Section:
     lines = []
     for look, (calls, curve) in zip(_LOOKS[1:], figures["shallow"].items(), strict=False):
-        lines.append(_by_tokens(look, f"majority of 1…{max(map(int, curve))} × {calls} calls", curve))
-    lines.insert(0, _by_tokens("grpo", "one episode, more calls", figures["depth"]))
+        lines.append(_by_tokens(look, f"many × {calls} calls", curve))
+    lines.insert(0, _by_tokens("grpo", "one episode", figures["depth"]))
     rows = [(f"one episode, {n} calls", *_cells(f)) for n, f in figures["depth"].items()]
     rows += [
         (f"{k} × {calls} calls", *_cells(f))

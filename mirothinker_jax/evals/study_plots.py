@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from mirothinker_jax.evals.plots import Line, inline_svg, new_axes, style
 
@@ -35,9 +37,11 @@ def lines_svg(
         )
     if log:
         axes.set_xscale("log", base=2)
-        values = sorted({x for line in lines for x in line.x})
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace(",", " "))
-        axes.set_xlim(values[0] * 0.9, values[-1] * 1.1)
+        values = [x for line in lines for x in line.x]
+        axes.xaxis.set_major_locator(LogLocator(2.0, subs=(1.0, 1.5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(min(values) * 0.9, max(values) * 1.1)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     if share:
@@ -68,3 +72,15 @@ def dots_svg(dots: Sequence[Dot], name: str, x_title: str) -> str:
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color=axes.spines["left"].get_edgecolor(), linewidth=0.7)
     return inline_svg(figure, axes, name, legend=False)
+
+
+def standalone_svg(svg: str) -> str:
+    """A page's plot as a file of its own, in the page's colours, by day and by night."""
+    style = resources.files("mirothinker_jax.evals").joinpath("page.css").read_text(encoding="utf-8")
+    colours = re.findall(r"(--\w+): light-dark\((#\w+), (#\w+)\)", style)
+    light, dark = (";".join(f"{each[0]}:{each[i]}" for each in colours) for i in (1, 2))
+    own = (
+        f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}text{{font-family:sans-serif}}"
+    )
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return re.sub(r"<svg ([^>]*)>", rf"<svg {names} \1><style>{own}</style>", svg, count=1) + "\n"

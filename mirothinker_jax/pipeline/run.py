@@ -123,7 +123,7 @@ def _train(ready: Prepared, log: MetricsLog, stage: str, before: LazyParams) -> 
         return LazyParams(lambda: load(trained))
     if not trained:
         before.get()  # what is wrong with them is said before the stage has a folder
-    training, source, objective, validation = STAGES[stage](ready, before)
+    training, source, objective, validation, close = STAGES[stage](ready, before)
     check(
         training.steps >= trained,
         f"config.{stage}.training asks for {training.steps} steps, and {checkpoints} has step {trained}; "
@@ -146,7 +146,9 @@ def _train(ready: Prepared, log: MetricsLog, stage: str, before: LazyParams) -> 
         config=config,
         validation=validation,
     )
-    with place.phases(f"{stage} training"):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(place.phases(f"{stage} training"))
+        stack.callback(close)
         return LazyParams(lambda: load(training.steps), loop.run(job).params)
 
 

@@ -46,6 +46,7 @@ class Stage(NamedTuple):
     source: BatchSource
     objective: Objective
     validation: Validation | None = None
+    close: Callable[[], None] = lambda: None
 
 
 def sft_stage(ready: Prepared, before: LazyParams) -> Stage:
@@ -127,7 +128,7 @@ def _seed(*parts: int) -> int:
 
 
 def grpo_stage(ready: Prepared, before: LazyParams) -> Stage:
-    """Fresh episodes for every step, with group advantages."""
+    """Fresh episodes for every step, or nearly fresh ones, with group advantages."""
     config, learner = ready.place.config, ready.learner
     c, m = config.grpo, learner.model.config
     assert ready.acting is not None and ready.collector is not None
@@ -137,6 +138,7 @@ def grpo_stage(ready: Prepared, before: LazyParams) -> Stage:
             learner.model, before.get(), c.training.microbatch_size, shared=False, offload=True
         )
     tasks = ready.acting.tasks["grpo"]
+    training = with_steps(c.training, lambda: len(tasks) / c.questions)
     source = GRPOSource(
         c,
         tasks,
@@ -151,9 +153,9 @@ def grpo_stage(ready: Prepared, before: LazyParams) -> Stage:
         reason_to_drop=partial(reason_to_drop, calls_of=call_keys(config.data.call_format))
         if c.curate
         else None,
+        steps=training.steps,
     )
-    training = with_steps(c.training, lambda: len(tasks) / c.questions)
-    return Stage(training, source, objective_of(config, "grpo"))
+    return Stage(training, source, objective_of(config, "grpo"), close=source.close)
 
 
 def with_steps(training: TrainingConfig, batches_per_epoch: Callable[[], float]) -> TrainingConfig:

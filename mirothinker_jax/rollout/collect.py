@@ -77,7 +77,7 @@ async def collect(
 
     Raises OutageError, and the engine's ConfigError.
     """
-    worker = _Worker(engine, runtime, journal, history, sampling, len(specs), retry_broken, done)
+    worker = Worker(engine, runtime, journal, history, sampling, len(specs), retry_broken, done)
     gate = asyncio.Semaphore(runtime.concurrency) if runtime.concurrency else contextlib.nullcontext()
 
     async def one(spec: EpisodeSpec) -> Trajectory:
@@ -101,8 +101,8 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-class _Worker:
-    """What one call of `collect` shares."""
+class Worker:
+    """Runs episodes that share a journal, `total` of them; `history` is what it held before."""
 
     def __init__(
         self,
@@ -112,14 +112,15 @@ class _Worker:
         history: History,
         sampling: Sampling,
         total: int,
-        retry_broken: bool,
-        done: Callable[[Trajectory], object],
+        retry_broken: bool = False,
+        done: Callable[[Trajectory], object] = lambda _: None,
     ):
         self._engine, self._runtime, self._journal, self._history = engine, runtime, journal, history
         self._sampling, self._total, self._retry_broken, self._done = sampling, total, retry_broken, done
         self._broken = 0
 
     async def trajectory(self, spec: EpisodeSpec) -> Trajectory:
+        """The episode, with its verdict. Raises OutageError where too many were left out."""
         found = self._history.trajectory(spec.id)
         if found is None or (
             found.correct is None and (self._retry_broken or spec.id not in self._history.left_out)
@@ -153,9 +154,10 @@ class _Worker:
         setting = runtime.setting
         if spec.max_calls is not None:
             setting = dataclasses.replace(setting, max_calls=spec.max_calls)
+        engine = RecordedEngine(self._engine, self._journal, spec.id, known, runtime.decode)
         trajectory = await run_episode(
             spec.task,
-            engine=RecordedEngine(self._engine, self._journal, spec.id, known, runtime.decode),
+            engine=engine,
             executor=RecordedExecutor(runtime.executor, self._journal, spec.id, known),
             chat=runtime.chat,
             decode=runtime.decode,
@@ -165,8 +167,9 @@ class _Worker:
             sampling=self._sampling,
         )
         metrics = {**trajectory.metrics, "max_calls": setting.max_calls}
+        version = engine.oldest_version(spec.version)
         return dataclasses.replace(
-            trajectory, id=spec.id, policy_version=spec.version, metrics=metrics, correct=None
+            trajectory, id=spec.id, policy_version=version, metrics=metrics, correct=None
         )
 
     async def _graded(self, spec: EpisodeSpec, trajectory: Trajectory) -> Trajectory:

@@ -18,8 +18,12 @@ import jax
 from mirothinker_jax.agent.policy import Sampling
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import all_processes, barrier
+from mirothinker_jax.rollout.background import Background
+from mirothinker_jax.rollout.buffer import Slots
 from mirothinker_jax.rollout.collect import EpisodeSpec, Runtime, collect
 from mirothinker_jax.rollout.hosts import EngineHost
+from mirothinker_jax.rollout.stream import Deadline, Groups
+from mirothinker_jax.rollout.walk import Walk
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.trajectory.journal import History, Journal, share
 from mirothinker_jax.trajectory.types import Trajectory
@@ -94,6 +98,22 @@ class Collector:
         for name, count in self._host.counts().items():
             figures[f"rollout/{name}_per_s"] = (count - tokens.get(name, 0)) / seconds
         return figures | (self._executor.counters - before).figures()
+
+    def stream(
+        self,
+        walk: Walk,
+        slots: Slots,
+        folder: Path,
+        equal: Callable[[Sequence[Trajectory]], bool],
+        deadline: Deadline,
+    ) -> Background:
+        """Groups that are sampled ahead (stream.py), of one process. Until it is closed, nothing else is collected."""
+        return Background(
+            self._runner,
+            self._host.stream,
+            lambda engine: Groups(engine, self._runtime, walk, slots, folder, equal, deadline),
+            self._executor.counters,
+        )
 
     def close(self) -> None:
         self._runner.run(self._executor.aclose())

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
 import jax
 
-from mirothinker_jax.agent.policy import Engine, EngineError
+from mirothinker_jax.agent.policy import Engine, EngineError, Request, Turn
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import barrier
 from mirothinker_jax.rollout.collect import OutageError
 from mirothinker_jax.rollout.local.device import Device
 from mirothinker_jax.rollout.local.driver import LocalEngine
+from mirothinker_jax.rollout.stream import PublishedEngine
 
 if TYPE_CHECKING:  # only a run that asks servers pays for importing HTTP
     from mirothinker_jax.rollout.remote.engine import RemoteEngine
@@ -34,6 +35,10 @@ class EngineHost(Protocol):
 
     def unload(self) -> None:
         """Lets go of the parameters: the trainer is about to donate them."""
+        ...
+
+    def stream(self) -> AbstractAsyncContextManager[PublishedEngine]:
+        """An engine that gets its parameters while it is open. One process only."""
         ...
 
     def counts(self) -> Mapping[str, int]:
@@ -70,11 +75,40 @@ class LocalHost:
         if self._device is not None:
             self._device.unload()
 
+    @contextlib.asynccontextmanager
+    async def stream(self) -> AsyncIterator[PublishedEngine]:
+        if self._device is None:
+            self._device = self._make_device()
+        try:
+            async with LocalEngine(self._device, version=-1) as engine:  # of no policy yet
+                yield engine
+        finally:
+            self._device.unload()
+
     def counts(self) -> Mapping[str, int]:
         return {"sampled_tokens": self._sampled, "prefilled_tokens": self._prefilled}
 
     async def aclose(self) -> None:
         """Holds nothing that has to be closed."""
+
+
+class _Published:
+    """An engine whose parameters somebody else brings to it, and that holds none."""
+
+    def __init__(self, engine: Engine, publish: Callable[[Params, int], Awaitable[None]]):
+        self._engine, self._bring = engine, publish
+
+    async def publish(self, params: Params, version: int) -> None:
+        await self._bring(params, version)
+
+    async def generate(self, request: Request) -> Turn:
+        return await self._engine.generate(request)
+
+    def forget(self, session: str) -> None:
+        self._engine.forget(session)
+
+    async def release(self) -> None:
+        """Nothing of it is on these devices."""
 
 
 class RemoteHost:
@@ -107,6 +141,12 @@ class RemoteHost:
 
     def unload(self) -> None:
         """Holds no parameters."""
+
+    @contextlib.asynccontextmanager
+    async def stream(self) -> AsyncIterator[PublishedEngine]:
+        if self._engine is None:
+            self._engine = await self._make_engine().__aenter__()
+        yield _Published(self._engine, self.load)
 
     def counts(self) -> Mapping[str, int]:
         return {"sampled_tokens": 0 if self._engine is None else self._engine.sampled_tokens}

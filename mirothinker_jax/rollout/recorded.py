@@ -38,6 +38,11 @@ class RecordedEngine:
     ):
         self._engine, self._journal, self._episode, self._known = engine, journal, episode, known
         self._decode, self._number = decode, 0
+        self._versions: set[int] = set()
+
+    def oldest_version(self, unknown: int) -> int:
+        """Of the policies that sampled the turns; `unknown` where the engine does not tell them."""
+        return min(self._versions, default=unknown)
 
     async def generate(self, request: Request) -> Turn:
         number, self._number = self._number, self._number + 1
@@ -47,6 +52,7 @@ class RecordedEngine:
             turn = await self._engine.generate(request)
             self._journal.turn(self._episode, number, context, turn, self._decode(turn.tokens))
             self._known.turns[context] = turn
+        self._versions.update(turn.versions)
         return turn
 
     def forget(self, session: str) -> None:

@@ -1,11 +1,14 @@
 """GRPO's batches: questions → episodes → rewards → group advantages → packed rows.
 
-Strictly on-policy: every rollout is sampled with the step's own parameters and used once. A step has a journal, from
-which a run that was killed repeats the steps after its checkpoint, and goes on with the one that it was in.
+Strictly on-policy by default: every rollout is sampled with the step's own parameters and used once. A step has a
+journal, from which a run that was killed repeats the steps after its checkpoint, and goes on with the one that it was
+in. With grpo.staleness or grpo.refill, a step's groups come from a stream (stream.py), which has samples ready before
+they are asked for, or replaces groups that would teach nothing. Rows are made of them in the same way.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,13 @@ from mirothinker_jax.config_tree import numbers_by_name
 from mirothinker_jax.data.packing import pack_rows
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.parallel.processes import max_over_processes, mean_figures
-from mirothinker_jax.rollout.collect import EpisodeSpec
+from mirothinker_jax.rollout.background import Background
+from mirothinker_jax.rollout.buffer import Slots
 from mirothinker_jax.rollout.collector import Collector
+from mirothinker_jax.rollout.stream import Deadline
+from mirothinker_jax.rollout.walk import Walk, part_name
 from mirothinker_jax.tasks.types import Task
-from mirothinker_jax.trajectory.groups import group_rows
+from mirothinker_jax.trajectory.groups import GroupRows, group_rows
 from mirothinker_jax.trajectory.reward import violates_format, with_reward
 from mirothinker_jax.trajectory.types import Stop, Trajectory
 from mirothinker_jax.types import Batch
@@ -45,36 +51,35 @@ class GRPOSource:
         reference: Callable[[Batch], Batch] | None = None,
         routes: tuple[int, int] | None = None,
         reason_to_drop: Callable[[Trajectory], str] | None = None,
+        steps: int = 1 << 40,
     ):
         """`shard` is this process's (index, count) of the step's questions, which it samples. `block` is its
         (index, count) of row blocks, which it trains on; None: the same. Where several processes hold one
         block (they split its tokens or heads), each trains on what all of them sampled. `microbatch_size` is a
         block's share of a micro-batch; `reference` fills in `ref_logprobs` where a KL term needs them. `routes` is
         the (L, k) of the routers whose choices are recorded and replayed; None: they are not. An episode that
-        `reason_to_drop` gives a reason for is part of no group."""
-        self._config, self._tasks, self._collector = config, tasks, collector
+        `reason_to_drop` gives a reason for is part of no group. Nothing is sampled ahead for more than `steps` steps.
+        """
+        self._config, self._collector, self._walk = config, collector, Walk(tasks, config.questions, seed)
         self._folder, self._seed, self._microbatch_size = folder, seed, microbatch_size
         self._reference, self._routes, self._reason_to_drop = reference, routes, reason_to_drop
         self._sampled, self._trained = (
             _part(config.questions * config.group, *p) for p in (shard, block or shard)
         )
+        self._steps = steps
+
+    @functools.cached_property
+    def _stream(self) -> Background:
+        c = self._config
+        slots = Slots(c.questions, c.group, c.staleness, c.window, c.refill, self._steps)
+        deadline = Deadline(c.group_deadline_s, c.min_group)
+        equal = lambda group: self._rows(group).equal  # noqa: E731
+        return self._collector.stream(self._walk, slots, self._folder, equal, deadline)
 
     def next(self, step: int, params: Params) -> tuple[Batch, dict[str, float]]:
         c = self._config
-        found, figures = self._collector.run(
-            lambda: params,
-            self._episodes(step),
-            self._folder / f"step_{step:06d}.jsonl",
-            mine=self._sampled,
-            wanted=self._trained,
-        )
-        terms = numbers_by_name("grpo.reward_terms", c.reward_terms)
-        trajectories = [with_reward(t, c.correct_coef, c.format_coef, terms) for t in found]
-        keep_equal = self._reference is not None
-        groups = [
-            group_rows(trajectories[i : i + c.group], c, keep_equal, self._reason_to_drop)
-            for i in range(0, len(trajectories), c.group)
-        ]
+        found, figures = self._stream.next(step, params) if c.streamed else self._of_this_step(step, params)
+        groups = [self._rows(group) for group in found]
         pieces = [piece for group in groups for piece in group.pieces]
         batch = pack_rows(
             pieces, c.training.sequence_length, self._microbatch_size, self._routes, c.aggregate
@@ -88,23 +93,39 @@ class GRPOSource:
         if self._reference is not None:
             batch = self._reference(batch)
         equal = float(np.mean([group.equal for group in groups]))
+        trajectories = [self._rewarded(t) for group in found for t in group]
         described = figures | describe(trajectories) | {"equal_groups": equal}
         if self._reason_to_drop is not None:
             described["dropped"] = sum(group.dropped for group in groups) / len(trajectories)
         return batch, mean_figures(described)
 
-    def _episodes(self, step: int) -> list[EpisodeSpec]:
-        """The episodes of the step: a shuffled walk through the questions, epoch by epoch."""
-        per_step, total = self._config.questions, len(self._tasks)
-        episodes = []
-        for place in range(step * per_step, (step + 1) * per_step):
-            order = np.random.default_rng((self._seed, place // total)).permutation(total)
-            task = self._tasks[int(order[place % total])]
-            for member in range(self._config.group):
-                episode_id = f"grpo-{step}-{place}-{member}"
-                seed = int(np.random.default_rng((self._seed, step, place, member)).integers(2**31))
-                episodes.append(EpisodeSpec(episode_id, task, seed, version=step))
-        return episodes
+    def _of_this_step(self, step: int, params: Params) -> tuple[list[list[Trajectory]], dict[str, float]]:
+        """The groups of the step's own places, sampled now."""
+        c = self._config
+        places = range(step * c.questions, (step + 1) * c.questions)
+        specs = [spec for p in places for spec in self._walk.episodes(p, range(c.group), step)]
+        found, figures = self._collector.run(
+            lambda: params,
+            specs,
+            self._folder / part_name(step),
+            mine=self._sampled,
+            wanted=self._trained,
+        )
+        return [found[i : i + c.group] for i in range(0, len(found), c.group)], figures
+
+    def _rewarded(self, trajectory: Trajectory) -> Trajectory:
+        c = self._config
+        terms = numbers_by_name("grpo.reward_terms", c.reward_terms)
+        return with_reward(trajectory, c.correct_coef, c.format_coef, terms)
+
+    def _rows(self, group: Sequence[Trajectory]) -> GroupRows:
+        rewarded = [self._rewarded(t) for t in group]
+        return group_rows(rewarded, self._config, self._reference is not None, self._reason_to_drop)
+
+    def close(self) -> None:
+        """Ends what is sampled ahead."""
+        if "_stream" in vars(self):
+            self._stream.close()
 
     def get_state(self) -> dict[str, Any]:
         return {"seed": self._seed}

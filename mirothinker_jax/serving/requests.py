@@ -25,6 +25,7 @@ from mirothinker_jax.serving.generation import Asked, check_room
 from mirothinker_jax.serving.policy import Served
 
 SETTINGS = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop", "stop_token_ids"}
+SETTINGS |= {"ignore_eos"}
 # What asks for nothing here: it is so anyway, or it is off.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -32,7 +33,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0, 0.0),
     "presence_penalty": (0, 0.0),
     "logit_bias": ({},),
-    "ignore_eos": (False,),
     "min_tokens": (0,),
     "min_new_tokens": (0,),
     "echo": (False,),
@@ -94,14 +94,21 @@ def asked_of(
         name = str(error).split(" ", 1)[0].removeprefix("sampling.")
         raise bad(str(error).removeprefix("sampling."), name) from None
     seed = settings.get(seed_key)
-    stop_ids = settings.get("stop_token_ids")
+    given = settings.get("stop_token_ids")
+    stop_ids = frozenset(token_ids(given, "stop_token_ids", served.vocab_size) if given else ())
+    if flag(settings, "ignore_eos") and not served.end_ids <= stop_ids:
+        raise bad(
+            f"ignore_eos: the model's own end tokens always end a turn here; name them in stop_token_ids, too "
+            f"({sorted(served.end_ids)}), or leave it out",
+            "ignore_eos",
+        )
     return Asked(
         ids=ids,
         max_tokens=check_room(served, ids, most),
         seed=secrets.randbits(31) if seed is None else whole(settings, seed_key, 0, least=-(2**63)) % 2**32,
         sampling=sampling,
         stops=stop_strings(settings),
-        stop_ids=frozenset(token_ids(stop_ids, "stop_token_ids", served.vocab_size) if stop_ids else ()),
+        stop_ids=stop_ids,
         whole=not stream,
     )
 

@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import glob
 import io
+import itertools
 import json
 import logging
 import time
@@ -74,6 +75,9 @@ class Journal:
         """A turn as it was sampled, the `number`th of its episode, after a context of this digest."""
         columns = _pack(np.asarray(turn.tokens, np.int32), np.asarray(turn.logprobs, np.float32), turn.routes)
         event = {"event": "turn", "episode": episode, "number": number, "context": context, "text": text}
+        if turn.versions:
+            runs = itertools.groupby(turn.versions)
+            event["versions"] = [[version, len(list(tokens))] for version, tokens in runs]
         self._append(event | {"complete": turn.complete} | self._now(), columns, turn.routes)
 
     def ask(self, episode: str, request: str, server: str, tool: str) -> None:
@@ -204,7 +208,13 @@ class History:
             self.unfinished.setdefault(episode, Unfinished()).calls[event["request"]] = fields
         elif kind == "turn":
             tokens, logprobs, routes = _columns(part, event)
-            turn = Turn(tuple(tokens.tolist()), tuple(logprobs.tolist()), event["complete"], routes=routes)
+            turn = Turn(
+                tuple(tokens.tolist()),
+                tuple(logprobs.tolist()),
+                event["complete"],
+                versions=tuple(v for v, count in event.get("versions", ()) for _ in range(count)),
+                routes=routes,
+            )
             self.unfinished.setdefault(episode, Unfinished()).turns[event["context"]] = turn
         elif kind != "ask":
             raise ValueError(f"its event is {kind!r}, which this version does not write")

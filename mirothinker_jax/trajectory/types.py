@@ -90,7 +90,7 @@ class Turn:
 
     `logprobs` are under the distribution that the tokens were drawn from (for greedy turns: the model's own),
     `raw_logprobs` under the model's own, at temperature 1 and whole; () where the engine does not tell them.
-    `versions` are of the policy that sampled each token; () where it is one.
+    `versions` are of the policy that sampled each token; () where the engine does not tell them.
 
     `routes`, where they are recorded: int16 [n, L, k], the experts of the n tokens that were fed to the model for this
     turn. The last token of a turn is fed with what follows it.
@@ -135,7 +135,7 @@ class Trajectory:
         default_factory=dict
     )  # of the reward, by name, as the grader gave them
     metadata: Mapping[str, Any] = field(default_factory=dict)  # the task's
-    policy_version: int = 0  # training step whose parameters sampled it
+    policy_version: int = 0  # training step whose parameters sampled its oldest token
     metrics: dict[str, float] = field(default_factory=dict)
     routes: np.ndarray | None = field(default=None, compare=False, repr=False)
     """int16 [n, L, k]: the experts of the first n tokens, where the sampler recorded them. Tokens at the end that were

@@ -61,7 +61,7 @@ def test_the_study_of_a_run(smoke, tmp_path):
     assert all(f"at most {t.metrics['max_calls']} calls." in t.question for t in told)
 
     page = (run / "study" / "study.html").read_text()
-    assert "http" not in page.split("<body")[0] and "<script" not in page and page.count("<svg") >= 9
+    assert "http:" not in page.split("<body")[0] and "<script" not in page and page.count("<svg") >= 9
     for finding in summary["findings"].values():
         assert finding.split("'")[0] in page
 

@@ -95,7 +95,7 @@ def test_another_episodes_results(request_id, text):
 @pytest.mark.parametrize(
     ("kind", "text", "failure"),
     [
-        ("dead", "HTTP 404 for http://a.test/KTM-gone", Failure.TOOL_ERROR),
+        ("dead", "HTTP 404 for http://a.test/KTM", Failure.TOOL_ERROR),
         ("wrong", "BOM\nwest: [GOI](http://a.test/GOI)", None),
         ("contradiction", "KTM\nwest: [GOI](http://a.test/GOI)", None),
     ],

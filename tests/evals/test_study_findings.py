@@ -93,7 +93,11 @@ def test_drift(isolated, words):
         "feedback": dict(zip(bands, [f(0.01), f(0.2)], strict=True)),
         "isolated": dict(zip(bands, isolated, strict=True)),
     }
-    text = say.drift({"by_band": by_band})
+    done = {"feedback": {"2": 4.0, "6": 7.6, "8": 2.5, "64": 0.1}}
+    text = say.drift({"by_band": by_band, "steps_done": done})
+    assert text.endswith(
+        "Walks of up to 6 links are nearly all walked to their end; of 8 links 2.5 of 10 steps are done on average."
+    )
     assert "steps 1–5: 1% against 60%" in text and words in text
 
 

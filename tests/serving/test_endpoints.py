@@ -192,6 +192,7 @@ def test_token_level_answers_have_ids_and_log_probs(tmp_path):
         (CHAT, {"messages": HELLO, "max_tokens": 5000}, None, "context length is 4096 tokens"),
         (CHAT, {"messages": HELLO, "top_logprobs": 2}, "top_logprobs", "only the sampled token"),
         (CHAT, {"messages": HELLO, "stop": [""]}, "stop", "none of them empty"),
+        (TEXT, {"prompt": "x", "ignore_eos": True}, "ignore_eos", f"in stop_token_ids, too ([{IM_END}])"),
         (TEXT, {"prompt": ""}, "prompt", "not an empty one"),
         (TEXT, {"prompt": ["a", "b"]}, "prompt", "one by one"),
         (TEXT, {"prompt": [VOCAB]}, "prompt", f"outside 0 … {VOCAB - 1}"),

@@ -61,6 +61,7 @@ def test_token_ids_go_in_and_out_with_every_setting(stub, protocol):
     assert body.get("token_ids", body.get("prompt", body.get("input_ids"))) == [1, 2, 3]
     expected = {"temperature": 0.5, "top_p": 0.9, "min_p": 0.0, "repetition_penalty": 1.0}
     assert {key: sent[key] for key in expected} == expected
+    assert sent.get("ignore_eos", True)  # SGLang's would switch off the next, too
     assert sent["stop_token_ids"] == [END, 17] and sent.get("max_tokens", sent.get("max_new_tokens")) == 4
     assert sent.get("seed", sent.get("sampling_seed")) == 5
 

@@ -26,6 +26,7 @@ from mirothinker_jax.rollout.remote.routing import ranked
 from mirothinker_jax.rollout.remote.weights import Publication
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+KEEPALIVE_S = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +103,10 @@ class RemoteEngine:
 
     async def __aenter__(self) -> RemoteEngine:
         """Raises ConfigError where a server cannot be used, in one line."""
-        # No limit: whoever collects decides how many turns run at once.
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        # No limit: whoever collects decides how many turns run at once. Servers close what is idle for five seconds,
+        # and a connection must not be used in the moment in which it is closed.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
+        self._session = aiohttp.ClientSession(connector=connector)
         try:
             s = self._settings
             servers = await asyncio.gather(

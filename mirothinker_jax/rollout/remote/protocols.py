@@ -87,6 +87,7 @@ class VLLM:
             "max_tokens": request.max_tokens,
             "seed": request.seed % 2**32,
             "stop_token_ids": list(end_ids),
+            "ignore_eos": bool(end_ids),  # these end a turn, and not what the server has read somewhere
             "skip_special_tokens": False,
             "logprobs": 0,  # of the sampled token alone
         }

@@ -1,0 +1,84 @@
+"""A stream of groups on a thread of its own, so that episodes go on while the trainer computes.
+
+The trainer's thread gives parameters and waits for groups; all else happens on the event loop. The trainer donates its
+parameters to the next step, so what is sampled with is a copy of them, made on the device before they go.
+
+Not safe: trainer and sampler send their programs to the same devices from two threads. On one device, and on several of
+a CPU, they take turns; collectives of both on several accelerators could wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mirothinker_jax.models.qwen import Params
+from mirothinker_jax.rollout.stream import Groups, PublishedEngine
+from mirothinker_jax.tools.counters import Counters
+from mirothinker_jax.trajectory.types import Trajectory
+
+
+class Background:
+    """Groups behind a thread. All methods are for one thread, the trainer's."""
+
+    def __init__(
+        self,
+        runner: asyncio.Runner,
+        open_engine: Callable[[], AbstractAsyncContextManager[PublishedEngine]],
+        make_groups: Callable[[PublishedEngine], Groups],
+        counters: Counters,
+    ):
+        """Nothing else may use the runner before `close`. `counters` are the tools'.
+
+        Raises what making the groups raises.
+        """
+        self._open_engine, self._make_groups, self._counters = open_engine, make_groups, counters
+        self._before = counters.snapshot()
+        self._loop = runner.get_loop()
+        self._groups: concurrent.futures.Future[Groups] = concurrent.futures.Future()
+        self._closed = asyncio.Event()
+        self._thread = threading.Thread(target=lambda: runner.run(self._live()), name="rollouts", daemon=True)
+        self._thread.start()
+        self._groups.result()
+
+    def next(self, step: int, params: Params) -> tuple[list[list[Trajectory]], dict[str, float]]:
+        """As that of Groups."""
+        found, figures = self._call(self._groups.result().next(step, _copy(params)))
+        now = self._counters.snapshot()
+        figures, self._before = figures | (now - self._before).figures(), now
+        return found, figures
+
+    def close(self) -> None:
+        """Ends what is under way; the journals have it. Harmless the second time."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._closed.set)
+            self._thread.join()
+
+    async def _live(self) -> None:
+        try:
+            async with self._open_engine() as engine:
+                groups = self._make_groups(engine)
+                self._groups.set_result(groups)
+                try:
+                    await self._closed.wait()
+                finally:
+                    await groups.aclose()
+        except BaseException as error:
+            if self._groups.done():
+                raise
+            self._groups.set_exception(error)
+
+    def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+@jax.jit
+def _copy(params: Params) -> Params:
+    return jax.tree.map(jnp.copy, params)
