@@ -163,7 +163,7 @@ KEY = "unknown key, so its content would be lost;"
         (messages(U, {**A, "weight": 0}), "messages: no assistant message to train on"),
         (
             messages(U, A, prompt="p", prompt_id=3, name="n"),
-            f"prompt: {KEY} drop it with data.ignore=prompt,prompt_id,record.name",
+            f"prompt: {KEY} drop it with data.ignore=record.prompt,prompt_id,record.name",
         ),
         (messages(U, A, train=False), f'train: {KEY} write "weight": 0 (context only) or 1'),
         (messages(U, A, functions=[{}]), f"functions: {KEY} write it as tools, or drop it with"),

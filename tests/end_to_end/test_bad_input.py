@@ -27,7 +27,7 @@ WRONG = {
     "nothing to train on": ([record(("user", "hi"))], ":1: messages: no assistant message to train on"),
     "key of another format": (
         [GOOD, json.dumps({**json.loads(GOOD), "prompt": "x"})],
-        ":2: prompt: unknown key, so its content would be lost; drop it with data.ignore=prompt",
+        ":2: prompt: unknown key, so its content would be lost; drop it with data.ignore=record.prompt",
     ),
     "empty file": ([], ": file: is empty"),
 }

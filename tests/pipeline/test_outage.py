@@ -43,7 +43,8 @@ def free_port():
 def test_an_outage_in_the_middle_leaves_nothing_wrong_behind(tmp_path):
     """The embedded web is killed by SIGKILL after six of thirty episodes. Those under way, and those that gave up for
     want of an answer, count for nothing. Started again, all end as they end undisturbed; no turn is played twice."""
-    settings = WorldConfig(max_entities=60, max_hops=2, slow_call=0.0, port=free_port())
+    # No call fails by design: what fails is the outage, whatever it strikes.
+    settings = WorldConfig(max_entities=60, max_hops=2, slow_call=0.0, failing_call=0.0, port=free_port())
     config = Config(
         world=settings,
         tools=ToolsConfig(names=("google_search", "scrape_and_extract_info"), concurrency=4),

@@ -89,7 +89,7 @@ def test_rebinding_in_the_resolver_is_stopped_at_the_socket(net, monkeypatch):
 
 
 def test_literal_addresses_are_checked_at_the_socket_too(net, monkeypatch):
-    monkeypatch.setattr("mirothinker_jax.tools.client.web_address", lambda url: url)
+    monkeypatch.setattr("mirothinker_jax.tools.client.web_address", lambda url, refuse: url)
     assert refused(net.get("http://127.0.0.2:{port}/"))
     assert net.reached == []
 

@@ -199,7 +199,7 @@ class Web:
     def __init__(self, response):
         self._response = response
 
-    async def send(self, method, url, request_id, headers=None):
+    async def fetch(self, url, request_id, headers=None, **_):
         return self._response
 
     async def aclose(self):

@@ -161,6 +161,12 @@ def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
         def __getattr__(self, name):
             return getattr(self._file, name)
 
+        def __enter__(self):
+            return self._file.__enter__()
+
+        def __exit__(self, *error):
+            return self._file.__exit__(*error)
+
     writer._file = Full(writer._file)
     with pytest.raises(OSError, match="No space left") as caught:
         writer.append(CALL, "e:0.1", RESULT)
