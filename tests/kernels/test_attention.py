@@ -80,7 +80,8 @@ def test_spans_against_dense_float32(groups, size, dtype, run):
 LONG, STRETCHES = 1024, Blocks(128, 64, 16, 32, stretch=64, segment=256, ahead=3)
 
 
-@pytest.mark.parametrize("dtype", [FP32, pytest.param(BF16, marks=pytest.mark.slow)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])
+@pytest.mark.slow
 def test_stretches_without_a_mask(dtype):
     arrays, weights, exact, rounded = case(2, 64, dtype, LONG)
     index = jnp.arange(LONG, dtype=jnp.int32)

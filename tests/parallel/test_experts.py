@@ -113,7 +113,14 @@ def test_replayed_routes_give_the_same_and_other_routes_another_result(params):
 
 
 @pytest.mark.usefixtures("relaxed_promotion")  # optax mixes dtypes
-@pytest.mark.parametrize(("objective", "rows"), [(sft, packed()), (DPO, preferences()), (GRPO, packed())])
+@pytest.mark.parametrize(
+    ("objective", "rows"),
+    [
+        (sft, packed()),
+        pytest.param(DPO, preferences(), marks=pytest.mark.slow),
+        pytest.param(GRPO, packed(), marks=pytest.mark.slow),
+    ],
+)
 def test_a_step_of_each_objective_on_expert_parallel_devices(params, objective, rows):
     """Expert 4 × fsdp 2: the parameters after a step are those of one device, and the load-balance loss is in them."""
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_fraction=0.0, eps=1e-3), 4)

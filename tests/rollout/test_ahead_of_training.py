@@ -109,6 +109,7 @@ def train(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_with_nothing_ahead_parameters_are_those_of_the_synchronous_run(train, monkeypatch):
     """Five steps, bit for bit; and with a step ahead they are others, within the bound."""
     synchronous, lines = train("synchronous")

@@ -44,6 +44,7 @@ def test_what_cannot_be_served_is_told_in_a_line(tmp_path, policies, capsys, arg
     assert re.search(rf"^error: .*{said}", error, re.MULTILINE) and len(error.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_lets_a_turn_end(policies):
     """A chat is answered; a long stream that has begun when the signal comes is whole."""
     command = [sys.executable, "-m", "mirothinker_jax.serve", "--policy", str(policies[0]), "--port", "0"]
