@@ -117,15 +117,23 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         except aiohttp.ClientConnectionError as error:
             if isinstance(error.__cause__, AddressRefused):
                 raise error.__cause__ from error
-            raise httpx.ConnectError(str(error) or type(error).__name__, request=request) from error
+            raise self._broken(url, httpx.ConnectError)(
+                str(error) or type(error).__name__, request=request
+            ) from error
         except (
             ValueError
         ) as error:  # also aiohttp's InvalidURL; a bad certificate is one, too, but caught above
             raise httpx.InvalidURL(str(error)) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise httpx.RemoteProtocolError(str(error) or type(error).__name__, request=request) from error
+            raise self._broken(url, httpx.RemoteProtocolError)(
+                str(error) or type(error).__name__, request=request
+            ) from error
         kept = [(k, v) for k, v in answer.raw_headers if k.lower() not in _RESPONSE_SKIPS]
         return httpx.Response(answer.status, headers=kept, content=body)
+
+    def _broken(self, url: URL, otherwise: type[httpx.TransportError]) -> type[httpx.TransportError]:
+        """What a connection that breaks is: without a tunnel it was the proxy's, wherever the request was to go."""
+        return ProxyDown if self._proxy and url.scheme == "http" else otherwise
 
     async def _read(self, content: aiohttp.StreamReader, encoding: str, request: httpx.Request) -> bytes:
         try:
