@@ -17,6 +17,9 @@ from mirothinker_jax.tools.spec import Failure, Tool, ToolError
 logger = logging.getLogger(__name__)
 
 
+_CLOSE_S = 15.0  # at least, whatever a call may take
+
+
 class Lifetimes:
     """Of the tools of an executor."""
 
@@ -66,9 +69,8 @@ class Lifetimes:
             if (close := getattr(tool, "aclose", None)) is None:
                 continue
             try:
-                async with asyncio.timeout(
-                    self._deadline_s
-                ):  # in this task: a connection ends where it began
+                # In this task: a connection ends where it began. Cut short, it would leave its process behind.
+                async with asyncio.timeout(max(self._deadline_s, _CLOSE_S)):
                     await close()
             except Exception:
                 logger.warning("%s did not close", tool.spec.name, exc_info=True)
