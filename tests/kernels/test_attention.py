@@ -131,7 +131,11 @@ def test_a_causal_mask_needs_no_table(run):
 
 @pytest.mark.parametrize(
     ("run", "cuts"),
-    [(FINE, (0, 64, 130, LENGTH)), (GPU_WIDE, (0, 107, LENGTH)), (CHUNKS, (0, 64, 130, LENGTH))],
+    [
+        pytest.param(FINE, (0, 64, 130, LENGTH), marks=pytest.mark.slow),
+        (GPU_WIDE, (0, 107, LENGTH)),
+        (CHUNKS, (0, 64, 130, LENGTH)),
+    ],
     ids=["tpu", "gpu", "xla"],
 )
 def test_keys_in_parts_add_up(run, cuts):

@@ -62,6 +62,7 @@ def pairs(answer="2"):
     return [{"prompt": "1+1?", "chosen": answer, "rejected": str(wrong)} for wrong in (3, 4)]
 
 
+@pytest.mark.slow
 def test_a_file_of_pairs_is_trained_on_and_only_that_one(run, tmp_path, monkeypatch):
     (first,) = run(pairs(), steps=1)
     np.testing.assert_allclose(first["loss"], np.log(2), rtol=1e-5)  # the policy is the reference

@@ -41,6 +41,7 @@ def chosen(params, batch):
     return np.moveaxis(np.asarray(routing.chosen), 0, 2)
 
 
+@pytest.mark.slow
 def test_every_token_that_was_fed_has_its_routes(recorded):
     for episode in recorded:
         got = routes(episode)
