@@ -17,10 +17,9 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 from mirothinker_jax.config_tree import ConfigError, check_local
-from mirothinker_jax.flags import started_as, version
+from mirothinker_jax.flags import CommandParser, started_as, version
 
 EXAMPLES = """
 examples:
@@ -101,7 +100,7 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = CommandParser(
         prog=started_as("convert"),
         description="Weights of the Qwen family (Qwen2.5, Qwen3, Qwen3-MoE) from Hugging Face's form into a run folder "
         "that training starts from, and back. One tensor is in memory at a time.",
@@ -126,14 +125,6 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--shard-gib", type=_positive, default=4.0, help="size of one safetensors file (default: 4)"
     )
     return parser.parse_args(argv)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as the other commands do."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"error: {message}; see {self.prog} --help\n")
-        sys.exit(2)
 
 
 def _positive(text: str) -> float:

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mirothinker_jax.agent.chat_engine import CHARS_PER_TOKEN, ChatSettings
 from mirothinker_jax.config import PRESETS
@@ -18,7 +18,7 @@ from mirothinker_jax.config_tree import ConfigError, check
 from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.evals.catalogue import BENCHMARKS
 from mirothinker_jax.evals.measure import table
-from mirothinker_jax.flags import parse, split, started_as, version
+from mirothinker_jax.flags import CommandParser, parse, split, started_as, version
 from mirothinker_jax.pipeline.benchmarking import cost_line, with_benchmark
 from mirothinker_jax.pipeline.endings import OUTAGE, STORAGE, one_line_endings, storage_failure
 from mirothinker_jax.pipeline.evaluating import Evaluation, Outcome, evaluate
@@ -121,16 +121,8 @@ def _name(options: argparse.Namespace) -> str:
     return "-".join(slug for slug in slugs if slug) or "policy"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as the other commands do."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"error: {message}; see {self.prog} --help\n")
-        sys.exit(2)
-
-
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = CommandParser(
         prog=started_as("evaluate"),
         usage="%(prog)s --policy RUN_OR_URL [options] [--config FILE] [--config.KEY=VALUE ...]",
         description="Asks a policy questions, each several times, and says how many answers are right.",

@@ -10,6 +10,7 @@ of the value in the file, and every mistake ends in one line on stderr and exit 
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib.metadata
 import platform
@@ -118,6 +119,14 @@ def split(argv: Sequence[str], cls: type = Config) -> tuple[list[str], list[str]
         if "=" not in argument and argument not in lone and left and not left[0].startswith("--"):
             config.append(left.pop(0))
     return config, rest
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A command's own arguments. Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"error: {message}; see {self.prog} --help\n")
+        sys.exit(2)
 
 
 def version() -> str:

@@ -13,12 +13,11 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from mirothinker_jax.config import STAGES, Config, ConfigError
 from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.flags import CommandParser, started_as, version
 from mirothinker_jax.flags import parse as parse_config
-from mirothinker_jax.flags import started_as, version
 from mirothinker_jax.parallel.tpu_flags import FLAGS, LEAST_EFFORT, set_flags
 from mirothinker_jax.planning.chips import GPUS, TPUS, Chip, parse
 
@@ -125,15 +124,8 @@ def _compile_for(chip: Chip, quick: bool = False) -> None:
         )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, as everywhere here."""
-        sys.stderr.write(f"error: {message}; see --help\n")
-        sys.exit(2)
-
-
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = _Parser(
+    parser = CommandParser(
         prog=started_as("plan"),
         description="Does a config's training step fit on a slice, and what will it cost? Compiles it for the slice "
         "without the slice.",

@@ -11,11 +11,11 @@ import signal
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mirothinker_jax.config import Config
 from mirothinker_jax.config_tree import ConfigError, check
-from mirothinker_jax.flags import read, split, started_as, version
+from mirothinker_jax.flags import CommandParser, read, split, started_as, version
 from mirothinker_jax.parallel.tpu_flags import generation_here, set_flags
 from mirothinker_jax.pipeline.policies import CHAT_CONFIG, is_url, starting_values
 
@@ -110,16 +110,8 @@ def _say(line: str) -> None:
     sys.stderr.flush()
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as the other commands do."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"error: {message}; see {self.prog} --help\n")
-        sys.exit(2)
-
-
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = CommandParser(
         prog=started_as("serve"),
         usage="%(prog)s --policy RUN_OR_HF_DIR [options] [--config FILE] [--config.KEY=VALUE ...]",
         description="Serves a model over HTTP: chat and completions as OpenAI's, and token ids in and out as "

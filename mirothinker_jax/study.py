@@ -8,12 +8,12 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mirothinker_jax.config import Config, ConfigError
 from mirothinker_jax.config_tree import build
 from mirothinker_jax.data.strict_json import DataError
-from mirothinker_jax.flags import parse, split, started_as, version
+from mirothinker_jax.flags import CommandParser, parse, split, started_as, version
 from mirothinker_jax.pipeline.endings import OUTAGE, STORAGE, one_line_endings, storage_failure
 from mirothinker_jax.trainer.storage import ignore_late_writes
 
@@ -98,16 +98,8 @@ def _refuse(error: object, status: int) -> int:
     return status
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as the other commands do."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"error: {message}; see {self.prog} --help\n")
-        sys.exit(2)
-
-
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = CommandParser(
         prog=started_as("study"),
         usage="%(prog)s --config CONFIG [--from RUN] [--config.KEY=VALUE ...]",
         description="Takes calls, feedback, pages or memory away from a policy, and shows what each is worth to it.",

@@ -14,13 +14,13 @@ import logging
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mirothinker_jax.agent.chat_engine import CHARS_PER_TOKEN, ChatSettings
 from mirothinker_jax.agent.terminal import printable
 from mirothinker_jax.config import PRESETS, Config
 from mirothinker_jax.config_tree import ConfigError
-from mirothinker_jax.flags import parse, split, started_as, version
+from mirothinker_jax.flags import CommandParser, parse, split, started_as, version
 from mirothinker_jax.pipeline.asking import Asked, Asker, ending
 from mirothinker_jax.pipeline.policies import CHAT_CONFIG, is_url, starting_values
 
@@ -145,16 +145,8 @@ def _refuse(error: ConfigError) -> None:
     _say(f"error: {' '.join(str(error).split())}")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as the other commands do."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"error: {message}; see {self.prog} --help\n")
-        sys.exit(2)
-
-
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = CommandParser(
         prog=started_as("agent"),
         usage="%(prog)s --policy RUN_OR_URL [options] [--config FILE] [--config.KEY=VALUE ...] QUESTION",
         description="Answers a question with tools, and shows every call that it makes.",

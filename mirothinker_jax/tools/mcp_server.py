@@ -21,11 +21,11 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from mirothinker_jax import __version__
 from mirothinker_jax.config import ConfigError, ToolsConfig, WorldConfig, check
-from mirothinker_jax.flags import read, some_groups, version
+from mirothinker_jax.flags import CommandParser, read, some_groups, version
 from mirothinker_jax.tools.build import build_tools, check_tools, key_env
 from mirothinker_jax.tools.executor import ToolExecutor
 from mirothinker_jax.tools.mcp_sessions import IDLE_S, Sessions
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves until the client closes, or Ctrl-C. A mistake is one line on standard error, and 2."""
     script = Path(sys.argv[0]).name
     program = script if script == "mirothinker-mcp" else "python -m mirothinker_jax.tools.mcp_server"
-    parser = _Parser(
+    parser = CommandParser(
         prog=program,
         description=_DESCRIPTION,
         epilog=_EPILOG.format(program=program),
@@ -106,13 +106,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, as everywhere here."""
-        sys.stderr.write(f"error: {message}; see --help\n")
-        sys.exit(2)
 
 
 def make_server(tools: Sequence[Tool], sessions: Sessions) -> Server[Any]:

@@ -235,4 +235,7 @@ def test_a_mistake_is_one_line(capsys, arguments, said):
 def test_a_missing_argument_is_one_line(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["--topology", "v5p:4x4x4"])
-    assert capsys.readouterr().err == "error: the following arguments are required: --config; see --help\n"
+    assert (
+        capsys.readouterr().err
+        == "error: the following arguments are required: --config; see python -m mirothinker_jax.plan --help\n"
+    )

@@ -147,7 +147,10 @@ def test_a_process_serves_a_corpus_to_our_client_and_ends_with_it(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--http", "eighty"], "argument --http: invalid int value: 'eighty'; see --help"),
+        (
+            ["--http", "eighty"],
+            "argument --http: invalid int value: 'eighty'; see python -m mirothinker_jax.tools.mcp_server --help",
+        ),
         (["--config", "toy/absent"], "toy/absent"),
         (["--config.tools.corpus=absent.jsonl"], "absent.jsonl"),
         (["--config.tools.names=()", "--config.tools.corpus=CORPUS"], "there is nothing to serve"),
