@@ -14,15 +14,15 @@ from mirothinker_jax.config_tree import ConfigError
 from mirothinker_jax.data.messages import DataError
 from mirothinker_jax.evals.episodes import Decode, journals
 from mirothinker_jax.evals.report_evaluation import MOST_BYTES, write_evaluation_report
-from mirothinker_jax.flags import version
+from mirothinker_jax.flags import CommandParser, started_as, version
 
 DESCRIPTION = """Writes report.html of a training run or of an evaluation, from the files in its folder. The page
 needs nothing but itself: it can be sent, and opened without a network."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="mirothinker-report",
+    parser = CommandParser(
+        prog=started_as("report"),
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mirothinker_jax.evals.progress import Progress
-from mirothinker_jax.flags import version
+from mirothinker_jax.flags import CommandParser, started_as, version
 
 DESCRIPTION = """Shows how far a training run or an evaluation is: steps or episodes done, accuracy so far, calls under
 way, failed calls by kind, tokens per second, the time that is left. It only reads, so it may be started and
@@ -23,8 +23,8 @@ Ctrl-C, or when all episodes of an evaluation have ended."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="mirothinker-watch",
+    parser = CommandParser(
+        prog=started_as("watch"),
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
