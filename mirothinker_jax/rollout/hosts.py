@@ -38,7 +38,8 @@ class EngineHost(Protocol):
         ...
 
     def stream(self) -> AbstractAsyncContextManager[PublishedEngine]:
-        """An engine that gets its parameters while it is open. One process only."""
+        """An engine that gets its parameters while it is open. Every process must publish the same, in the same
+        order."""
         ...
 
     def counts(self) -> Mapping[str, int]:

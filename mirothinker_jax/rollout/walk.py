@@ -26,6 +26,10 @@ class Walk:
         """Which journal has a place's episodes: the step whose places these are."""
         return place // self.questions
 
+    def part_of(self, episode: str) -> int:
+        """The same, by the name that `episodes` gives."""
+        return int(episode.split("-")[1])
+
     def episodes(self, place: int, members: Sequence[int], version: int) -> list[EpisodeSpec]:
         """Of one place, sampled by this version of the policy."""
         step, total = self.part(place), len(self.tasks)

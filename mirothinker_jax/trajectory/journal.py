@@ -19,6 +19,7 @@ import io
 import itertools
 import json
 import logging
+import os
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -116,6 +117,11 @@ class Journal:
     def leave_out(self, episodes: Sequence[str]) -> None:
         """These ended broken or unjudged, and all others ended well: what was asked for is complete without them."""
         self._append({"event": "left_out", "episodes": list(episodes)})
+
+    def sync(self) -> None:
+        """What was written is on disk, and other hosts that open the files see it."""
+        for file in filter(None, (self._columns, self._lines)):
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         files, self._lines, self._columns = (self._lines, self._columns), None, None

@@ -58,6 +58,26 @@ def test_every_episode_is_trained_once_within_the_bound(tmp_path, staleness, win
     assert max(f["rollout/groups_in_flight"] for f in trainer.figures) <= (staleness + 1) * SLOTS.questions
 
 
+def test_processes_share_the_questions(tmp_path):
+    """Each has its half of every step's, in files of its own, no older than one process would have them."""
+    halves = [SLOTS.share(index, 2) for index in range(2)]
+    first, second = (run(Trainer(tmp_path, slots)) for slots in halves)
+    assert sorted(first.trained + second.trained) == ALL
+    assert all(len(batch) == 1 for trainer in (first, second) for batch in trainer.batches)
+    assert max(ages(first) + ages(second)) <= SLOTS.bound
+    assert {p.name for p in (tmp_path / "rollouts").glob("groups*")} == {
+        "groups.0-of-2.jsonl",
+        "groups.1-of-2.jsonl",
+    }
+    for count, index in ((1, 0), (2, 0)):  # again: as many as then, or refused
+        trainer = Trainer(tmp_path, SLOTS.share(index, count))
+        if count == 2:
+            assert run(trainer).trained == first.trained and not trainer.engine.turns
+        else:
+            with pytest.raises(DataError, match=r"groups\.0-of-2\.jsonl: .* number of processes than 1"):
+                run(trainer)
+
+
 def test_weights_change_in_the_middle_of_episodes(tmp_path):
     """Each turn is recorded with the versions of its tokens; an episode is as old as its oldest one."""
     trainer = run(Trainer(tmp_path, seconds=lambda request: 0.1))
@@ -219,7 +239,7 @@ def test_a_folder_that_is_not_the_checkpoints_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"step 8 comes next, .* up to step 0; bring back"):
         trainer = Trainer(tmp_path, replace(SLOTS, batches=9))
         trainer.batches = []
-        (tmp_path / "checkpoint.json").write_text("[[], [], [], [], [], [], [], []]")
+        (tmp_path / "checkpoint-0.json").write_text("[[], [], [], [], [], [], [], []]")
         run(trainer)
 
 
