@@ -25,7 +25,7 @@ from mirothinker_jax.rollout.background import Background
 from mirothinker_jax.rollout.buffer import Slots
 from mirothinker_jax.rollout.collector import Collector
 from mirothinker_jax.rollout.stream import Deadline
-from mirothinker_jax.rollout.walk import Walk, part_name
+from mirothinker_jax.rollout.walk import Walk, part_name, part_of
 from mirothinker_jax.tasks.types import Task
 from mirothinker_jax.trajectory.groups import GroupRows, group_rows
 from mirothinker_jax.trajectory.journal import History, share
@@ -130,7 +130,7 @@ class GRPOSource:
             block, ids = json.loads(text)
             if tuple(block) == self._block:
                 read = functools.cache(lambda number, index=index: self._history(number, index))
-                groups += [[read(self._walk.part_of(id)).require(id) for id in group] for group in ids]
+                groups += [[read(part_of(id)).require(id) for id in group] for group in ids]
         return groups, figures
 
     def _history(self, number: int, index: int) -> History:

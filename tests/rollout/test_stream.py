@@ -19,6 +19,7 @@ from ahead import SLOTS, TASKS, Script, Trainer
 from mirothinker_jax import checked_lines
 from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.rollout.collect import OutageError
+from mirothinker_jax.rollout.rewind import rewind
 from mirothinker_jax.rollout.stream import Deadline
 from mirothinker_jax.rollout.walk import Walk
 from mirothinker_jax.tools.spec import Failure, ToolResult
@@ -241,6 +242,30 @@ def test_a_folder_that_is_not_the_checkpoints_is_refused(tmp_path):
         trainer.batches = []
         (tmp_path / "checkpoint-0.json").write_text("[[], [], [], [], [], [], [], []]")
         run(trainer)
+
+
+def test_what_was_sampled_beyond_a_step_is_not_that_of_another_schedule(tmp_path):
+    """The run has come to its end, and goes on from step 3 with other weights after it."""
+    slots, rollouts = replace(SLOTS, staleness=2), tmp_path / "rollouts"
+    before = run(Trainer(tmp_path, slots), train_s=0.2).batches
+    whole = {path.name: path.read_bytes() for path in rollouts.iterdir()}
+    (tmp_path / "checkpoint-0.json").write_text(json.dumps(before[:3]))
+    assert not rewind(tmp_path, 3, SLOTS.questions, tmp_path / "none"), "no logs"
+    for _ in range(2):  # as if the start had been killed and begun again
+        assert rewind(rollouts, 3, SLOTS.questions, rollouts / "beyond")
+    aside = {path.name: path.read_bytes() for path in (rollouts / "beyond").iterdir()}
+    assert "groups.jsonl" in aside and aside.items() <= whole.items()
+    again = run(Trainer(tmp_path, slots, engine=Script(lambda session: "anew")))
+    assert again.trained == ALL and again.batches[:4] == before[:4] and max(ages(again)) <= slots.bound
+    late, anew = set(), set()
+    for path in rollouts.glob("step_*.jsonl"):
+        events = [json.loads(text) for _, _, text in checked_lines.read_lines(path)]
+        late |= {
+            e["episode"] for e in events if e["event"] == "turn" and any(v > 3 for v, _ in e["versions"])
+        }
+        anew |= {t.id for t in journal.read(path) if t.answer == "anew"}
+    assert late and late <= anew, "nothing is left that the weights of the former schedule have sampled"
+    assert len(anew) < len(ALL) - 4 * 6, "what had ended by then is kept"
 
 
 def test_a_longer_run_goes_on_where_the_shorter_one_ended(tmp_path):
