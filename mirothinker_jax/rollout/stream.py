@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ class Groups:
         self._found: dict[int, list[Trajectory]] = {}  # of finished groups
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
-        self._begun = False
+        self._begun = self._closing = False
         self._given: float | None = None  # when the last batch was
         self._tokens = 0  # that were sampled by then
         self._replaced = self._buffer.replaced
@@ -121,6 +122,7 @@ class Groups:
         while (groups := self._log.take()) is None:
             if self._failure is not None:
                 raise self._failure
+            assert self._games, "nothing is sampled, and no batch is ready"
             self._changed.clear()
             await self._changed.wait()
         if self._buffer.slots.staleness == 0:
@@ -150,13 +152,15 @@ class Groups:
 
     async def aclose(self) -> None:
         """Ends what is under way. The journals have it."""
+        self._closing = True
         tasks = [*self._games, *self._episodes.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for part in self._parts.values():
-            part.journal.close()
-        self._log.close()
+        with contextlib.ExitStack() as stack:  # all of them, also where a disk is full
+            stack.callback(self._log.close)
+            for part in self._parts.values():
+                stack.callback(part.journal.close)
 
     def _admit(self) -> None:
         while (group := self._log.admit()) is not None:
@@ -165,12 +169,16 @@ class Groups:
     def _begin(self, group: Group) -> None:
         task = asyncio.get_running_loop().create_task(self._play(group))
         self._games.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(functools.partial(self._ended, group))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, group: Group, task: asyncio.Task[None]) -> None:
         self._games.discard(task)
-        if not task.cancelled() and task.exception() is not None:
+        if not task.cancelled():
             self._failure = self._failure or task.exception()
+        elif not self._closing:
+            self._failure = self._failure or RuntimeError(
+                f"group {group.number}: an episode of place {group.place} was cancelled by what it called"
+            )
         self._changed.set()
 
     async def _play(self, group: Group) -> None:

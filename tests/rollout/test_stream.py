@@ -1,6 +1,7 @@
 """Groups that are sampled ahead: how old they are, what a deadline and equal rewards do, and that kills change
 nothing."""
 
+import asyncio
 import json
 import os
 import random
@@ -231,6 +232,19 @@ def test_services_that_are_away_end_the_run_with_one_line(tmp_path):
 
     with pytest.raises(OutageError, match=r"1 of 6 episodes broke, more than tasks\.broken_share=0\.1"):
         run(Away(tmp_path))
+    assert run(Trainer(tmp_path)).trained == ALL
+
+
+def test_an_episode_that_is_cancelled_from_within_ends_the_run(tmp_path):
+    """As where a tool's library cancels its caller. Its group would never end, and the trainer wait for ever."""
+    trainer = Trainer(tmp_path)
+
+    async def execute(call, request_id):
+        raise asyncio.CancelledError
+
+    trainer.tools.execute = execute
+    with pytest.raises(RuntimeError, match=r"group \d: an episode of place \d was cancelled"):
+        run(trainer)
     assert run(Trainer(tmp_path)).trained == ALL
 
 
