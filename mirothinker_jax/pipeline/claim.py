@@ -14,12 +14,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mirothinker_jax.config import STAGES, Config
+import jax
+
+from mirothinker_jax.config import STAGES, Config, GRPOConfig
 from mirothinker_jax.config_tree import ConfigError, difference, flat, to_plain
 from mirothinker_jax.data.atomic import remove_scratch, replacing
 from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.parallel.processes import barrier
 from mirothinker_jax.pipeline.lock import NAME as LOCK
+from mirothinker_jax.rollout.buffer import Slots
+from mirothinker_jax.rollout.redeal import redeal
 from mirothinker_jax.rollout.rewind import rewind
 from mirothinker_jax.trainer.steps import trained_steps
 
@@ -140,6 +144,7 @@ def claim(folder: Path, config: Config, resized: dict[str, str], first: bool) ->
         remove_scratch(folder)
         for stage, change in resized.items():
             _set_aside(folder / stage, change, config.grpo.questions)
+        _redeal(folder / "grpo", config.grpo)
         with replacing(path) as scratch:
             scratch.write_text(json.dumps(to_plain(config), indent=2))
     barrier("config")
@@ -148,6 +153,13 @@ def claim(folder: Path, config: Config, resized: dict[str, str], first: bool) ->
             f"config.run_dir: {folder} is not the first process's folder of that name; "
             "give a folder on a file system that all processes share"
         )
+
+
+def _redeal(folder: Path, c: GRPOConfig) -> None:
+    """What is sampled ahead goes on with as many processes as there are now, where that can be."""
+    if c.window == 1 and c.refill == 0 and c.group_deadline_s == 0:
+        slots = Slots(c.questions, c.group, c.staleness)
+        redeal(folder / "rollouts", slots, jax.process_count(), trained_steps(folder / "checkpoints"))
 
 
 def _set_aside(folder: Path, change: str, questions: int) -> None:

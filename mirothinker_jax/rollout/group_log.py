@@ -6,7 +6,7 @@
                    {"event": "consumed", "step": 3, "groups": [6, 7]}
 
 Each of several processes has a log of its own groups (groups.0-of-2.jsonl), and none of the others'. So a run goes on
-with as many processes as it began with.
+with as many processes as it began with, if redeal.py has not come between.
 
 Read again, it leads the buffer to where it was. The episodes themselves are in journals (trajectory/journal.py). A line
 is written before what it says has any effect, and a step's is on disk before the step is trained.
@@ -28,6 +28,12 @@ from mirothinker_jax.trajectory.journal import parts, share
 NAME = "groups.jsonl"
 
 
+def logs_of_others(folder: Path, count: int) -> list[Path]:
+    """The logs that are not of `count` processes."""
+    ours = {share(folder / NAME, index, count) for index in range(count)}
+    return [path for path in parts(folder / NAME) if path not in ours]
+
+
 class GroupLog:
     """Does to a buffer what is done, and writes it down."""
 
@@ -41,8 +47,7 @@ class GroupLog:
         self.consumed: list[list[Group]] = []  # by step, with the members that were trained
         index, count = buffer.slots.index, buffer.slots.count
         self._path = share(folder / NAME, index, count)
-        ours = {share(folder / NAME, i, count) for i in range(count)}
-        if others := [path for path in parts(folder / NAME) if path not in ours]:
+        if others := logs_of_others(folder, count):
             raise DataError(
                 f"{others[0]}: what is sampled ahead was begun by another number of processes than {count}, and each "
                 "has a log of its own groups; give as many as then, or remove the stage's folder to begin it anew"

@@ -28,7 +28,7 @@ from mirothinker_jax.rollout.stream import Deadline
 from mirothinker_jax.rollout.walk import Walk, part_name, part_of
 from mirothinker_jax.tasks.types import Task
 from mirothinker_jax.trajectory.groups import GroupRows, group_rows
-from mirothinker_jax.trajectory.journal import History, share
+from mirothinker_jax.trajectory.journal import History, of_others
 from mirothinker_jax.trajectory.reward import violates_format, with_reward
 from mirothinker_jax.trajectory.types import Stop, Trajectory
 from mirothinker_jax.types import Batch
@@ -134,8 +134,9 @@ class GRPOSource:
         return groups, figures
 
     def _history(self, number: int, index: int) -> History:
-        """Of a part, what process `index` has sampled of it."""
-        return History(share(self._folder / part_name(number), index, self._shard[1]))
+        """Of a part, what process `index` has sampled of it, or found."""
+        path = self._folder / part_name(number)
+        return History(path, without=of_others(path, index, self._shard[1]))
 
     def _rewarded(self, trajectory: Trajectory) -> Trajectory:
         c = self._config

@@ -30,7 +30,7 @@ from mirothinker_jax.rollout.buffer import Buffer, Group, Slots
 from mirothinker_jax.rollout.collect import Runtime, Worker
 from mirothinker_jax.rollout.group_log import GroupLog
 from mirothinker_jax.rollout.walk import Walk, part_name
-from mirothinker_jax.trajectory.journal import History, Journal, share
+from mirothinker_jax.trajectory.journal import History, Journal, of_others, share
 from mirothinker_jax.trajectory.types import Trajectory
 
 
@@ -57,8 +57,9 @@ class Deadline:
 class _Part:
     """The journal of some places, open for writing, and what it held before."""
 
-    def __init__(self, path: Path, make_worker: Callable[[Journal, History], Worker]):
-        self.history, self.journal = History(path), Journal(path)
+    def __init__(self, path: Path, index: int, count: int, make_worker: Callable[[Journal, History], Worker]):
+        self.history = History(path, without=of_others(path, index, count))
+        self.journal = Journal(share(path, index, count))
         self.worker = make_worker(self.journal, self.history)
 
 
@@ -221,7 +222,9 @@ class Groups:
         s = self._buffer.slots
         if number not in self._parts:
             self._parts[number] = _Part(
-                share(self._folder / part_name(number), s.index, s.count),
+                self._folder / part_name(number),
+                s.index,
+                s.count,
                 lambda journal, history: Worker(
                     self._engine, self._runtime, journal, history, Sampling(), s.questions * s.group
                 ),

@@ -22,7 +22,7 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,11 @@ def share(path: Path, index: int, count: int) -> Path:
     'step_3.0-of-2.jsonl'
     """
     return path if count == 1 else path.with_name(f"{path.stem}.{index}-of-{count}{path.suffix}")
+
+
+def of_others(path: Path, index: int, count: int) -> set[Path]:
+    """The parts that the other ones of `count` processes write."""
+    return {share(path, other, count) for other in range(count) if other != index}
 
 
 def parts(path: Path) -> list[Path]:
@@ -172,16 +177,17 @@ _REQUIRED = {
 
 
 class History:
-    """What a journal holds, from all its parts. Episodes that ended stay on disk until they are asked for."""
+    """What a journal holds, from all its parts but some. Episodes that ended stay on disk until they are asked for."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, without: Collection[Path] = ()):
         self.unfinished: dict[str, Unfinished] = {}
         self.verdicts: dict[str, Verdict] = {}
         self.left_out: set[str] = set()
         self.damaged = 0  # lines and columns that count as never written
         self._ended: dict[str, tuple[Path, int, int]] = {}
         for part in parts(path):
-            self._read(part)
+            if part not in without:
+                self._read(part)
 
     def _read(self, part: Path) -> None:
         wrong = []

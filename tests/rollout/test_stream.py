@@ -20,6 +20,7 @@ from ahead import SLOTS, TASKS, Script, Trainer
 from mirothinker_jax import checked_lines
 from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.rollout.collect import OutageError
+from mirothinker_jax.rollout.redeal import redeal
 from mirothinker_jax.rollout.rewind import rewind
 from mirothinker_jax.rollout.stream import Deadline
 from mirothinker_jax.rollout.walk import Walk
@@ -78,6 +79,34 @@ def test_processes_share_the_questions(tmp_path):
         else:
             with pytest.raises(DataError, match=r"groups\.0-of-2\.jsonl: .* number of processes than 1"):
                 run(trainer)
+
+
+def test_another_number_of_processes_goes_on(tmp_path):
+    """Two, then one, then three, then two again: each is stopped when it has sampled more than is in its checkpoint."""
+    whole, found = replace(SLOTS, questions=6, window=1), []
+    expected = [s.id for p in range(42) for s in Walk(TASKS, 6, 0).episodes(p, range(SLOTS.group), 0)]
+    for count, steps, trained in ((2, 3, 2), (1, 5, 4), (3, 6, 6), (2, 7, 7)):
+        redeal(tmp_path / "rollouts", whole, count, len(found))
+        for index in range(count):
+            trainer = Trainer(tmp_path, replace(whole.share(index, count), batches=steps))
+            per = whole.questions // count
+            mine = [batch[index * per : (index + 1) * per] for batch in found]
+            trainer.checkpoint.write_text(json.dumps(mine))
+            run(trainer)
+            if index == 0:
+                batches = [[] for _ in range(steps)]
+            for batch, more in zip(batches, trainer.batches, strict=True):
+                batch += more
+            assert max(ages(trainer)) <= whole.bound
+        assert batches[: len(found)] == found
+        found = batches[:trained]
+    assert sorted(id for batch in found for group in batch for id, *_ in group) == sorted(expected)
+    turns = Counter()
+    for path in (tmp_path / "rollouts").glob("step_*.jsonl"):
+        events = [json.loads(text) for _, _, text in checked_lines.read_lines(path)]
+        turns.update((e["episode"], e["number"]) for e in events if e["event"] == "turn")
+    assert set(turns.values()) == {1} and len(turns) == 3 * len(expected), "nothing was sampled again"
+    assert len(list((tmp_path / "rollouts" / "other_processes").iterdir())) == 2 + 1 + 3
 
 
 def test_weights_change_in_the_middle_of_episodes(tmp_path):
