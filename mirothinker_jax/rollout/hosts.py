@@ -121,7 +121,13 @@ class _Published:
         publish: Callable[[Params, int], Awaitable[None]],
         release: Callable[[], Awaitable[None]],
     ):
-        self._engine, self.publish, self.release = engine, publish, release
+        self._engine, self._publish, self._release = engine, publish, release
+
+    async def publish(self, params: Params, version: int) -> None:
+        await self._publish(params, version)
+
+    async def release(self) -> None:
+        await self._release()
 
     async def generate(self, request: Request) -> Turn:
         return await self._engine.generate(request)
