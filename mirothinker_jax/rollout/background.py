@@ -44,8 +44,7 @@ class Background:
         self._closed = asyncio.Event()
         self._thread = threading.Thread(target=self._run, args=(runner,), name="rollouts", daemon=True)
         self._thread.start()
-        concurrent.futures.wait((self._groups, self._ended), return_when=concurrent.futures.FIRST_COMPLETED)
-        if not self._groups.done():
+        if not self._comes(self._groups):
             self._ended.result()
 
     def next(self, step: int, params: Params) -> tuple[list[list[Trajectory]], dict[str, float]]:
@@ -79,10 +78,15 @@ class Background:
             finally:
                 await groups.aclose()
 
+    def _comes(self, future: concurrent.futures.Future[Any]) -> bool:
+        """Waits; False where the thread ends first."""
+        either: tuple[concurrent.futures.Future[Any], ...] = (future, self._ended)
+        concurrent.futures.wait(either, return_when=concurrent.futures.FIRST_COMPLETED)
+        return future.done()
+
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """What the coroutine gives on the event loop, if that does not end before: then nobody would ever say."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        concurrent.futures.wait((future, self._ended), return_when=concurrent.futures.FIRST_COMPLETED)
-        if not future.done():
+        if not self._comes(future):
             raise RuntimeError("the thread that samples has ended") from self._ended.exception()
         return future.result()
