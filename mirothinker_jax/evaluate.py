@@ -17,6 +17,7 @@ from mirothinker_jax.config import PRESETS
 from mirothinker_jax.config_tree import ConfigError, check
 from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.evals.catalogue import BENCHMARKS
+from mirothinker_jax.evals.comparison import compare_folders, rows, write_comparison
 from mirothinker_jax.evals.measure import table
 from mirothinker_jax.flags import CommandParser, parse, split, started_as, version
 from mirothinker_jax.pipeline.benchmarking import cost_line, with_benchmark
@@ -40,6 +41,9 @@ examples:
   python -m mirothinker_jax.evaluate --policy http://localhost:8000/v1 --tasks questions.jsonl --runs 8 \\
       --export sft.jsonl --export-pairs pairs.jsonl
       a teacher's data: train on them with --config.data.path=sft.jsonl and --config.dpo.path=pairs.jsonl
+  python -m mirothinker_jax.evaluate --compare runs/evaluated/before runs/evaluated/after
+      two policies on the same questions: how much better the second is, and whether that may be chance. More pairs
+      may follow, such as one for each budget of calls; --out says where comparison.json and .html go
 
 Questions are JSON Lines, {{"id": …, "question": …, "answer": …}}; without --tasks they are those of config.tasks.
 
@@ -55,7 +59,10 @@ cannot be written, 130 after Ctrl-C.
 
 @one_line_endings()
 def main(argv: list[str] | None = None) -> int:
-    given, own = split(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    if "--compare" in argv:
+        return _compare(argv)
+    given, own = split(argv)
     options = _arguments(own)
     base = functools.partial(_base, options)
     config = parse(given, command="evaluate", example=CHAT_CONFIG, base=base)
@@ -92,6 +99,24 @@ def main(argv: list[str] | None = None) -> int:
         return _refuse(line, STORAGE)
 
 
+def _compare(argv: list[str]) -> int:
+    parser = CommandParser(prog=started_as("evaluate"), allow_abbrev=False)
+    parser.add_argument("--compare", nargs="+", metavar="FOLDER", help="the first policy's, the second's, …")
+    parser.add_argument("--out", type=Path, metavar="FOLDER")
+    options = parser.parse_args(argv)
+    try:
+        found = compare_folders(options.compare)
+        names = [Path(folder).resolve().name for folder in options.compare]
+        folder = options.out or Path("runs/compared") / "-".join(names)
+        write_comparison(folder, found)
+    except ConfigError as error:
+        return _refuse(error, 2)
+    except OSError as error:
+        return _refuse(storage_failure(error) or f"{error.filename}: {error.strerror or error}", STORAGE)
+    sys.stdout.write(f"{rows(found)}{'files':<10}{folder}: comparison.json, comparison.html\n")
+    return 0
+
+
 def _base(options: argparse.Namespace, path: str | None, overridden: Collection[str]) -> Any:
     values = starting_values(options.policy, path, options.preset, options.tasks, overridden)
     if not is_url(options.policy) and options.concurrency:
@@ -124,7 +149,8 @@ def _name(options: argparse.Namespace) -> str:
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(
         prog=started_as("evaluate"),
-        usage="%(prog)s --policy RUN_OR_URL [options] [--config FILE] [--config.KEY=VALUE ...]",
+        usage="%(prog)s --policy RUN_OR_URL [options] [--config FILE] [--config.KEY=VALUE ...]\n"
+        "       %(prog)s --compare FOLDER FOLDER [FOLDER FOLDER ...] [--out FOLDER]",
         description="Asks a policy questions, each several times, and says how many answers are right.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -82,17 +82,9 @@ def check_manifest(folder: Path, new: dict[str, Any], may_change: tuple[str, ...
 
     Raises ConfigError where the folder has episodes of other settings, or of other questions under the same ids.
     """
-    path = folder / NAME
-    if not path.exists():
+    known = read_manifest(folder)
+    if known is None:
         return new
-    try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-        known = {name: dict(old[name]) for name in ("settings", "files", "policy", "tasks")}
-        runs = int(old["runs"])
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(
-            f"{path}: cannot be read; remove {folder}, or give another --out, to begin anew"
-        ) from None
     changed = difference(known["settings"], new["settings"])
     files = [key for key, digest in new["files"].items() if known["files"].get(key, digest) != digest]
     changed += [f"{key}: says something else now" for key in files]
@@ -106,8 +98,23 @@ def check_manifest(folder: Path, new: dict[str, Any], may_change: tuple[str, ...
         "another id, or give another --out",
     )
     tasks = known["tasks"] | new["tasks"]
-    kept = {"policy": new["policy"] or known["policy"], "began": old.get("began", new["began"])}
-    return new | kept | {"tasks": tasks, "runs": max(runs, new["runs"])}
+    kept = {"policy": new["policy"] or known["policy"], "began": known["began"]}
+    return new | kept | {"tasks": tasks, "runs": max(known["runs"], new["runs"])}
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """What the folder's episodes were made with; None where there is nothing. Raises ConfigError for a damaged one."""
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        known = {name: dict(old[name]) for name in ("settings", "files", "policy", "tasks")}
+        return known | {"runs": int(old["runs"]), "began": str(old["began"])}
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{path}: cannot be read; remove {folder}, or give another --out, to begin anew"
+        ) from None
 
 
 def check_policy(folder: Path, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
