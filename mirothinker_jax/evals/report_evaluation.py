@@ -33,7 +33,7 @@ from mirothinker_jax.evals.episodes import (
     token_record,
 )
 from mirothinker_jax.evals.page import chunk, template
-from mirothinker_jax.evals.statistics import wilson
+from mirothinker_jax.evals.repeated import accuracy, by_question
 from mirothinker_jax.trajectory.timeline import CallTime
 from mirothinker_jax.trajectory.types import Trajectory
 
@@ -96,6 +96,7 @@ def write_evaluation_report(
         title=folder.resolve().name,
         runs=[_verdicts([r for r in page.rows if r["run"] == i], run) for i, run in enumerate(runs)],
         whole=_verdicts(page.rows, ""),
+        comparable=summary.get("benchmark", {}).get("comparable") if questions is None else None,
         stops=Counter(row["stop"] for row in page.rows).most_common(),
         tools=tools.rows(),
         calls=chart and chart._replace(svg=Markup(chart.svg)),
@@ -165,10 +166,11 @@ def _chunks(
 
 def _verdicts(rows: list[dict[str, Any]], run: str) -> dict[str, Any]:
     counts = Counter(row["correct"] for row in rows)
-    judged = counts[True] + counts[False]
+    scores = by_question((row["question"], row["correct"]) for row in rows)
     return {
         "run": run,
-        "accuracy": wilson(counts[True], judged) if judged else None,
+        "accuracy": accuracy(scores) if scores else None,
+        "questions": len(scores),
         "right": counts[True],
         "wrong": counts[False],
         "unjudged": counts[None],

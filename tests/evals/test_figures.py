@@ -11,7 +11,8 @@ from mirothinker_jax.config import AgentConfig, TasksConfig, ToolsConfig
 from mirothinker_jax.evals.calibration import calibration_error, stated_confidence
 from mirothinker_jax.evals.catalogue import BENCHMARKS
 from mirothinker_jax.evals.comparable import differences, line
-from mirothinker_jax.evals.figures import figures, predictions, scores
+from mirothinker_jax.evals.figures import figures, predictions
+from mirothinker_jax.evals.repeated import accuracy
 from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory, TurnContext
 
 
@@ -45,8 +46,8 @@ def test_two_runs_of_a_benchmark():
     assert (found["calls"], found["failed_calls"], found["attempts"]) == (4, 1, pytest.approx(7 / 6))
     assert found["tokens_written"] == pytest.approx(28 / 6) and found["tokens_read"] == pytest.approx(74 / 6)
     assert found["cost"] == pytest.approx((74 / 6 * 2 + 28 / 6 * 10) / 1e6)
-    assert found["low"] < 0.5 < found["high"] and found["standard_error"] > 0
-    assert scores(runs) == {"a": [True, True], "b": [False, True], "c": [False]}
+    same = accuracy({"a": [True, True], "b": [False, True], "c": [False]})
+    assert (found["accuracy"], found["low"], found["high"]) == (same.mean, same.low, same.high)
     assert figures("gaia", [[episode("a", correct=None)]])["unjudged"] == 1
     assert "accuracy" not in figures("gaia", [[episode("a", correct=None)]])
     assert figures("gaia", [[episode("d", **broken)]])["broken"] == 1
