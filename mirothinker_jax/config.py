@@ -14,7 +14,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from mirothinker_jax.config_agent import PRESETS, AgentConfig
+from mirothinker_jax.config_agent import PRESETS, SAMPLING, AgentConfig
 from mirothinker_jax.config_episodes import EvalConfig, RolloutConfig, StudyConfig, ToolsConfig, WorldConfig
 from mirothinker_jax.config_model import EXECUTION as EXECUTION
 from mirothinker_jax.config_model import LORA_TARGETS as LORA_TARGETS
@@ -29,10 +29,10 @@ from mirothinker_jax.config_objectives import GRPOConfig as GRPOConfig
 from mirothinker_jax.config_tasks import TasksConfig as TasksConfig
 from mirothinker_jax.config_training import OptimizerConfig as OptimizerConfig
 from mirothinker_jax.config_training import TrainingConfig as TrainingConfig
+from mirothinker_jax.config_tree import UNSET, one_of
 from mirothinker_jax.config_tree import ConfigError as ConfigError
 from mirothinker_jax.config_tree import build as build
 from mirothinker_jax.config_tree import check as check
-from mirothinker_jax.config_tree import one_of
 
 MESH_AXES = ("data", "fsdp", "context", "tensor", "expert")
 STAGES = ("sft", "dpo", "grpo")
@@ -177,6 +177,9 @@ class Config:
     study: StudyConfig = field(default_factory=StudyConfig)
 
     def __post_init__(self):
+        sampling = SAMPLING[self.agent.preset].items()
+        unset = {key: value for key, value in sampling if getattr(self.evaluation, key) is UNSET}
+        object.__setattr__(self, "evaluation", dataclasses.replace(self.evaluation, **unset))
         check(bool(self.run_dir.strip()), "run_dir is empty; give a folder, or . for this one")
         check(0 <= self.seed < 2**31, f"seed is {self.seed}; give 0 ≤ seed < 2³¹")
         for stage in self.stages:
@@ -264,5 +267,7 @@ def default() -> Any:
     from ml_collections import ConfigDict
 
     values = dataclasses.asdict(Config())
-    values["agent"] |= dict.fromkeys(PRESETS[""])  # not given, so that a preset decides
+    # Not given, so that a preset decides.
+    values["agent"] |= dict.fromkeys(PRESETS[""])
+    values["evaluation"] |= dict.fromkeys(SAMPLING[""])
     return ConfigDict(values).lock()

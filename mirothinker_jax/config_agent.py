@@ -1,7 +1,8 @@
 """The settings of the agent loop, and its presets.
 
-A preset gives every setting that nobody gave. So the fields that it has a say in are UNSET by default, and resolved
-when the dataclass is made: whoever reads `config.agent.max_calls` has a number. A setting that was given wins.
+A preset gives every setting that nobody gave, of the loop and of sampling. So the fields that it has a say in are UNSET
+by default, and resolved when the dataclass is made (those of sampling, when Config is): whoever reads
+`config.agent.max_calls` has a number. A setting that was given wins.
 
 Not safe: `dataclasses.replace(agent, preset=…)` changes nothing else, as it hands on what was resolved before.
 """
@@ -12,9 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mirothinker_jax.config_tree import check, one_of
-
-UNSET: Any = None  # of any type: the preset's value takes its place
+from mirothinker_jax.config_tree import UNSET, check, one_of
 
 _ALONE: Mapping[str, Any] = {
     "max_calls": 16,
@@ -46,6 +45,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "v1.7": {**_RELEASED, "max_calls": 300, "restart_with": "nothing"},
     "react": {**_LONG, "max_calls": 20},
     "none": {**_LONG, "max_calls": 0},
+}
+# What asking and evaluating sample with under each (EvalConfig); published for the releases.
+_PLAIN_SAMPLING: Mapping[str, float] = {"temperature": 1.0, "top_p": 0.95, "repetition_penalty": 1.0}
+_RELEASED_SAMPLING: Mapping[str, float] = {**_PLAIN_SAMPLING, "repetition_penalty": 1.05}
+SAMPLING: Mapping[str, Mapping[str, float]] = {
+    name: _RELEASED_SAMPLING if name.startswith("v") else _PLAIN_SAMPLING for name in PRESETS
 }
 
 

@@ -23,7 +23,7 @@ NAME = "manifest.json"
 
 _DECIDES = (
     *("seed", "agent.", "tools.", "tasks.", "world.", "data.call_format"),
-    *("evaluation.temperature", "evaluation.top_p"),
+    *("evaluation.temperature", "evaluation.top_p", "evaluation.repetition_penalty"),
 )
 _OF_MODELS = ("model.", "tokenizer.template", "rollout.deterministic")
 # Where things are, how often and how fast they are asked, and what only a judge's or a service's name stands for.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mirothinker_jax.agent.chat_engine import ChatEngine, ChatSettings
 from mirothinker_jax.agent.episode import run_episode
-from mirothinker_jax.agent.policy import Engine, Sampling
+from mirothinker_jax.agent.policy import Engine, evaluation_sampling
 from mirothinker_jax.agent.progress import WatchedExecutor
 from mirothinker_jax.agent.terminal import plain
 from mirothinker_jax.config import Config, ConfigError, check
@@ -123,7 +123,7 @@ class Asker(contextlib.AsyncExitStack):
             setting=self._setting,
             episode_id=name,
             seed=config.seed + self._number,
-            sampling=Sampling(config.evaluation.temperature, config.evaluation.top_p),
+            sampling=evaluation_sampling(config.evaluation),
         )
         seconds = time.monotonic() - begun
         usage = {key: value - before[key] for key, value in _usage(engine).items()} or _tokens(trajectory)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mirothinker_jax.agent.chat_engine import ChatEngine, ChatSettings
-from mirothinker_jax.agent.policy import Sampling
+from mirothinker_jax.agent.policy import evaluation_sampling
 from mirothinker_jax.agent.setting import Setting
 from mirothinker_jax.config import Config, check
 from mirothinker_jax.data.atomic import replacing
@@ -218,7 +218,7 @@ async def _collect(
         if all(found):
             write_manifest(asked.folder, manifest)
             return [t for t in found if t is not None], []
-    sampling = Sampling(asked.config.evaluation.temperature, asked.config.evaluation.top_p)
+    sampling = evaluation_sampling(asked.config.evaluation)
     async with policy.engine() as (engine, identity, _):
         check_policy(asked.folder, manifest["policy"], identity)
         write_manifest(asked.folder, manifest | {"policy": dict(identity)})

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from mirothinker_jax.agent.policy import Sampling
+from mirothinker_jax.agent.policy import evaluation_sampling
 from mirothinker_jax.config import Config, TrainingConfig, check
 from mirothinker_jax.config_tree import to_plain
 from mirothinker_jax.evals.heldout import Evaluation, assess, budget_specs
@@ -170,7 +170,7 @@ def _evaluate(ready: Prepared, stage: str, params: LazyParams) -> Evaluation:
     specs = budget_specs(stage, ready.acting.tasks["evaluation"], c.budgets, place.config.seed)
     path = place.folder / stage / "eval_trajectories.jsonl"
     phase = place.phase(f"{stage} evaluation", "episode")
-    sampling = Sampling(c.temperature, c.top_p)
+    sampling = evaluation_sampling(c)
     return assess(ready.collector.run(params.get, specs, path, sampling, phase)[0])
 
 
