@@ -9,6 +9,7 @@ Not safe: `dataclasses.replace(agent, preset=…)` changes nothing else, as it h
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +92,9 @@ class AgentConfig:
     # again and never judged.
     outage_calls: int = 5
     system_prompt_file: str = ""  # empty: the built-in template
+    # What $date becomes in that file, as YYYY-MM-DD. Empty: the day (by UTC) on which a run or an evaluation began, and
+    # which it keeps however often it goes on; where a question is asked, today.
+    date: str = ""
     # What asks for the final answer, and may hold $question; empty: the built-in one. A released model wants the words
     # that it was trained with.
     final_prompt_file: str = ""
@@ -127,6 +131,7 @@ class AgentConfig:
         one_of("agent.overflow", self.overflow, ("reserve", "drop"))
         one_of("agent.final_answer", self.final_answer, ("forced", "always"))
         one_of("agent.restart_with", self.restart_with, ("summary", "nothing"))
+        check(not self.date or _is_day(self.date), f"agent.date is {self.date!r}; write a day as YYYY-MM-DD")
         check(self.outage_calls >= 1, f"agent.outage_calls is {self.outage_calls}; it must be ≥ 1")
 
     def context_edits(self) -> list[str]:
@@ -143,3 +148,10 @@ class AgentConfig:
             f"agent.{key}={getattr(self, key)}" for key in ("rollbacks", "restarts") if getattr(self, key)
         ]
         return edits
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False

@@ -8,6 +8,7 @@ or broken.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import sys
@@ -18,13 +19,20 @@ from typing import Any
 
 from mirothinker_jax.agent.chat_engine import ChatEngine, ChatSettings
 from mirothinker_jax.agent.policy import evaluation_sampling
+from mirothinker_jax.agent.prompt import with_date
 from mirothinker_jax.agent.setting import Setting
 from mirothinker_jax.config import Config, check
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.evals.benchmarks import exportable
 from mirothinker_jax.evals.export import Writing, pair_records, sft_records
 from mirothinker_jax.evals.inspect_log import write_inspect_log
-from mirothinker_jax.evals.manifest import check_manifest, check_policy, make_manifest, write_manifest
+from mirothinker_jax.evals.manifest import (
+    check_manifest,
+    check_policy,
+    make_manifest,
+    read_manifest,
+    write_manifest,
+)
 from mirothinker_jax.evals.measure import Measured, measure, question_specs
 from mirothinker_jax.evals.rejudge import rejudge
 from mirothinker_jax.pipeline.asking import open_tools
@@ -100,7 +108,9 @@ async def evaluate(asked: Evaluation) -> Outcome:
       OutageError: services broke more than tasks.broken_share of the episodes; what is done is kept.
       OSError: the folder, or a file to export to, cannot be written.
     """
-    config = asked.config
+    began_with = read_manifest(asked.folder) or {"settings": {}}
+    config = with_date(asked.config, began_with["settings"].get("agent.date", ""))
+    asked = dataclasses.replace(asked, config=config)
     async with contextlib.AsyncExitStack() as stack:
         benchmark = None
         if asked.benchmark:

@@ -183,6 +183,8 @@ def starting_values(
             values.data.call_format = own.whole.get("data", {}).get(
                 "call_format", values.data.get("call_format", "mcp")
             )
+        if path is None:  # the day that a run began on is not the day on which its policy is asked
+            values.agent.date = ""
         if path is None and (preset or "agent.preset" in overridden):
             values.agent.update(dict.fromkeys(PRESETS[""]))
             values.evaluation.update(dict.fromkeys(SAMPLING[""]))

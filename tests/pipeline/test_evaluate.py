@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from chat_server import Failing, said, serving
 
+from mirothinker_jax.agent import prompt as prompts
 from mirothinker_jax.evaluate import OUTAGE, main
 
 CORPUS = "".join(
@@ -116,6 +117,23 @@ def test_killed_and_started_again_gives_the_same_figures(evaluate, folder):
     assert summary() == summary("whole") and answers() == answers("whole")
     # Only the turns on the way when the process was killed, two each time, were asked for again.
     assert len(set(served)) == needed and len(served) <= needed + 2 * 2
+
+
+def test_an_evaluation_keeps_the_day_that_it_began_with(evaluate, folder, monkeypatch):
+    (folder / "system.txt").write_text("It is $date.")
+    seen = []
+
+    def ask(body):
+        seen.append(body["messages"][0]["content"].splitlines()[0])
+        return height(body)
+
+    prompt = ("--limit", "1", "--config.agent.system_prompt_file=system.txt")
+    for runs, day in (("1", "2026-03-05"), ("2", "2026-03-06")):
+        monkeypatch.setattr(prompts, "today", lambda day=day: day)
+        assert evaluate(ask, "--runs", runs, *prompt)[0] == 0
+    assert seen == ["It is 2026-03-05."] * 4
+    status, _, err, _ = evaluate(ask, "--runs", "3", *prompt, "--config.agent.date=2026-03-06")
+    assert status == 2 and "agent.date: 2026-03-05 → 2026-03-06" in err
 
 
 class SearchService:
