@@ -46,6 +46,20 @@ CHAT_TEMPLATES = (
     "qwen3-thinking-2507",
 )  # data/templates.py
 
+# Beginnings of the keys that may change when a run or an evaluation goes on: where services are, how often
+# and how fast they are asked, what is written down, and how the same numbers are computed. A judge and an extractor
+# are known by their names.
+FREE_SETTINGS = (
+    *("model.remat", "model.ffn_tokens", "model.context.", "world.port"),
+    *("tools.deadline_s", "tools.concurrency", "tools.tool_concurrency", "tools.tool_rates", "tools.retries"),
+    *("tools.breaker_", "tools.record", "tools.unsafe_sandbox", "tools.sandboxes", "tools.sandbox_cgroup"),
+    *("tools.search_key_env", "tools.reader_key_env", "tools.extractor_key_env", "tools.sandbox_key_env"),
+    *("tools.extractor_url", "tasks.judge_url", "tasks.judge_key_env", "tasks.judge_cache_file"),
+    *("tasks.judge_concurrency", "tasks.judge_retries", "tasks.judge_timeout_s", "tasks.judge_deadline_s"),
+    *("tasks.judge_max_", "tasks.judge_input_price", "tasks.judge_output_price"),
+    *("tasks.grader_timeout_s", "tasks.tries", "tasks.broken_share"),
+)
+
 
 @dataclass(frozen=True)
 class MeshConfig:

@@ -41,6 +41,11 @@ def test_every_key_says_what_it_means():
     assert [key.name for key in keys(Config) if not key.meaning] == []
 
 
+def test_what_may_change_names_keys():
+    names = [key.name for key in keys(Config)]
+    assert [free for free in config.FREE_SETTINGS if not any(name.startswith(free) for name in names)] == []
+
+
 def test_file_and_overrides(good):
     argv = ["--config", good, "--config.run_dir=runs/a=b", "--config.stages", "sft,dpo"]
     argv += [

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mirothinker_jax import __version__
-from mirothinker_jax.config import Config, ConfigError, check
+from mirothinker_jax.config import FREE_SETTINGS, Config, ConfigError, check
 from mirothinker_jax.config_tree import difference, flat, to_plain
 from mirothinker_jax.data.atomic import replacing
 from mirothinker_jax.tasks.types import Task
@@ -26,23 +26,12 @@ _DECIDES = (
     *("evaluation.temperature", "evaluation.top_p", "evaluation.repetition_penalty"),
 )
 _OF_MODELS = ("model.", "tokenizer.template", "rollout.deterministic")
-# Where things are, how often and how fast they are asked, and what only a judge's or a service's name stands for.
 _FREE = (
-    *("tools.deadline_s", "tools.concurrency", "tools.tool_concurrency", "tools.tool_rates", "tools.retries"),
-    *("tools.breaker_", "tools.record", "tools.search_key_env", "tools.reader_key_env"),
-    *("tools.extractor_key_env", "tools.extractor_url", "tools.unsafe_sandbox"),
-    *("tasks.train", "tasks.heldout", "tasks.tries", "tasks.broken_share", "tasks.grader_timeout_s"),
-    *("tasks.judge_url", "tasks.judge_key_env", "tasks.judge_concurrency", "tasks.judge_retries"),
-    *(
-        "tasks.judge_timeout_s",
-        "tasks.judge_deadline_s",
-        "tasks.judge_cache_file",
-        "tasks.judge_max_",
-        "world.port",
-    ),
-    *("tasks.judge_input_price", "tasks.judge_output_price"),
-    *("model.init_from", "model.remat", "model.ffn_tokens", "model.context."),
-)
+    *FREE_SETTINGS,
+    "tasks.train",
+    "tasks.heldout",
+    "model.init_from",
+)  # the questions have digests of their own
 
 
 def make_manifest(
