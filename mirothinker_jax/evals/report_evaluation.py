@@ -8,7 +8,6 @@ of bytes, run after run. The rest is counted, and shown by a page of those quest
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -34,6 +33,7 @@ from mirothinker_jax.evals.episodes import (
 )
 from mirothinker_jax.evals.page import chunk, template
 from mirothinker_jax.evals.repeated import accuracy, by_question
+from mirothinker_jax.evals.summary import read_json
 from mirothinker_jax.trajectory.timeline import CallTime
 from mirothinker_jax.trajectory.types import Trajectory
 
@@ -70,7 +70,7 @@ def write_evaluation_report(
     Raises ValueError where manifest.json or summary.json is not JSON.
     """
     folder = Path(folder)
-    manifest, summary = _read(folder / "manifest.json"), _read(folder / "summary.json")
+    manifest, summary = (read_json(folder / name) for name in ("manifest.json", "summary.json"))
     settings = manifest.get("settings", {})
     told = {"call_format": settings.get("data.call_format")}
     told |= {"unit": "character" if "chars_per_token" in settings else "token"}
@@ -118,17 +118,6 @@ def write_evaluation_report(
     with replacing(path) as scratch, scratch.open("w", encoding="utf-8") as file:
         file.writelines(parts)
     return path
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: not JSON ({error}); the evaluation writes it again when it goes on"
-        ) from None
 
 
 def _add(page: _Page, t: Trajectory) -> None:

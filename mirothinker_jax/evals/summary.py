@@ -68,7 +68,11 @@ def write_summary(
 
 def read_summary(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """The run's summary, or an empty dict where there is none yet."""
-    path = Path(run_dir) / NAME
+    return read_json(Path(run_dir) / NAME)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What an evaluation wrote, or an empty dict where there is none yet. Raises ValueError for what is not JSON."""
     if not path.exists():
         return {}
     try:
