@@ -9,7 +9,6 @@ under the same ids, or another way of grading, would be a difference that is non
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from mirothinker_jax.config_tree import ConfigError, check, difference
-from mirothinker_jax.data.atomic import replacing
-from mirothinker_jax.data.jsonl import plain_records
-from mirothinker_jax.data.strict_json import DataError
+from mirothinker_jax.config_tree import check, difference
+from mirothinker_jax.data.atomic import replacing, write_json
+from mirothinker_jax.evals.answers import read_answers
 from mirothinker_jax.evals.manifest import read_manifest
 from mirothinker_jax.evals.paired import holm, paired_difference
 from mirothinker_jax.evals.repeated import Scores
 
-ANSWERS = "answers.jsonl"
 _NAMED = 6  # questions in a line for people
 _WHERE_FROM = ("tasks.environment", "tasks.judge_prompt_file")  # of which questions and digests tell
 
@@ -77,12 +74,10 @@ def write_comparison(folder: Path, found: dict[str, Any]) -> None:
     # Only now: what makes pages takes time to import.
     from mirothinker_jax.evals.page import template
 
-    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "comparison.json", found)
     page = template("comparison.html.j2").render(found)
-    text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-    for name, content in (("comparison.json", text), ("comparison.html", page)):
-        with replacing(folder / name) as scratch:
-            scratch.write_text(content, encoding="utf-8", errors="backslashreplace")
+    with replacing(folder / "comparison.html") as scratch:
+        scratch.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def rows(found: dict[str, Any]) -> str:
@@ -161,19 +156,10 @@ def _check_same(first: _Evaluated, second: _Evaluated, both: Sequence[str]) -> N
 
 
 def _read(folder: Path) -> _Evaluated:
-    manifest, path = read_manifest(folder), folder / ANSWERS
+    manifest, answers = read_manifest(folder), read_answers(folder)
     check(
-        manifest is not None and path.exists(),
+        manifest is not None and answers is not None,
         f"{folder} is no evaluation that has come to its end; give a folder that the evaluate command wrote (--out)",
     )
-    assert manifest is not None
-    answers: dict[str, list[dict[str, Any]]] = {}
-    try:
-        for _, record in plain_records(str(path)):
-            if record["correct"] is not None:
-                answers.setdefault(record["question_id"], []).append(record)
-    except (KeyError, TypeError, DataError) as error:
-        raise ConfigError(
-            f"{path}: is not what the evaluate command wrote ({error}); the same command writes it anew"
-        ) from None
+    assert manifest is not None and answers is not None
     return _Evaluated(folder, manifest, answers)

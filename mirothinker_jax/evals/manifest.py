@@ -16,7 +16,7 @@ from typing import Any
 from mirothinker_jax import __version__
 from mirothinker_jax.config import FREE_SETTINGS, Config, ConfigError, check
 from mirothinker_jax.config_tree import difference, flat, to_plain
-from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.data.atomic import write_json
 from mirothinker_jax.tasks.types import Task
 
 NAME = "manifest.json"
@@ -114,8 +114,7 @@ def check_policy(folder: Path, known: Mapping[str, Any], now: Mapping[str, Any])
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Writes it, as a whole or not at all."""
-    with replacing(folder / NAME) as scratch:
-        scratch.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / NAME, manifest)
 
 
 def _refuse(folder: Path, changed: Sequence[str]) -> None:
