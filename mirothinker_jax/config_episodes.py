@@ -32,9 +32,8 @@ class WorldConfig:
     max_entities: int = 0  # 0: all
     attributes: tuple[str, ...] = ()  # what questions ask for (city, elevation, icao, capital, …); empty: all
     max_hops: int = 6  # deepest question
-    lines: int = (
-        0  # made-up relations beside the eight that facts give, for deep questions whose relations all differ
-    )
+    # made-up relations beside the eight that facts give, for deep questions whose relations all differ
+    lines: int = 0
     heldout_fraction: float = 0.3  # of the entity neighbourhoods that no training question touches
     wrong_first_hit: float = 0.2  # chance that a search shows a wrong page first
     dead_link: float = 0.03  # share of pages whose link is dead (404); a mirror is found by search
