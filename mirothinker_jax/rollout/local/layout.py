@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 
-from mirothinker_jax.config import Config, ConfigError, ModelConfig
+from mirothinker_jax.config import Config, ConfigError, ModelConfig, RolloutConfig
 from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.parallel.mesh import local_mesh
+from mirothinker_jax.parallel.mesh import check_rows, local_mesh
 
 
 def sampling_model(config: Config, vocab_size: int, devices: Sequence[Any] | None = None) -> ModelSpec:
@@ -27,6 +27,23 @@ def sampling_model(config: Config, vocab_size: int, devices: Sequence[Any] | Non
     # A turn's tokens are few, and rows of a batch need not divide over the devices.
     whole = dataclasses.replace(config.model, ffn_tokens=0)
     return ModelSpec.build(whole, vocab_size, local_mesh(config.rollout.tensor, devices))
+
+
+def pages_of_copy(copies: int, config: RolloutConfig, context_tokens: int) -> int:
+    """How many pages each of the copies has. Raises ConfigError where turns or pages do not divide over them, or the
+    pages do not hold a context."""
+    shape = {"data": copies, "fsdp": 1, "expert": 1}
+    check_rows(shape, "rollout.slots", config.slots)
+    if config.pages:
+        check_rows(shape, "rollout.pages", config.pages)
+    whole = -(-context_tokens // config.page_tokens)
+    pages = (config.pages or config.slots * whole) // copies
+    if pages < whole:
+        raise ConfigError(
+            f"config.rollout.pages gives {pages} pages of {config.page_tokens} tokens to a device, which do "
+            f"not hold one context of {context_tokens}; give {whole * copies} or more"
+        )
+    return pages
 
 
 def check_tensor(tensor: int, model: ModelConfig, vocab_size: int, devices: int) -> None:
