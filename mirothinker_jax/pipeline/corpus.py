@@ -17,7 +17,7 @@ from mirothinker_jax.agent.expert import Expert, Plan, messages
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
 from mirothinker_jax.agent.setting import Setting, episode_setting
 from mirothinker_jax.config import Config
-from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.data.atomic import write_json_lines
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource
 from mirothinker_jax.data.tokenizer import train_tokenizer
@@ -55,7 +55,10 @@ def write_expert_episodes(
         EpisodeSpec(f"expert-{number}", task, config.seed * 1_000_003 + number, budget)
         for number, (task, budget) in enumerate(zip(tasks, budgets, strict=True))
     ]
-    plans = {task.question: Plan(task.metadata["start"], tuple(task.metadata["reads"])) for task in tasks}
+    plans = {
+        task.question: Plan(task.metadata["start"], tuple(task.metadata["reads"]), config.sft.expert_words)
+        for task in tasks
+    }
     engine = Expert(plans.__getitem__, config.sft.expert_mistake_rate, call_format, config.seed)
 
     async def play() -> list[Trajectory]:
@@ -83,8 +86,7 @@ def write_expert_episodes(
     journal = path.with_name("expert_episodes.jsonl")
     episodes = asyncio.run(play())
     records = [_record(messages(t), setting) for t in episodes if t.stop is not Stop.INFRASTRUCTURE]
-    with replacing(path) as scratch:
-        scratch.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), "utf-8")
+    write_json_lines(path, records)
 
 
 def _record(conversation: list[dict[str, str]], setting: Setting) -> dict[str, Any]:
