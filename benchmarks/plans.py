@@ -13,7 +13,7 @@ that are there, of the same settings and versions of jax and libtpu, are not mad
 makes the least effort: one or two minutes for a slice, and no times; where that comes near to what there is, it is done
 again with all effort. At the end they are printed as a table, which docs/notes/plans.md has. DPO's rows hold a pair,
 and are twice as long. A step of SFT at 32K has as many rows as v0.1's had, 128. Sampling for DPO and GRPO is not in it
-(`plan` says what it takes).
+(it is left to servers; docs/notes/plans.md has what it takes).
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ FIGURES = (
     *("topology", "mesh", "fits", "sure", "peak_gib_per_device", "peak_is_bound", "hbm_gib_per_device"),
     *("host_gib_per_device", "compile_s", "step_s_estimate", "mfu_estimate", "quick"),
 )
+# The training step alone: nothing is sampled on its devices.
+SERVERS = ("--config.rollout.engine=remote", "--config.rollout.urls=http://localhost:8000")
 
 
 class Cell(NamedTuple):
@@ -97,7 +99,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
     """FIGURES of `plan` with these arguments. Raises RuntimeError with what it says where it has none."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "plan.json"
-        command = [sys.executable, "-m", "mirothinker_jax.plan", "--json", str(figures), *arguments]
+        command = [sys.executable, "-m", "mirothinker_jax.plan", "--json", str(figures), *arguments, *SERVERS]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode not in (0, DOES_NOT_FIT):
             raise RuntimeError(f"exit status {done.returncode}: {done.stderr[-500:]}")

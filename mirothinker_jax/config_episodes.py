@@ -224,6 +224,9 @@ class RolloutConfig:
     """The sampler: pages of keys and values, which up to `slots` turns at once are sampled over."""
 
     slots: int = 64  # turns sampled at once
+    # Devices of a host over which the sampler's weights are split, and keys and values by heads; each `tensor` of them
+    # are a copy of the model, with pages and turns of its own. For models that one device does not hold.
+    tensor: int = 1
     page_tokens: int = 64  # tokens of a page
     pages: int = 0  # of all devices; 0: as many as `slots` whole contexts take
     prefill_tokens: int = 64  # tokens of a block of prefill; a context takes as many blocks as it needs
@@ -247,7 +250,7 @@ class RolloutConfig:
     retries: int = 3  # of a turn, where a server fails; on another one if there is one
 
     def __post_init__(self):
-        for key in ("slots", "page_tokens", "prefill_tokens", "prefill_slots", "decode_steps"):
+        for key in ("slots", "tensor", "page_tokens", "prefill_tokens", "prefill_slots", "decode_steps"):
             check(getattr(self, key) >= 1, f"rollout.{key} is {getattr(self, key)}; it must be ≥ 1")
         check(self.pages >= 0, f"rollout.pages is {self.pages}; give 0 for as many as all slots take")
         check(

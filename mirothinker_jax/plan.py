@@ -1,7 +1,8 @@
 """`python -m mirothinker_jax.plan --config FILE --topology v5p:4x4x4`: does it fit, and what will a step cost.
 
-The training step is compiled for the slice by the TPU compiler that pip installs, without a TPU. What it says of
-memory is exact (but for --quick); times are estimates (planning/schedule.py says of what). GPUs are arithmetic only.
+The training step, and for DPO and GRPO the steps of a host's sampler, are compiled by the TPU compiler that pip
+installs, without a TPU. What it says of memory is exact (but for --quick); times are estimates (planning/schedule.py
+and planning/sampling.py say of what). GPUs are arithmetic only.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ examples:
       GPUs: arithmetic, since no compiler of theirs is at hand
 
 All --config.KEY=VALUE of mirothinker_jax.train are taken; `python -m mirothinker_jax.train --help` lists them.
-The exit status is 0 where the step fits, 3 where it does not, and 2 where something that was given is wrong.
+The exit status is 0 where the step, and what it samples, fits, 3 where it does not, and 2 where something that was
+given is wrong.
 Needs libtpu for TPUs: pip install 'mirothinker-jax[tpu]' (no TPU).
 """
 

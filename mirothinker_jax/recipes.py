@@ -16,20 +16,21 @@ CALLS = 600
 
 
 class Size(NamedTuple):
-    """A published model, and how its rows are split by default."""
+    """A published model, and by default how its rows are split, and how many whole contexts a host's sampler holds."""
 
     preset: str
     pretrained_tokens: int  # what YaRN extends, where the model itself does not reach 256K
     context: int  # devices that share a row (mesh.context)
     microbatch_size: int
+    sampled: int
 
 
 SIZES = {
-    "8b": Size("qwen3-8b", 32_768, context=16, microbatch_size=4),
-    "30b": Size("qwen3-30b-a3b-thinking-2507", 262_144, context=16, microbatch_size=4),
-    "72b": Size("qwen2.5-72b", 32_768, context=32, microbatch_size=2),
+    "8b": Size("qwen3-8b", 32_768, context=16, microbatch_size=4, sampled=8),
+    "30b": Size("qwen3-30b-a3b-thinking-2507", 262_144, context=16, microbatch_size=4, sampled=8),
+    "72b": Size("qwen2.5-72b", 32_768, context=32, microbatch_size=2, sampled=2),
     # Not of v1.0, which ends at 72B; planned in docs/notes/plans.md.
-    "235b": Size("qwen3-235b-a22b-thinking-2507", 262_144, context=16, microbatch_size=4),
+    "235b": Size("qwen3-235b-a22b-thinking-2507", 262_144, context=16, microbatch_size=4, sampled=1),
 }
 
 
@@ -64,7 +65,11 @@ def start(stage: str, argument: str) -> Any:
     c.mesh.context = size.context
     c.agent.max_calls, c.agent.context_tokens, c.agent.turn_tokens = CALLS, CONTEXT_TOKENS, 16_384
     c.tools.output_tokens, c.tools.scrape_lines = 4096, 40
-    c.rollout.slots = 4  # a cache of 256K tokens each
+    # Of a host of four v5p chips, which share the weights. Few contexts are full at a time.
+    r = c.rollout
+    r.tensor, r.slots = 4, 2 * size.sampled
+    r.page_tokens, r.pages = 128, size.sampled * CONTEXT_TOKENS // 128
+    r.prefill_tokens, r.prefill_slots = 512, 8
 
     t = c[stage].training
     t.microbatch_size = size.microbatch_size

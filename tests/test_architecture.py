@@ -67,7 +67,10 @@ MAY_IMPORT = {
         *("config", "config_tree", "data", "rollout", "tools.spec"),
         *("agent.policy", "agent.prompt", "agent.wire.formats"),
     },
-    "planning": {"config", "config_tree", "types", "parallel", "models", "objectives", "trainer"},
+    "planning": {
+        *("config", "config_tree", "types", "parallel", "models", "objectives", "trainer"),
+        *("rollout.local.device", "rollout.local.layout", "rollout.local.weights"),
+    },
     "recipes": {"config", "models.presets"},
     "pipeline": {"*"},  # puts the rooms together; only commands import it
 }

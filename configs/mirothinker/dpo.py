@@ -4,8 +4,7 @@
     mirothinker-train --config mirothinker/dpo:8b,runs/mirothinker-8b-sft
 
 What follows the colon is a size and, behind a comma, a run to start from: see sft.py. A row holds one pair, chosen and
-rejected as branches over their prompt. Sampling takes the whole model on each device (`plan` says how much), which 72B
-does not find on a chip.
+rejected as branches over their prompt. Each host samples on its four chips, which share the weights (`rollout.tensor`).
 
 Hardware and time, by the TPU compiler (docs/notes/plans.md): on 64 v5p chips a step of 32 pairs is estimated at 384 s
 for 8B and 475 s for 30B, without the sampling. Result: not run at this size by the authors.

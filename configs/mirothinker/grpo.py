@@ -4,8 +4,8 @@
     mirothinker-train --config mirothinker/grpo:8b,runs/mirothinker-8b-dpo
 
 What follows the colon is a size and, behind a comma, a run to start from: see sft.py. Strictly on-policy: a step has
-64 questions × 8 episodes, each used once. Sampling takes the whole model on each device (`plan` says how much), which
-72B does not find on a chip.
+64 questions × 8 episodes, each used once. Each host samples on its four chips, which share the weights
+(`rollout.tensor`).
 
 Hardware and time, by the TPU compiler (docs/notes/plans.md): on 64 v5p chips the training step is estimated at 1,765 s
 for 8B and 2,125 s for 30B where every episode fills its row, without the sampling. Result: not run at this size by the

@@ -50,9 +50,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         return Mesh(split, MESH_AXES, axis_types=types)
 
 
-def local_mesh() -> Mesh:
-    """This process's own devices along `data`: where a rollout engine runs without the other processes."""
-    return make_mesh(MeshConfig(data=-1, fsdp=1), jax.local_devices())
+def local_mesh(tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """`devices` (default: this process's own), `tensor` of them to a copy and the copies along `data`: where a rollout
+    engine runs without the other processes."""
+    devices = jax.local_devices() if devices is None else devices
+    return make_mesh(MeshConfig(data=-1, fsdp=1, tensor=tensor), devices)
 
 
 def check_model(mesh: Mapping[str, int], model: ModelConfig, vocab_size: int) -> None:

@@ -1,12 +1,11 @@
 """A model on this machine's devices as a policy: a run's checkpoint, or a Hugging Face folder as it is.
 
-The parameters lie whole on each device. Left out: several hosts (each would be asked for all episodes).
+Each `rollout.tensor` devices have a copy of it. Left out: several hosts (each would be asked for all episodes).
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -24,13 +23,13 @@ from mirothinker_jax.data.tokenizer import ByteCodec
 from mirothinker_jax.models.hf_load import load_params
 from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.parallel.mesh import local_mesh
 from mirothinker_jax.pipeline.hf_folder import read_json
 from mirothinker_jax.pipeline.inputs import has_checkpoint, padded_vocabulary, read_source
 from mirothinker_jax.pipeline.policies import Opened, Policy
 from mirothinker_jax.pipeline.prepare import turn_end_ids
 from mirothinker_jax.rollout.local.device import Device
 from mirothinker_jax.rollout.local.driver import LocalEngine
+from mirothinker_jax.rollout.local.layout import sampling_model
 from mirothinker_jax.trainer.checkpoint import check_identity, model_identity, restore_params
 from mirothinker_jax.trainer.digests import NAME as DIGESTS
 from mirothinker_jax.trainer.steps import newest
@@ -66,8 +65,7 @@ def open_model(where: str, config: Config) -> LocalModel:
     """
     tokenizer = open_tokenizer(config.tokenizer.path, config.tokenizer.template)
     vocab_size = padded_vocabulary(config.model.vocab_size, tokenizer)
-    # A turn's tokens are few, and rows of a batch need not divide over the devices.
-    spec = ModelSpec.build(dataclasses.replace(config.model, ffn_tokens=0), vocab_size, local_mesh())
+    spec = sampling_model(config, vocab_size)
     identity, load = _find(Path(where), config, spec)
     return LocalModel(tokenizer, spec, identity, load, turn_end_ids(config, tokenizer))
 

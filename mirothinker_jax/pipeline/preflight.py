@@ -17,9 +17,10 @@ from mirothinker_jax.data.messages import DataError
 from mirothinker_jax.parallel.mesh import check_model, check_rows, make_mesh
 from mirothinker_jax.parallel.placement import data_shard
 from mirothinker_jax.parallel.processes import all_processes, max_over_processes
-from mirothinker_jax.pipeline.inputs import Inputs
+from mirothinker_jax.pipeline.inputs import Inputs, purposes
 from mirothinker_jax.pipeline.lengths import conversation_lengths, rendered_pairs
 from mirothinker_jax.pipeline.prepare import Acting, Place, Text, find_conversations
+from mirothinker_jax.rollout.local.layout import check_tensor, pages_of_copy
 from mirothinker_jax.trainer.checkpoint import read_item
 from mirothinker_jax.trainer.steps import trained_steps
 
@@ -35,6 +36,9 @@ def check_settings(c: Config) -> None:
         check_rows(
             mesh.shape, f"{stage}.training.microbatch_size", getattr(c, stage).training.microbatch_size
         )
+    if set(purposes(c)) - {"expert"} and c.rollout.engine == "local":
+        check_tensor(c.rollout.tensor, c.model, c.model.vocab_size, jax.local_device_count())
+        pages_of_copy(jax.local_device_count() // c.rollout.tensor, c.rollout, c.agent.context_tokens)
     _, blocks = data_shard(mesh)
     if "sft" in c.stages:
         check(

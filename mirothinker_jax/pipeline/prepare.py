@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from mirothinker_jax.data.hf_tokenizer import open_tokenizer, tokenizer_file
 from mirothinker_jax.data.preference_files import PreferencePairs
 from mirothinker_jax.data.tokenizer import TextCodec
 from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.parallel.mesh import local_mesh, make_mesh
+from mirothinker_jax.parallel.mesh import make_mesh
 from mirothinker_jax.parallel.placement import data_shard
 from mirothinker_jax.parallel.processes import barrier
 from mirothinker_jax.pipeline.corpus import train_run_tokenizer, write_expert_episodes
@@ -39,6 +38,7 @@ from mirothinker_jax.rollout.collect import Runtime
 from mirothinker_jax.rollout.collector import Collector
 from mirothinker_jax.rollout.hosts import EngineHost, LocalHost
 from mirothinker_jax.rollout.local.device import Device
+from mirothinker_jax.rollout.local.layout import sampling_model
 from mirothinker_jax.tasks.types import Environment, Task
 from mirothinker_jax.tools.build import SERVERS, build_tools, key_env
 from mirothinker_jax.tools.executor import ToolExecutor
@@ -212,11 +212,9 @@ def open_collector(
 
         host: EngineHost = open_servers(c, learner.model, end_ids)
     else:
-        # A turn's tokens are few, and rows of a batch need not divide over the devices.
-        whole = dataclasses.replace(c.model, ffn_tokens=0)
-        here = ModelSpec.build(whole, learner.model.vocab_size, local_mesh())
+        here = sampling_model(c, learner.model.vocab_size)
         routes = c.grpo.replay_routes
-        host = LocalHost(functools.partial(Device, here, c.rollout, c.agent.context_tokens, end_ids, routes))
+        host = LocalHost(Device(here, c.rollout, c.agent.context_tokens, end_ids, routes))
     executor = ToolExecutor(acting.tools, acting.settings, text.tokenizer.truncate)
     runtime = Runtime(
         executor=executor,

@@ -23,13 +23,12 @@ from mirothinker_jax.config import Config, WorldConfig, check
 from mirothinker_jax.config_tree import to_plain
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.hf_tokenizer import open_tokenizer, tokenizer_file
-from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.parallel.mesh import local_mesh
 from mirothinker_jax.pipeline.inputs import padded_vocabulary
 from mirothinker_jax.pipeline.prepare import turn_end_ids
 from mirothinker_jax.rollout.collect import EpisodeSpec, Runtime, collect
 from mirothinker_jax.rollout.local.device import Device
 from mirothinker_jax.rollout.local.driver import LocalEngine
+from mirothinker_jax.rollout.local.layout import sampling_model
 from mirothinker_jax.tasks.graders import open_grader
 from mirothinker_jax.tools.build import SERVERS, build_tools
 from mirothinker_jax.tools.executor import ToolExecutor
@@ -67,9 +66,7 @@ class Bench:
         self.config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, path=path))
         self.tokenizer = open_tokenizer(path, config.tokenizer.template)
         vocab_size = padded_vocabulary(config.model.vocab_size, self.tokenizer)
-        # A turn's tokens are few, and rows of a batch need not divide over the devices.
-        model = dataclasses.replace(config.model, ffn_tokens=0)
-        self._model = ModelSpec.build(model, vocab_size, local_mesh())
+        self._model = sampling_model(config, vocab_size)
         identity = model_identity(config.model, vocab_size, tokenizer_file(path))
         check_identity(
             self._step, identity, f"put back the config.json and the tokenizer that {run} was made with"

@@ -10,6 +10,7 @@ from mirothinker_jax.config import Config, ConfigError
 from mirothinker_jax.planning import arithmetic, chips
 from mirothinker_jax.planning.chips import GIB, Chip, Topology
 from mirothinker_jax.planning.plan import Plan, check_slice
+from mirothinker_jax.rollout.local.layout import check_tensor
 
 ROOM = 0.97  # of a device's memory: what the rule of thumb may promise
 FFN_TOKENS = 8192  # of a device at a time, where it has many more
@@ -44,7 +45,12 @@ class Change:
 
 
 def advise(config: Config, plan: Plan) -> list[Change]:
-    """The three cheapest changes that would make it fit; where fewer do, those that save most come after them."""
+    """The three cheapest changes that would make it fit; where fewer do, those that save most come after them. Then
+    those for the engine, where it is sampling that has no room."""
+    return ([] if plan.trains else _of_the_step(config, plan)) + list(_of_the_engine(config, plan))
+
+
+def _of_the_step(config: Config, plan: Plan) -> list[Change]:
     # What the rule of thumb missed for this config, it misses for its neighbours.
     scale = plan.peak_gib * GIB / arithmetic.memory(config, plan.stage, plan.mesh).total
     found = []
@@ -60,6 +66,35 @@ def advise(config: Config, plan: Plan) -> list[Change]:
     now = missing(plan.topology.chip, plan.peak_gib, plan.host_gib)
     rest = sorted((c for c in found if 0 < c.missing_gib < now), key=lambda c: c.missing_gib)
     return ([c for c in found if c.fits] + rest)[:3]
+
+
+def _of_the_engine(config: Config, plan: Plan) -> Iterator[Change]:
+    """Copies over more devices, as many pages as then have room; and servers."""
+    s, r = plan.sampling, config.rollout
+    if s is None or s.fits:
+        return
+    devices = s.copies * r.tensor
+    total = arithmetic.pages(config)
+    needed = -(-config.agent.context_tokens // r.page_tokens)
+    for tensor in (n for n in range(r.tensor, devices + 1) if devices % n == 0):
+        try:
+            check_tensor(tensor, config.model, config.model.vocab_size, devices)
+        except ConfigError:
+            continue
+        share, copies = r.tensor / tensor, devices // tensor
+        page = s.kinds["pages"] * s.copies / total * share
+        rest = s.kinds["trainer"] + s.kinds["weights"] * share + s.kinds["temporaries"]
+        pages = min(int((ROOM * s.limit_gib * GIB - rest) / page), total // copies)
+        if pages < needed:
+            continue
+        settings = [f"--config.rollout.tensor={tensor}"] if tensor != r.tensor else []
+        settings += [f"--config.rollout.pages={pages * copies}"] if pages * copies != total else []
+        cost = "fewer contexts at once; a turn that finds no room waits"
+        if tensor != r.tensor:
+            cost = f"{copies} {'copy' if copies == 1 else 'copies'} of the model on a host"
+        yield Change(" ".join(settings), cost, (rest + pages * page) / GIB, plan.host_gib, 0.0)
+    servers = "--config.rollout.engine=remote --config.rollout.urls=http://HOST:8000"
+    yield Change(servers, "servers of yours sample", plan.peak_gib, plan.host_gib, 0.0)
 
 
 def missing(chip: Chip, gib: float, host_gib: float) -> float:

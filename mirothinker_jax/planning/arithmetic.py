@@ -151,10 +151,38 @@ def reference(config: Config, stage: str, mesh: dict[str, int]) -> float:
     return parameters(config.model).total * ITEM[config.model.param_dtype] / _split(config.model, mesh)
 
 
-def sampler(config: Config, mesh: dict[str, int]) -> float:
-    """Bytes of a device that rollouts take beside the training step: the whole parameters, since each device of an
-    engine has them all, and its share of a cache of the slots' keys and values (four devices to a process)."""
-    m = config.model
-    tokens = config.rollout.slots * config.agent.context_tokens / min(4, math.prod(mesh.values()))
-    cache = 2 * m.layers * m.kv_heads * m.head_dim * ITEM[m.compute_dtype] * tokens
-    return parameters(m).total * ITEM[m.param_dtype] + cache
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """Bytes of a device of the engine."""
+
+    weights: float
+    pages: float  # keys and values
+    moved: (
+        float  # the largest of the weights, which is there twice for a moment when it comes from the trainer
+    )
+    temporaries: float  # a rule of thumb
+
+
+def sampler(config: Config, devices: int) -> Sampler:
+    """What the engine takes of each of a host's devices."""
+    m, r, item = config.model, config.rollout, ITEM[config.model.compute_dtype]
+    copies = devices // r.tensor
+    kv = 2 * m.layers * m.kv_heads * m.head_dim * item / r.tensor  # of a token
+    adapters = parameters(m).trained if m.lora.rank else 0
+    each = m.hidden * (m.moe.expert_ffn * m.moe.experts if m.moe.experts else m.ffn)
+    # A block's layer: its input and sum, what attention and the feed-forward block make of it; and the logits.
+    tokens, rows = (max(1, n // copies) for n in (r.prefill_slots * r.prefill_tokens, r.slots))
+    wide = m.moe.experts_per_token * m.moe.expert_ffn if m.moe.experts else m.ffn
+    layer = 4 * m.hidden + (3 * wide + (3 * m.heads + 2 * m.kv_heads) * m.head_dim) / r.tensor
+    return Sampler(
+        weights=(parameters(m).total * item + adapters * ITEM["float32"]) / r.tensor,
+        pages=pages(config) / copies * r.page_tokens * kv,
+        moved=max(m.layers * each, m.vocab_size * m.hidden) * item / r.tensor,
+        temporaries=tokens * layer * item + rows * m.vocab_size * (4 * ITEM["float32"] + 1),
+    )
+
+
+def pages(config: Config) -> int:
+    """Of all devices of a host."""
+    r = config.rollout
+    return r.pages or r.slots * -(-config.agent.context_tokens // r.page_tokens)

@@ -2,7 +2,7 @@
 
 Peaks and bandwidths are the vendors' and those of "How to Scale Your Model" (jax-ml.github.io/scaling-book, part 2);
 memory is what the compiler lets a program use, where it said so, and what is on the label elsewhere. The hosts are
-Google Cloud's machine types with four chips (docs.cloud.google.com/tpu/docs).
+Google Cloud's machine types with four chips (docs.cloud.google.com/tpu/docs), and eight GPUs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ class Chip:
     """flops (bfloat16 per second) and memory_gib: of a device; a chip has `devices`. host_gib: its share of its host's
     memory; 0: not known. dims: of the torus; 1: any number of them.
 
-    Of TPUs only: link, bytes per second, one way, to a neighbour; hertz, of the clock that cycles are of; forward and
-    backward, our attention kernels' share of the peak: of a causal row of 32K, and of a full one of 4K, which is what a
-    call backward takes at once (a v4's: 2K keys); inner and outer, that of experts' products and of their weights'
-    gradients (docs/notes/kernels.md has all of them). A v4's attention is a v5p's with a v4's blocks, less what a
-    causal row costs a v5p; the experts' products of v4 and v5e are taken for a v5p's.
+    Of TPUs only: bandwidth of the memory, bytes per second; link, bytes per second, one way, to a neighbour; hertz, of
+    the clock that cycles are of; forward and backward, our attention kernels' share of the peak: of a causal row of
+    32K, and of a full one of 4K, which is what a call backward takes at once (a v4's: 2K keys); inner and outer, that
+    of experts' products and of their weights' gradients (docs/notes/kernels.md has all of them). A v4's attention is a
+    v5p's with a v4's blocks, less what a causal row costs a v5p; the experts' products of v4 and v5e are taken for a
+    v5p's.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Chip:
     inner: float = 0.0
     outer: float = 0.0
     devices: int = 1
+    bandwidth: float = 0.0
 
     @property
     def host_room_gib(self) -> float:
@@ -65,12 +67,41 @@ class Chip:
 TPUS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 275e12, 31.25, 94.8, 3, 45e9, 1.05e9, "v4-8", 0.87, 0.94, 0.83, 0.71),
-        Chip("v5e", 197e12, 15.75, 44.7, 2, 45e9, 1.5e9, "v5litepod-4", 0.92, 0.96, 0.83, 0.71),
-        Chip("v5p", 459e12, 95.73, 104.3, 3, 90e9, 1.75e9, "v5p-8", 0.91, 0.96, 0.83, 0.71),
-        Chip("v6e", 918e12, 31.24, 167.6, 2, 90e9, 1.75e9, "v6e-4", 0.38, 0.51, 0.66, 0.52),
+        Chip("v4", 275e12, 31.25, 94.8, 3, 45e9, 1.05e9, "v4-8", 0.87, 0.94, 0.83, 0.71, bandwidth=1.2e12),
+        Chip(
+            "v5e",
+            197e12,
+            15.75,
+            44.7,
+            2,
+            45e9,
+            1.5e9,
+            "v5litepod-4",
+            0.92,
+            0.96,
+            0.83,
+            0.71,
+            bandwidth=8.1e11,
+        ),
+        Chip("v5p", 459e12, 95.73, 104.3, 3, 90e9, 1.75e9, "v5p-8", 0.91, 0.96, 0.83, 0.71, bandwidth=2.8e12),
+        Chip("v6e", 918e12, 31.24, 167.6, 2, 90e9, 1.75e9, "v6e-4", 0.38, 0.51, 0.66, 0.52, bandwidth=1.6e12),
         # Its two cores are two devices, which share the chip's links. The clock is what its peak implies.
-        Chip("tpu7x", 1153.5e12, 94.75, 111.8, 3, 50e9, 2.2e9, "tpu7x-8", 0.38, 0.51, 0.69, 0.53, devices=2),
+        Chip(
+            "tpu7x",
+            1153.5e12,
+            94.75,
+            111.8,
+            3,
+            50e9,
+            2.2e9,
+            "tpu7x-8",
+            0.38,
+            0.51,
+            0.69,
+            0.53,
+            devices=2,
+            bandwidth=3.7e12,
+        ),
     )
 }
 # Only arithmetic: no compiler of these is at hand.
@@ -99,6 +130,14 @@ class Topology:
     def compiles(self) -> bool:
         """Whether a compiler for it can be had here."""
         return self.chip.name in TPUS
+
+
+def host(topology: Topology) -> Topology:
+    """What one host has of a slice: a slice of its own, or the whole of a smaller one."""
+    chip, shape = topology.chip, {1: (8,), 2: (2, 2), 3: (2, 2, 1)}[topology.chip.dims]
+    if math.prod(shape) >= math.prod(topology.shape):
+        return topology
+    return Topology(f"{chip.name}:{'x'.join(map(str, shape))}", chip, shape)
 
 
 def slices(chip: Chip) -> list[str]:

@@ -6,12 +6,12 @@ import dataclasses
 import math
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.sharding import Mesh
 
 from mirothinker_jax.config import Config
 from mirothinker_jax.models.spec import ModelSpec
@@ -44,20 +44,20 @@ class Compiled:
     seconds: float
 
 
-def mesh_of(config: Config, topology: Topology) -> Mesh:
-    """The config's mesh over the devices of a slice that is not there."""
+def devices_of(topology: Topology) -> Sequence[Any]:
+    """The devices of a slice that is not there."""
     options: dict[str, Any] = {}
     if topology.chip.name == "v4":
         options["chip_config_name"] = "megacore"  # its two cores are one device, as on its machines
     if topology.devices == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
-    return make_mesh(config.mesh, topologies.get_topology_desc(topology.name, "tpu", **options).devices)
+    return topologies.get_topology_desc(topology.name, "tpu", **options).devices
 
 
 def compile_step(config: Config, stage: str, topology: Topology) -> Compiled:
     """Of a config that divides over the slice's devices (`plan.checked`)."""
     training = getattr(config, stage).training
-    mesh = mesh_of(config, topology)
+    mesh = make_mesh(config.mesh, devices_of(topology))
     model = ModelSpec.build(config.model, config.model.vocab_size, mesh)
     optimizer = make_optimizer(training.optimizer, training.steps or 1)  # epochs are not counted here
     state = abstract_state(model, optimizer)
@@ -72,7 +72,7 @@ def compile_step(config: Config, stage: str, topology: Topology) -> Compiled:
     )
     count = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated_sharding(mesh))
     begun = time.monotonic()
-    parts = _bytes(state.params), _bytes(state.opt_state)
+    parts = bytes_of(state.params), bytes_of(state.opt_state)
     step: Any = make_step(model, objective_of(config, stage), optimizer)
     with jax.set_mesh(mesh):
         lowered = step.lower(state, batch, count)
@@ -119,7 +119,7 @@ def asked_for(said: str, held: int) -> int:
     return round(float(found[1]) * (GIB if found[2] == "G" else 2**20)) + (0 if whole else held)
 
 
-def _bytes(tree: Any) -> int:
+def bytes_of(tree: Any) -> int:
     """Of one device's part of arrays that know their sharding, without those in the host's memory."""
     return sum(
         jnp.dtype(leaf.dtype).itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))

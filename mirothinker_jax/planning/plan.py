@@ -1,4 +1,4 @@
-"""A plan: does a stage's training step fit on a slice, and what will it cost there."""
+"""A plan: do a stage's training step and its sampling fit on a slice, and what will they cost there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mirothinker_jax.config import MESH_AXES, Config, ConfigError
 from mirothinker_jax.parallel.mesh import check_model, check_rows, sizes
 from mirothinker_jax.planning import arithmetic, schedule
 from mirothinker_jax.planning.chips import GIB, Topology
+from mirothinker_jax.planning.sampling import Sampling, check_host, plan_sampling, samples
 
 # Of a device's memory, what a quick plan may take and is sure to fit: of what was compiled with all effort too, the
 # least effort gave steps up to 8% less, and room that then was not there.
@@ -22,20 +23,21 @@ class Plan:
     """What is known of a stage on a slice; None: what only a compiler can say, where there is none or it found no room,
     or was not asked.
 
-    Of the training step alone: what sampling takes beside it is `sampler_gib`. Sizes in GiB of a device, host_gib
-    of its share of the host's memory; seconds of a step, an estimate. kinds: bytes by kind, exact for parameters and
-    optimizer where it was compiled. settings: those that say rows and mesh, as the command line takes them. quick: the
-    compiler made the least effort, so that sizes are near those of training, and its schedule was not read. bound: a
-    device's peak is at most peak_gib, and up to a quarter less.
+    Of the training step, but for `sampling`, which is None where the stage samples nothing, or by servers. trains:
+    whether the step fits. Sizes in GiB of a device, host_gib of its share of the host's memory; seconds of a step, an
+    estimate. kinds: bytes by kind, exact for parameters and optimizer where it was compiled. settings: those that say
+    rows and mesh, as the command line takes them. quick: the compiler made the least effort, so that sizes are near
+    those of training, and its schedule was not read. bound: a device's peak is at most peak_gib, and up to a quarter
+    less.
     """
 
     topology: Topology
     stage: str
     mesh: dict[str, int]
-    fits: bool
+    trains: bool
     peak_gib: float
     host_gib: float
-    sampler_gib: float
+    sampling: Sampling | None
     kinds: dict[str, float]
     settings: list[str]
     flops: float
@@ -48,10 +50,17 @@ class Plan:
     bound: bool = False
 
     @property
+    def fits(self) -> bool:
+        """Whether both do."""
+        return self.trains and (self.sampling is None or self.sampling.fits)
+
+    @property
     def sure(self) -> bool:
         """Whether it fits by the compiler's word, and would with all of its effort."""
-        limit = self.topology.chip.memory_gib
-        return self.fits and self.compiled and (not self.quick or self.peak_gib < SURE * limit)
+        limit, sizes = self.topology.chip.memory_gib, [self.peak_gib]
+        if self.sampling is not None:
+            sizes.append(self.sampling.peak_gib)
+        return self.fits and self.compiled and (not self.quick or max(sizes) < SURE * limit)
 
     @property
     def compiled(self) -> bool:
@@ -86,7 +95,8 @@ class Plan:
             "hbm_gib_per_device": self.topology.chip.memory_gib,
             "host_gib_per_device": self.host_gib,
             "host_room_gib_per_device": room if math.isfinite(room) else None,
-            "sampler_gib_per_device": self.sampler_gib,
+            "training_fits": self.trains,
+            "sampling": None if self.sampling is None else self.sampling.figures(),
             "settings": self.settings,
             "gib_by_kind": {kind: size / GIB for kind, size in self.kinds.items()},
             "compile_s": self.compile_s,
@@ -117,6 +127,8 @@ def check_slice(config: Config, stage: str, topology: Topology) -> dict[str, int
     check_model(mesh, config.model, config.model.vocab_size)
     check_rows(mesh, f"{stage}.training.microbatch_size", getattr(config, stage).training.microbatch_size)
     config.check_sequence_length(mesh["context"])
+    if samples(config, stage):
+        check_host(config, topology)
     return {axis: mesh[axis] for axis in MESH_AXES}
 
 
@@ -139,11 +151,11 @@ def make_plan(config: Config, stage: str, topology: Topology, quick: bool = Fals
         f"--config.{stage}.training.{key}={getattr(training, key)}"
         for key in ("batch_size", "microbatch_size")
     ]
-    sampler = 0.0 if stage == "sft" else arithmetic.sampler(config, mesh) / GIB
     tokens = training.batch_size * training.sequence_length
     if not topology.compiles:
         peak, host = rough.total / GIB, rough.host / GIB
         fits = rough.total <= limit and host <= topology.chip.host_room_gib
+        sampler = _sampling(config, stage, topology, kinds, rough.total, quick)
         return Plan(
             *(topology, stage, mesh, fits, peak, host, sampler, kinds, settings, flops, tokens, balance),
             *(None, time.monotonic() - begun, None),
@@ -170,7 +182,20 @@ def make_plan(config: Config, stage: str, topology: Topology, quick: bool = Fals
         "saved activations (rule of thumb)": saved,
         "temporaries": max(0.0, rest - saved),
     }
+    sampler = _sampling(config, stage, topology, kinds, made.peak, quick)
     return Plan(
         *(topology, stage, mesh, fits, made.peak / GIB, host, sampler, kinds, settings),
         *(flops, tokens, balance, made.seconds, time.monotonic() - begun, program, quick, made.bound),
     )
+
+
+def _sampling(
+    config: Config, stage: str, topology: Topology, kinds: dict[str, float], step: float, quick: bool
+) -> Sampling | None:
+    """Beside the whole step where GRPO samples ahead; else beside what is kept between steps. DPO samples once, before
+    there is an optimizer."""
+    if not samples(config, stage):
+        return None
+    ahead = stage == "grpo" and config.grpo.streamed
+    between = kinds["parameters"] + (kinds["optimizer"] if stage == "grpo" else 0.0)
+    return plan_sampling(config, stage, topology, step if ahead else between, ahead, quick)

@@ -6,7 +6,8 @@ import collections
 
 from mirothinker_jax.planning.advice import Change
 from mirothinker_jax.planning.chips import GIB, HOST_LINK, Chip
-from mirothinker_jax.planning.plan import Plan
+from mirothinker_jax.planning.plan import SURE, Plan
+from mirothinker_jax.planning.sampling import FEEDING, READING, Sampling
 
 
 def text(plan: Plan) -> str:
@@ -17,12 +18,9 @@ def text(plan: Plan) -> str:
         f"{plan.stage} on {topology.name}: {topology.devices} devices, {mesh}",
         f"  {' '.join(plan.settings)}",
     ]
-    if plan.fits:
-        fits = "fits" if plan.sure else "fits by a rule of thumb"
-        if plan.quick and not plan.sure:
-            fits = "PERHAPS fits (plan it without --quick to be sure)"
+    if plan.trains:
         size = f"{'at most ' if plan.bound else ''}{plan.peak_gib:.2f} of {limit:.2f} GiB"
-        lines.append(f"the training step {fits}: {size} of a device")
+        lines.append(f"the training step {_fits(plan, plan.peak_gib)}: {size} of a device")
     elif plan.host_gib > (room := topology.chip.host_room_gib):
         over = plan.host_gib - room
         lines.append(
@@ -37,13 +35,6 @@ def text(plan: Plan) -> str:
     lines += [f"  {size / GIB:8.2f} GiB  {kind}" for kind, size in plan.kinds.items()]
     if plan.host_gib:
         lines.append(f"  {plan.host_gib:8.2f} GiB  of the host's memory, for each device")
-    if plan.sampler_gib:
-        # Between steps the parameters and the optimizer stay where they are.
-        sampling = plan.sampler_gib + (plan.kinds["parameters"] + plan.kinds["optimizer"]) / GIB
-        lines.append(
-            f"  {plan.sampler_gib:8.2f} GiB  besides parameters and optimizer, while it samples: the whole model "
-            f"and its slots' cache{' (TOO MUCH: sample elsewhere)' if sampling > limit else ''}"
-        )
     if not plan.compiled:
         lines.append("by arithmetic: no compiler for this chip is at hand, so no schedule and no time")
     else:
@@ -63,7 +54,42 @@ def text(plan: Plan) -> str:
             *_assumptions(topology.chip),
             *_transfers(plan),
         ]
+    if plan.sampling is not None:
+        lines += _sampling(plan, plan.sampling)
     return "\n".join(lines)
+
+
+def _fits(plan: Plan, gib: float) -> str:
+    if not plan.compiled:
+        return "fits by a rule of thumb"
+    if plan.quick and gib >= SURE * plan.topology.chip.memory_gib:
+        return "PERHAPS fits (plan it without --quick to be sure)"
+    return "fits"
+
+
+def _sampling(plan: Plan, s: Sampling) -> list[str]:
+    """What a device holds while it samples, and how fast that is."""
+    over, limit = s.peak_gib - s.limit_gib, s.limit_gib
+    kept = "the trainer's whole step, beside it" if s.beside else "what the trainer keeps meanwhile"
+    copies = f"{s.copies} {'copy' if s.copies == 1 else 'copies'} of the model on each host"
+    lines = [
+        f"sampling {_fits(plan, s.peak_gib)}: {s.peak_gib:.2f} of {limit:.2f} GiB of a device"
+        if s.fits
+        else f"sampling DOES NOT FIT: {s.peak_gib:.2f} GiB of a device, {over:.2f} more than its {limit:.2f}",
+        *(
+            f"  {size / GIB:8.2f} GiB  {kept if kind == 'trainer' else kind}"
+            for kind, size in s.kinds.items()
+        ),
+        f"  {copies}, hosts: {s.hosts}; {s.turns} turns at once, pages for {s.contexts:.1f} whole contexts",
+    ]
+    if s.decode is not None and s.prefill is not None:
+        lines += [
+            f"  ESTIMATED, of the slice, contexts half full: {s.decode:,.0f} tokens/s sampled by all turns, or "
+            f"{s.prefill:,.0f} tokens/s of contexts fed",
+            f"  assumed: paged attention reaches {READING:g} of the bandwidth when it samples, {FEEDING:g} of the peak "
+            "when it feeds",
+        ]
+    return lines
 
 
 def advice(changes: list[Change]) -> str:

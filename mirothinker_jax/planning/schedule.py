@@ -14,7 +14,7 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from mirothinker_jax.planning.chips import HOST_LINK, Chip
 
@@ -89,22 +89,27 @@ class Schedule:
         return sum(t.kind in COLLECTIVES and t.exposed > 1e-5 for t, _ in self.transfers)
 
 
-def read(text: str, chip: Chip, chunks: int, micro_batches: int) -> Schedule:
+def read(
+    text: str, chip: Chip, chunks: int, micro_batches: int, kernels: Mapping[str, float] | None = None
+) -> Schedule:
     """Of a scheduled HLO module.
 
     chunks and micro_batches: how often the loops run whose count the data give: those of the head over trained
     positions, and those over micro-batches.
+    kernels: seconds of a call of the kernels whose names hold these words; others have shares of the peak.
     """
     if "is_scheduled=true" not in text.split("\n", 1)[0]:
         raise ValueError("the program is not scheduled: only a TPU compiler's output says what overlaps")
-    program = _Program(text, chip, chunks, micro_batches)
-    seconds, kernels = program.run(program.entry, 1.0)
-    return Schedule(seconds, kernels, tuple(program.transfers))
+    program = _Program(text, chip, chunks, micro_batches, kernels or {})
+    return Schedule(*program.run(program.entry, 1.0), tuple(program.transfers))
 
 
 class _Program:
-    def __init__(self, text: str, chip: Chip, chunks: int, micro_batches: int):
+    def __init__(
+        self, text: str, chip: Chip, chunks: int, micro_batches: int, kernel_seconds: Mapping[str, float]
+    ):
         self.chip, self.chunks, self.micro_batches = chip, chunks, micro_batches
+        self.kernel_seconds = kernel_seconds
         self.computations: dict[str, list[Instruction]] = {}
         self.transfers: list[tuple[Transfer, float]] = []
         self.entry = ""
@@ -142,10 +147,9 @@ class _Program:
                 seconds, inside = max(inner)
                 clock, kernels = clock + seconds, kernels + inside
             elif at.op == "custom-call" and "tpu_custom_call" in at.line:
-                flops = _FLOPS.search(at.line)
-                seconds = float(flops[1]) / (self.chip.flops * self._share(at)) if flops else 0.0
+                seconds = self._kernel(at)
                 clock, count = clock + seconds, count + 1
-                kernels += seconds if "flash_" in at.name else 0.0
+                kernels += seconds if "attention" in at.name or "flash_" in at.name else 0.0
             elif at.op in COLLECTIVES:
                 seconds = self._seconds(at, at.shape)
                 clock += seconds
@@ -153,6 +157,14 @@ class _Program:
             elif cycles := _CYCLES.search(at.line):
                 clock += int(cycles[1]) / self.chip.hertz
         return clock, kernels
+
+    def _kernel(self, at: Instruction) -> float:
+        """Seconds of a call."""
+        given = [seconds for name, seconds in self.kernel_seconds.items() if name in at.name]
+        if given:
+            return given[0]
+        flops = _FLOPS.search(at.line)
+        return float(flops[1]) / (self.chip.flops * self._share(at)) if flops else 0.0
 
     def _share(self, at: Instruction) -> float:
         """Of the chip's peak, that a kernel reaches. Raises ValueError for a kernel that was never looked at."""

@@ -10,6 +10,7 @@ from mirothinker_jax.planning import arithmetic, chips
 from mirothinker_jax.planning.advice import with_training
 from mirothinker_jax.planning.chips import GIB, Chip
 from mirothinker_jax.planning.plan import Plan, check_slice, make_plan
+from mirothinker_jax.planning.sampling import samples
 
 # Of a device's memory, by the rule of thumb, which leaves out much of what a step computes with: of the steps in
 # docs/notes/plans.md, which keep little or nothing of a layer on the device, the compiler's peak is 0.98 to 2.2 times
@@ -29,7 +30,7 @@ def sweep(config: Config, stage: str, chip: Chip, quick: bool = False) -> Iterat
     Raises ConfigError where no slice can be divided like that.
     """
     refused = ConfigError("")
-    tried = False
+    tried, engine = False, None
     for size in chips.slices(chip):
         topology = chips.parse(f"{chip.name}:{size}")
         candidates, here = [], None
@@ -44,6 +45,12 @@ def sweep(config: Config, stage: str, chip: Chip, quick: bool = False) -> Iterat
             except ConfigError as error:
                 here = here or error
                 continue
+            if (gib := _engine_gib(changed, stage, topology)) > chip.memory_gib:
+                engine = ConfigError(
+                    f"sampling takes {gib:.1f} GiB of each device of {topology.name}, which has {chip.memory_gib:.1f}; "
+                    "give fewer rollout.pages, a larger rollout.tensor, or servers (rollout.engine=remote)"
+                )
+                continue
             tried = True
             if rough.host / GIB <= chip.host_room_gib:  # of the host the rule is exact
                 candidates.append((rough.total / GIB, changed))
@@ -56,7 +63,17 @@ def sweep(config: Config, stage: str, chip: Chip, quick: bool = False) -> Iterat
             yield changed, plan
             if plan.fits:
                 return
+    if not tried and engine is not None:
+        raise engine
     if not tried:
         raise ConfigError(
             f"no slice of {chip.name} can be divided for this config; the last refusal: {refused}"
         )
+
+
+def _engine_gib(config: Config, stage: str, topology: chips.Topology) -> float:
+    """Of a device of a host, whatever the slice: weights and pages of the engine alone."""
+    if not samples(config, stage):
+        return 0.0
+    engine = arithmetic.sampler(config, chips.host(topology).devices)
+    return (engine.weights + engine.pages) / GIB

@@ -54,34 +54,27 @@ class EngineHost(Protocol):
 class LocalHost:
     """This process's devices."""
 
-    def __init__(self, make_device: Callable[[], Device]):
-        """`make_device` makes this process's engine, when something is sampled for the first time."""
-        self._make_device = make_device
-        self._device: Device | None = None
+    def __init__(self, device: Device):
+        """`device` holds nothing yet."""
+        self._device = device
         self._version = self._sampled = self._prefilled = 0
 
     async def load(self, params: Params, version: int) -> None:
-        if self._device is None:
-            self._device = self._make_device()
         self._device.load(params)
         self._version = version
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Engine]:
-        assert self._device is not None, "nothing was loaded"
         async with LocalEngine(self._device, self._version) as engine:
             yield engine
         self._sampled += engine.sampled_tokens
         self._prefilled += engine.prefilled_tokens
 
     def unload(self) -> None:
-        if self._device is not None:
-            self._device.unload()
+        self._device.unload()
 
     @contextlib.asynccontextmanager
     async def stream(self) -> AsyncIterator[PublishedEngine]:
-        if self._device is None:
-            self._device = self._make_device()
         try:
             async with LocalEngine(self._device, version=-1) as engine:  # of no policy yet
 

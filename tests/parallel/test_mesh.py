@@ -62,6 +62,7 @@ def test_rows_that_do_not_divide_over_the_batch_axes():
 def test_all_five_axes_are_always_there_and_local_devices_lie_along_data():
     assert dict(make_mesh(MeshConfig()).shape) == sizes(MeshConfig(), 8)
     assert local_mesh().shape["data"] == 8
+    assert dict(local_mesh(2).shape) == sizes(MeshConfig(data=4, fsdp=1, tensor=2), 8)
 
 
 def test_constrain_outside_a_mesh_changes_nothing():

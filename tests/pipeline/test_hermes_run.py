@@ -27,6 +27,7 @@ from mirothinker_jax.models.hf_files import write
 from mirothinker_jax.pipeline import local_policy, preflight, prepare
 from mirothinker_jax.pipeline import run as pipeline
 from mirothinker_jax.pipeline.inputs import draw_tasks, open_inputs, open_tasks
+from mirothinker_jax.rollout.local import layout
 from mirothinker_jax.trajectory import journal
 from mirothinker_jax.trajectory.types import Source
 
@@ -136,7 +137,7 @@ def test_a_model_of_qwens_format_goes_through_dpo_and_grpo(folder, tmp_path, mon
     for module in (prepare, preflight):
         monkeypatch.setattr(module, "make_mesh", lambda _: tiny.mesh())
     config = flags.parse(["--config", f"qwen/grpo:{base}", *settings(run_dir=trained)])
-    monkeypatch.setattr(prepare, "local_mesh", tiny.mesh)
+    monkeypatch.setattr(layout, "local_mesh", lambda *_: tiny.mesh())
     world = open_tasks(config, list)
     write_questions(tmp_path / "train.jsonl", draw_tasks(world, config, "dpo"))
     write_questions(tmp_path / "heldout.jsonl", draw_tasks(world, config, "evaluation"))
@@ -177,7 +178,7 @@ def test_a_hugging_face_folder_is_evaluated_as_it_is_and_its_episodes_become_dat
     folder, tmp_path, monkeypatch, capfd
 ):
     """What is rendered of the exported records is what was sampled, token for token."""
-    monkeypatch.setattr(local_policy, "local_mesh", tiny.mesh)
+    monkeypatch.setattr(layout, "local_mesh", lambda *_: tiny.mesh())
     monkeypatch.chdir(tmp_path)
     config = flags.parse(["--config", "qwen/grpo:qwen3-1.7b", *settings()])
     write_questions(tmp_path / "q.jsonl", draw_tasks(open_tasks(config, list), config, "dpo"))

@@ -20,9 +20,10 @@ from mirothinker_jax.config import (
 )
 from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.data.tokenizer import train_tokenizer
-from mirothinker_jax.pipeline import local_policy, preflight, prepare
+from mirothinker_jax.pipeline import preflight, prepare
 from mirothinker_jax.pipeline import run as pipeline
 from mirothinker_jax.pipeline.inputs import open_inputs, purposes
+from mirothinker_jax.rollout.local import layout
 from mirothinker_jax.trajectory import journal
 
 pytestmark = pytest.mark.usefixtures("relaxed_promotion")
@@ -79,7 +80,7 @@ def test_a_file_of_pairs_is_trained_on_and_only_that_one(run, tmp_path, monkeypa
 def _evaluate(folder, monkeypatch):
     """The run as a policy, which brings its settings. It knows nothing, but what it says is judged and counted."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(local_policy, "local_mesh", tiny.mesh)
+    monkeypatch.setattr(layout, "local_mesh", lambda *_: tiny.mesh())
     question = {"id": "sum", "question": "1+1?", "answer": "2"}
     (folder / "q.jsonl").write_text(json.dumps(question) + "\n")
     asked = ["--policy", "run", "--tasks", "q.jsonl", "--out", "out", "--runs", "3", "--concurrency", "2"]

@@ -11,6 +11,7 @@ from mirothinker_jax.config import (
     DataConfig,
     EvalConfig,
     MeshConfig,
+    RolloutConfig,
     SFTConfig,
     ToolsConfig,
     TrainingConfig,
@@ -82,6 +83,10 @@ def test_each_process_records_its_calls_in_a_file_of_its_own(tmp_path, monkeypat
         (
             dataclasses.replace(FILE, mesh=MeshConfig(fsdp=1, tensor=8)),
             r"mesh\.tensor is 8, which does not divide",
+        ),
+        (
+            dataclasses.replace(WEB, rollout=RolloutConfig(tensor=3)),
+            r"^config\.rollout\.tensor is 3, which does not divide the devices of this process \(8\)",
         ),
         (
             dataclasses.replace(WEB, evaluation=EvalConfig(questions=100_000)),

@@ -6,7 +6,15 @@ import jax
 import pytest
 import tiny
 
-from mirothinker_jax.config import Config, LoRAConfig, MeshConfig, ModelConfig, TrainingConfig, build
+from mirothinker_jax.config import (
+    Config,
+    LoRAConfig,
+    MeshConfig,
+    ModelConfig,
+    RolloutConfig,
+    TrainingConfig,
+    build,
+)
 from mirothinker_jax.models.presets import PRESETS
 from mirothinker_jax.models.qwen import Qwen, count_parameters, split
 from mirothinker_jax.planning.arithmetic import balance, memory, parameters, sampler, useful_flops
@@ -106,13 +114,17 @@ def test_adapters_are_all_that_is_trained():
     assert useful_flops(lora, 1000, 1) < useful_flops(model("qwen3-8b"), 1000, 1)
 
 
-def test_what_sampling_takes_beside_the_step():
-    """8B in float32, and four slots of 256K tokens over four devices: 30.5 and 36 GiB."""
+@pytest.mark.parametrize(
+    ("tensor", "pages", "weights", "cache"), [(1, 0, 15.26, 36), (4, 0, 3.81, 36), (4, 3072, 3.81, 27)]
+)
+def test_what_an_engine_takes_of_each_of_four_devices(tensor, pages, weights, cache):
+    """8B in bfloat16, whole or a quarter; four contexts of 256K tokens, one or a quarter of all on each; then three."""
     config = planned("full")
     config = dataclasses.replace(
         config,
         agent=dataclasses.replace(config.agent, context_tokens=262_144),
-        rollout=dataclasses.replace(config.rollout, slots=4),
+        rollout=RolloutConfig(slots=4, tensor=tensor, page_tokens=256, pages=pages),
     )
-    mesh = {"data": 1, "fsdp": 4, "context": 16, "tensor": 1, "expert": 1}
-    assert sampler(config, mesh) / 2**30 == pytest.approx(30.5 + 36, rel=0.01)
+    found = sampler(config, devices=4)
+    assert (found.weights / 2**30, found.pages / 2**30) == pytest.approx((weights, cache), rel=2e-3)
+    assert found.moved == 36 * 4096 * 12_288 * 2 / tensor  # a matrix of all feed-forward blocks

@@ -43,7 +43,7 @@ def test_near_the_limit_the_least_effort_is_not_sure(share, quick, fits, sure):
     """Of a device's memory; a host may have no room where the device has."""
     config, topology = parse_config([*QWEN]), parse("h100:8")
     compiled = dataclasses.replace(make_plan(config, "sft", topology), compile_s=1.0)
-    near = dataclasses.replace(compiled, quick=quick, fits=fits, peak_gib=share * topology.chip.memory_gib)
+    near = dataclasses.replace(compiled, quick=quick, trains=fits, peak_gib=share * topology.chip.memory_gib)
     assert near.figures()["sure"] is sure
     assert ("PERHAPS" in report.text(near)) is (fits and not sure)
 
@@ -51,12 +51,65 @@ def test_near_the_limit_the_least_effort_is_not_sure(share, quick, fits, sure):
 @pytest.mark.parametrize("stage", ["dpo", "grpo"])
 @pytest.mark.parametrize(("model", "gib"), [("qwen2.5-0.5b", 9), ("qwen3-1.7b", 29), ("qwen3-4b", 66)])
 def test_stages_of_small_models_fit_one_gpu(stage, model, gib):
-    """As the configs' docstrings say; and so does sampling, beside parameters and optimizer."""
+    """As the configs' docstrings say; and so does sampling, beside parameters and, after a step, the optimizer."""
     plan = make_plan(parse_config(["--config", f"qwen/{stage}:{model}"]), stage, parse("h100:1")).figures()
     assert plan["fits"] and plan["peak_gib_per_device"] < gib
-    kinds = plan["gib_by_kind"]
-    sampling = kinds["parameters"] + kinds["optimizer"] + plan["sampler_gib_per_device"]
-    assert sampling < plan["hbm_gib_per_device"]
+    kinds, sampling = plan["gib_by_kind"], plan["sampling"]
+    kept = kinds["parameters"] + (kinds["optimizer"] if stage == "grpo" else 0)
+    assert sampling["fits"] and sampling["gib_by_kind"]["trainer"] == kept
+
+
+MODEL = ("--config", "qwen/grpo:qwen3-4b", "--topology", "h100:1")
+GROWN = "--config.rollout.slots=64"  # 64 contexts of 8K tokens: 72 GiB
+
+
+def test_a_plan_fits_where_step_and_sampling_do(capsys, tmp_path):
+    """What is advised fits. Servers take nothing of these devices; asynchronous sampling is beside the whole step."""
+    out = tmp_path / "plan.json"
+
+    def plan(*settings):
+        status = main([*MODEL, *settings, "--json", str(out)])
+        figures = json.loads(out.read_text())
+        assert figures["training_fits"] and figures["fits"] == (status == 0)
+        return figures
+
+    figures = plan(GROWN)
+    said = capsys.readouterr().out
+    assert not figures["fits"] and "sampling DOES NOT FIT: 1" in said and "the training step fits" in said
+    pages, servers = (c["what"] for c in figures["changes"])
+    assert pages.startswith("--config.rollout.pages=")
+    assert plan(GROWN, pages)["sampling"]["peak_gib_per_device"] > 0.96 * figures["hbm_gib_per_device"]
+    assert plan(GROWN, *servers.split())["sampling"] is None
+    waits, ahead = (plan("--config.grpo.loss=clip", f"--config.grpo.staleness={n}") for n in (0, 1))
+    assert ahead["sampling"]["beside_training"] and not waits["sampling"]["beside_training"]
+    assert waits["fits"] and not ahead["fits"]
+    assert ahead["sampling"]["gib_by_kind"]["trainer"] == ahead["peak_gib_per_device"]
+
+
+def test_an_engine_that_does_not_fit_a_device_is_split(tmp_path):
+    """72B in bfloat16 on one of eight GPUs, on two, on four; and what four of them say of pages."""
+    out = tmp_path / "plan.json"
+    sizes = ("--config.rollout.slots=8", "--config.rollout.pages=16384", "--config.rollout.tensor={}")
+    given = ["--config", "mirothinker/dpo:72b", "--topology", "h200:64", "--config.mesh.context=32"]
+    for tensor, fits in ((1, False), (2, False), (4, True)):
+        main([*given, *(s.format(tensor) for s in sizes), "--json", str(out)])
+        figures = json.loads(out.read_text())
+        assert figures["sampling"]["fits"] == fits and figures["sampling"]["copies_per_host"] == 8 // tensor
+        advised = [c["what"] for c in figures["changes"] if "rollout.tensor" in c["what"]]
+        assert fits == (advised == []), advised
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("h100:1", "--config.rollout.tensor=2"), "rollout.tensor is 2, which does not divide the devices of this"),
+        (("h100:1", "--config.rollout.pages=9"), "rollout.pages gives 9 pages of 64 tokens to a device"),
+        (("h100", "--sweep", GROWN, "--config.rollout.pages=81920"), "sampling takes "),
+    ],
+)  # fmt: skip
+def test_what_the_engine_would_refuse(settings, said, capsys):
+    assert main(["--config", "qwen/grpo:qwen3-4b", "--topology", *settings]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_what_nothing_compiled_is_not_sure():

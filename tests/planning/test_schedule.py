@@ -147,6 +147,14 @@ def test_a_kernel_that_nobody_looked_at_is_refused():
         read(PROGRAM.replace("flash_forward", "paged_attention"), CHIP, chunks=2, micro_batches=1)
 
 
+def test_a_kernels_seconds_may_be_given():
+    """Ten calls of 3 ms instead of 2, by a word of the name."""
+    program = PROGRAM.replace("flash_forward", "ragged_paged_attention")
+    found = read(program, CHIP, 3, 1, {"paged_attention": 3e-3})
+    assert found.kernels == pytest.approx(30e-3)
+    assert found.seconds == pytest.approx(read(PROGRAM, CHIP, 3, 1).seconds + 10e-3)
+
+
 def test_experts_products_have_a_share_of_their_own():
     """2 · 1,000 · 600 · 500 flops, at 0.6 of 1 TFLOP/s, are 1 ms; at 0.5, 1.2 ms. They are no attention."""
     said = 'custom_call_target="tpu_custom_call", backend_config={"cost_estimate":{"flops":"600000000"}}'

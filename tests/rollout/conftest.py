@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import tiny
 
-from mirothinker_jax.config import RolloutConfig
+from mirothinker_jax.config import Config, RolloutConfig
 from mirothinker_jax.data.packing import Sample, pack_rows
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.rollout.local.device import Device
+from mirothinker_jax.rollout.local.layout import sampling_model
 from mirothinker_jax.trainer.step import make_logprobs
 
 CONTEXT, ENDS = 64, (63, 17)
@@ -23,7 +24,9 @@ CONFIGS = {
     ),
     "narrow": RolloutConfig(slots=1, prefill_slots=1, prefill_tokens=1, decode_steps=3, page_tokens=64),
     "experts": RolloutConfig(slots=4, prefill_slots=2, prefill_tokens=8, decode_steps=4, page_tokens=8),
-    "mesh": RolloutConfig(slots=8, prefill_slots=8, prefill_tokens=8, decode_steps=4, page_tokens=16),
+    "mesh": RolloutConfig(
+        slots=8, tensor=2, prefill_slots=8, prefill_tokens=8, decode_steps=4, page_tokens=16
+    ),
     "exact": RolloutConfig(
         slots=4,
         prefill_slots=2,
@@ -43,8 +46,9 @@ def device():
     @functools.cache
     def build(name):
         shape = tiny.MOE if name == "experts" else tiny.QWEN3
-        mesh = tiny.mesh(data=4, tensor=2) if name == "mesh" else tiny.mesh()
-        model = ModelSpec.build(shape, tiny.VOCAB, mesh)
+        settings = Config(model=shape, rollout=CONFIGS[name])
+        devices = jax.devices() if name == "mesh" else jax.devices()[:1]
+        model = sampling_model(settings, tiny.VOCAB, devices)
         made = Device(model, CONFIGS[name], CONTEXT, ENDS, record_routes=name == "experts")
         made.load(tiny.params(shape))
         return made

@@ -87,7 +87,7 @@ def train(tmp_path):
         config = dataclasses.replace(GRPO, **settings)
         executor = ToolExecutor([], ToolsConfig(names=()), CODEC.truncate)
         runtime = Runtime(executor, Chat(CODEC), CODEC.decode, setting, by_parity)
-        collector = Collector(LocalHost(lambda: device), executor, runtime)
+        collector = Collector(LocalHost(device), executor, runtime)
         folder = tmp_path / name
         source = GRPOSource(
             config, tasks, collector, folder=folder / "rollouts", seed=0, microbatch_size=4, steps=STEPS

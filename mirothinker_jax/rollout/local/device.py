@@ -25,16 +25,17 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from mirothinker_jax.agent.policy import Capabilities, Sampling
-from mirothinker_jax.config import ConfigError, RolloutConfig
+from mirothinker_jax.config import RolloutConfig
 from mirothinker_jax.models.head import full_logits
 from mirothinker_jax.models.moe import Routing
 from mirothinker_jax.models.qwen import STACKED, Params, merge
 from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.parallel.mesh import BATCH_AXES, check_rows
+from mirothinker_jax.parallel.mesh import BATCH_AXES
 from mirothinker_jax.parallel.paged import PagedKernels, Pool
 from mirothinker_jax.parallel.sharding import replicated_sharding
+from mirothinker_jax.rollout.local.layout import pages_of_copy
 from mirothinker_jax.rollout.local.schedule import buckets
-from mirothinker_jax.rollout.local.weights import place
+from mirothinker_jax.rollout.local.weights import abstract, place
 from mirothinker_jax.rollout.sampling import Settings, sample, uniforms
 
 COPIES = 16  # pages copied at once, on each device
@@ -81,27 +82,15 @@ class Device:
         record_routes: bool = False,
     ):
         """`context_tokens` is the most that a context with its turn may take; each of `end_ids` ends a turn."""
-        check_rows(model.mesh.shape, "rollout.slots", config.slots)
         self.shards = math.prod(model.mesh.shape[a] for a in BATCH_AXES)
-        if model.mesh.shape["context"] > 1:
-            raise ConfigError(
-                "config.mesh.context is above 1, which the sampler cannot use; give it tensor or data"
-            )
-        if config.pages:
-            check_rows(model.mesh.shape, "rollout.pages", config.pages)
+        assert model.mesh.shape["context"] == 1, "a sequence lies on one copy's devices"
+        self.pages = pages_of_copy(self.shards, config, context_tokens)
         self.model, self.config, self.context = model, config, context_tokens
         self.end_ids, self.record_routes = frozenset(end_ids), record_routes
         assert not record_routes or model.config.moe.experts, "a dense model has no routes"
         self.capabilities = Capabilities(routes=record_routes)
         # A block may reach beyond the context's end.
         self.columns = -(-(context_tokens + config.prefill_tokens) // config.page_tokens)
-        whole = -(-context_tokens // config.page_tokens)
-        self.pages = (config.pages or config.slots * whole) // self.shards
-        if self.pages < whole:
-            raise ConfigError(
-                f"config.rollout.pages gives {self.pages} pages of {config.page_tokens} tokens to a device, which do "
-                f"not hold one context of {context_tokens}; give {whole * self.shards} or more"
-            )
         self.rows = config.slots // self.shards
         one = config.deterministic
         self.decode_rows = buckets(self.rows, () if one else (2, 4, 8))
@@ -121,14 +110,13 @@ class Device:
     def load(self, params: Params) -> None:
         """Takes the parameters to sample with, wherever they lie, and makes room for pages. What the pages held is
         another policy's from now on."""
+        self._params = None  # there need not be room for both
         self._params = place(self.model, params)
         if self._pools is not None:
             return
-        c, config = self.model.config, self.config
-        sizes = (self.pages * self.shards, config.page_tokens, c.kv_heads, c.head_dim, c.compute_dtype)
         with jax.set_mesh(self.model.mesh):
-            self._pools = [self._empty(*sizes) for _ in range(c.layers)]
-            self._state = self._fresh(config.slots)
+            self._pools = [self._empty() for _ in range(self.model.config.layers)]
+            self._state = self._fresh()
         if not self._unseen:
             self._warm()
 
@@ -184,14 +172,12 @@ class Device:
 
     def _warm(self) -> None:
         """Runs every shape once, on rows and places that are none."""
-        width = -(-self.model.vocab_size // 8)
         sizes = [n * self.shards for n in self.feed_rows]
-        self._unseen = {n: self._spread(np.zeros((n, width), np.uint8)) for n in sizes}
-        for n in (size * self.shards for size in self.feed_rows):
-            nowhere = np.full((n, self.config.prefill_tokens), -1, np.int32)
-            self.feed(np.zeros_like(nowhere), nowhere, self.table(n), self.start(n))
+        self._unseen = {n: self._spread(np.zeros((n, self._bytes), np.uint8)) for n in sizes}
+        for n in sizes:
+            self.feed(*self._no_blocks(n, self._unseen[n]))
         for n in (size * self.shards for size in self.decode_rows):
-            self.decode(np.full(n, self.config.slots, np.int32), self.table(n))
+            self.decode(*self._no_rows(n))
         self.copy([[(0, 0)]] * self.shards)
 
     def table(self, rows: int) -> np.ndarray:
@@ -200,18 +186,61 @@ class Device:
 
     def start(self, blocks: int) -> Start:
         """No row begins."""
+        return self._no_start(blocks, self._unseen[blocks])
+
+    def _no_start(self, blocks: int, unseen: Any) -> Start:
         settings = Settings.rows([(Sampling(), 0)] * blocks)
         none, zeros = np.full(blocks, self.config.slots, np.int32), np.zeros(blocks, np.int32)
-        return Start(none, zeros, zeros.copy(), settings, self._unseen[blocks])
+        return Start(none, zeros, zeros.copy(), settings, unseen)
 
-    @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
-    def _empty(self, pages, size, kv_heads, width, dtype) -> Any:
-        pool = self._kernels.empty(pages, size, kv_heads, width, dtype)
+    def _no_blocks(self, blocks: int, unseen: Any) -> tuple[Any, ...]:
+        nowhere = np.full((blocks, self.config.prefill_tokens), -1, np.int32)
+        return np.zeros_like(nowhere), nowhere, self.table(blocks), self._no_start(blocks, unseen)
+
+    def _no_rows(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.full(rows, self.config.slots, np.int32), self.table(rows)
+
+    @property
+    def _bytes(self) -> int:
+        """Of a vocabulary's bits."""
+        return -(-self.model.vocab_size // 8)
+
+    def lower_decode(self) -> jax.stages.Lowered:
+        """The largest step of `decode`, for devices that need not be there: nothing has to be loaded."""
+        with jax.set_mesh(self.model.mesh):
+            decode: Any = type(self)._decode
+            return decode.lower(self, *self._abstract(), *self._no_rows(self.rows * self.shards))
+
+    def lower_feed(self) -> jax.stages.Lowered:
+        """The largest step of `feed`, as `lower_decode`."""
+        blocks, everywhere = self.blocks * self.shards, replicated_sharding(self.model.mesh)
+        unseen = jax.ShapeDtypeStruct((blocks, self._bytes), np.uint8, sharding=everywhere)
+        with jax.set_mesh(self.model.mesh):
+            feed: Any = type(self)._feed
+            return feed.lower(self, *self._abstract(), *self._no_blocks(blocks, unseen))
+
+    def _abstract(self) -> tuple[Any, ...]:
+        """Parameters, pages and rows as shapes that say where they lie."""
+        pages = NamedSharding(self.model.mesh, self._kernels.pages)
+        shapes = jax.eval_shape(self._empty), jax.eval_shape(self._fresh)
+        pool, state = (
+            jax.tree.map(
+                lambda x, layout=layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), shape
+            )
+            for shape, layout in zip(shapes, (pages, replicated_sharding(self.model.mesh)), strict=True)
+        )
+        return abstract(self.model), [pool] * self.model.config.layers, state
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _empty(self) -> Any:
+        c, pages = self.model.config, self.pages * self.shards
+        pool = self._kernels.empty(pages, self.config.page_tokens, c.kv_heads, c.head_dim, c.compute_dtype)
         layout = NamedSharding(self.model.mesh, self._kernels.pages)
         return tuple(jax.lax.with_sharding_constraint(x, layout) for x in pool)
 
-    @functools.partial(jax.jit, static_argnums=(0, 1))
-    def _fresh(self, rows) -> Rows:
+    @functools.partial(jax.jit, static_argnums=0)
+    def _fresh(self) -> Rows:
+        rows = self.config.slots
         ints = jnp.zeros(rows, jnp.int32)
         settings = Settings(*(jnp.zeros(rows, x.dtype) for x in Settings.rows([(Sampling(), 0)])))
         made = Rows(ints, ints, ints, settings, jnp.zeros((rows, self.model.vocab_size), bool))

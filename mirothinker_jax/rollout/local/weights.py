@@ -14,7 +14,7 @@ import functools
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mirothinker_jax.models.layers import ADAPTER_LEAVES
 from mirothinker_jax.models.qwen import STACKED, Params
@@ -35,7 +35,8 @@ def place(model: ModelSpec, params: Params) -> Params:
     whole = {key: value for key, value in params.items() if key != STACKED}
 
     def cast(path, leaf, sharding) -> jax.Array:
-        kind, moved = _kind(path, {}, leaf, dtype), _moved(leaf, sharding)
+        kind = _kind(path, {}, leaf, dtype)
+        moved = _moved(leaf, kind, sharding)
         with jax.set_mesh(model.mesh):  # the trainer's mesh may be around, and of more processes
             return _cast(moved, kind)
 
@@ -44,7 +45,8 @@ def place(model: ModelSpec, params: Params) -> Params:
     )
 
     def layers(path, leaf, sharding) -> list[jax.Array]:
-        kind, moved = _kind(path, stacked, leaf, dtype), _moved(leaf, sharding)
+        kind = _kind(path, stacked, leaf, dtype)
+        moved = _moved(leaf, kind, sharding)
         one = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
         with jax.set_mesh(model.mesh):
             return _unstack(moved, kind, one)
@@ -57,7 +59,30 @@ def place(model: ModelSpec, params: Params) -> Params:
     }
 
 
-def _moved(leaf: Any, sharding: NamedSharding) -> jax.Array:
+def abstract(model: ModelSpec) -> Params:
+    """What `place` makes, as shapes that say where they lie."""
+
+    def shape(params: Params, skip: int) -> Any:
+        def one(path, leaf, sharding) -> jax.ShapeDtypeStruct:
+            kind = _kind(path, params, leaf, model.config.compute_dtype)
+            layout = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[skip:]))
+            return jax.ShapeDtypeStruct(leaf.shape[skip:], kind, sharding=layout)
+
+        return one
+
+    stacked, shardings = model.abstract[STACKED], dict(model.shardings)
+    layer = jax.tree_util.tree_map_with_path(shape(stacked, 1), stacked, shardings.pop(STACKED))
+    whole = {key: value for key, value in model.abstract.items() if key != STACKED}
+    whole = jax.tree_util.tree_map_with_path(shape({}, 0), whole, shardings)
+    return whole | {STACKED: [layer] * model.config.layers}
+
+
+def _moved(leaf: Any, kind: Any, sharding: NamedSharding) -> jax.Array:
+    """Cast where it lies, if that is on devices: then less has to move, and to find room."""
+    layout = leaf.sharding if isinstance(leaf, jax.Array) else None
+    if leaf.dtype != kind and isinstance(layout, NamedSharding) and isinstance(layout.mesh, Mesh):
+        with jax.set_mesh(layout.mesh):
+            leaf = _cast(leaf, kind)
     return jax.device_put(to_host(leaf), sharding)
 
 

@@ -2,15 +2,17 @@
 
 import asyncio
 
+import jax
 import numpy as np
 import pytest
 import tiny
 from turns import Episode, episodes, play, run
 
 from mirothinker_jax.agent.policy import Capabilities, Request, Sampling, check_trainable
-from mirothinker_jax.config import ConfigError, RolloutConfig
+from mirothinker_jax.config import Config, ConfigError, RolloutConfig
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.rollout.local.device import Device
+from mirothinker_jax.rollout.local.layout import sampling_model
 
 ENDS = {63, 17}  # sampled now and then
 
@@ -263,3 +265,17 @@ def test_settings_that_cannot_work(change, message):
     model = ModelSpec.build(tiny.QWEN3, tiny.VOCAB, tiny.mesh(data=4))
     with pytest.raises(ConfigError, match=message):
         Device(model, RolloutConfig(**{"slots": 8, "page_tokens": 8} | change), 64, ENDS)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "devices", "message"),
+    [
+        (3, 8, r"^config\.rollout\.tensor is 3, .* the devices of this process \(8\); give a divisor of 2$"),
+        (4, 8, r"^config\.rollout\.tensor is 4, .* model\.kv_heads \(2\); give a divisor of 2$"),
+        (2, 1, r"^config\.rollout\.tensor is 2, .* the devices of this process \(1\); give a divisor of 1$"),
+    ],
+)
+def test_a_model_that_cannot_be_split(tensor, devices, message):
+    config = Config(model=tiny.QWEN3, rollout=RolloutConfig(tensor=tensor))
+    with pytest.raises(ConfigError, match=message):
+        sampling_model(config, tiny.VOCAB, jax.devices()[:devices])

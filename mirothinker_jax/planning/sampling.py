@@ -1,0 +1,179 @@
+"""What sampling takes on a slice: the steps of a host's engine, compiled, beside what the trainer keeps meanwhile.
+
+Weights and pages are exact where they are compiled, and temporaries the compiler's. Times are estimates: fusions take
+the compiler's cycles (planning/schedule.py), paged attention the shares of bandwidth and peak that its authors measured
+on a TPU7x (arXiv 2604.15464), and a step no less than reading its weights once. Contexts count as half full. Left out:
+waiting for tools, steps with fewer turns, what the host does between steps, and the gathering of weights over hosts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+
+from mirothinker_jax.config import Config
+from mirothinker_jax.planning import arithmetic, chips, schedule
+from mirothinker_jax.planning.chips import GIB, Chip, Topology
+from mirothinker_jax.rollout.local.device import Device
+from mirothinker_jax.rollout.local.layout import check_tensor, pages_of_copy, sampling_model
+
+# Of the bandwidth while turns are sampled, and of the peak while contexts are fed, that paged attention reaches.
+READING, FEEDING = 0.86, 0.73
+END = 0  # a token that ends a turn: which one changes nothing of the program
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """One host's engine, and all of a slice's together. kinds: bytes of a device.
+
+    beside: sampling and training take turns (False: what the trainer keeps is its parameters, and what it has of the
+    optimizer), or happen at once (True: it keeps its whole step). turns: sampled at once, contexts: whole ones that
+    the pages hold, both of the slice. decode, prefill: tokens per second of the slice, an estimate; None without a
+    compiler.
+    """
+
+    hosts: int
+    copies: int  # of the model, on a host
+    beside: bool
+    turns: int
+    contexts: float
+    limit_gib: float
+    kinds: dict[str, float]
+    decode: float | None = None
+    prefill: float | None = None
+    compile_s: float | None = None
+
+    @property
+    def peak_gib(self) -> float:
+        """Of a device. Pages and temporaries are not there yet while weights come from a trainer that waits."""
+        k = self.kinds
+        pages, step, moved = (k[name] for name in ("pages", "temporaries", "a weight on its way"))
+        most = pages + max(step, moved) if self.beside else max(pages + step, moved)
+        return (k["trainer"] + k["weights"] + most) / GIB
+
+    @property
+    def fits(self) -> bool:
+        """Whether a device has room."""
+        return self.peak_gib <= self.limit_gib
+
+    def figures(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "fits": self.fits,
+            "compiled": self.compile_s is not None,
+            "peak_gib_per_device": self.peak_gib,
+            "gib_by_kind": {kind: size / GIB for kind, size in self.kinds.items()},
+            "beside_training": self.beside,
+            "hosts": self.hosts,
+            "copies_per_host": self.copies,
+            "turns": self.turns,
+            "whole_contexts": self.contexts,
+            "decode_tokens_per_s_estimate": self.decode,
+            "prefill_tokens_per_s_estimate": self.prefill,
+            "compile_s": self.compile_s,
+            "paged_attention_share_of_bandwidth": READING,
+            "paged_attention_share_of_peak": FEEDING,
+        }
+
+
+def samples(config: Config, stage: str) -> bool:
+    """Whether the stage samples on the devices that train."""
+    own_pairs = stage == "dpo" and bool(config.dpo.path)
+    return stage != "sft" and not own_pairs and config.rollout.engine == "local"
+
+
+def check_host(config: Config, topology: Topology) -> None:
+    """Raises ConfigError where the engine would refuse the settings on a host of the slice."""
+    devices, r = chips.host(topology).devices, config.rollout
+    check_tensor(r.tensor, config.model, config.model.vocab_size, devices)
+    pages_of_copy(devices // r.tensor, r, config.agent.context_tokens)
+
+
+def plan_sampling(
+    config: Config, stage: str, topology: Topology, kept: float, beside: bool = False, quick: bool = False
+) -> Sampling:
+    """Of a config that divides over a host (`check_host`).
+
+    kept: bytes of a device that the trainer's arrays take meanwhile; quick: no times.
+    """
+    m, r, host = config.model, config.rollout, chips.host(topology)
+    hosts, copies = topology.devices // host.devices, host.devices // r.tensor
+    each = pages_of_copy(copies, r, config.agent.context_tokens)
+    rough = arithmetic.sampler(config, host.devices)
+    kinds = {
+        "trainer": kept,
+        "weights": rough.weights,
+        "pages": rough.pages,
+        "temporaries": rough.temporaries,
+    }
+    known = Sampling(
+        hosts=hosts,
+        copies=copies,
+        beside=beside,
+        turns=hosts * r.slots,
+        contexts=hosts * copies * each * r.page_tokens / config.agent.context_tokens,
+        limit_gib=topology.chip.memory_gib,
+        kinds=kinds | {"a weight on its way": rough.moved},
+    )
+    if not topology.compiles:
+        return known
+    from mirothinker_jax.planning.compiling import asked_for, bytes_of, devices_of, peak
+    from mirothinker_jax.rollout.local.weights import abstract
+
+    begun = time.monotonic()
+    model = sampling_model(config, m.vocab_size, devices_of(host))
+    routes = stage == "grpo" and config.grpo.replay_routes
+    device = Device(model, r, config.agent.context_tokens, (END,), routes)
+    weights, steps, texts = float(bytes_of(abstract(model))), [], []
+    pages = known.kinds["pages"]
+    for lowered in (device.lower_decode(), device.lower_feed()):
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            steps.append(asked_for(str(error), round(weights + pages)) - weights - pages)
+            continue
+        memory: Any = compiled.memory_analysis()
+        pages = float(memory.alias_size_in_bytes)  # as they are laid out, with the rows
+        weights = memory.argument_size_in_bytes - pages
+        steps.append(peak(memory, round(topology.chip.memory_gib * GIB))[0] - memory.argument_size_in_bytes)
+        texts.append(compiled.as_text())
+    kinds = known.kinds | {"weights": weights, "pages": pages, "temporaries": float(max(0.0, *steps))}
+    decode = prefill = None
+    if len(texts) == 2 and not quick:
+        chip, everyone = topology.chip, hosts * copies
+        decode = everyone * device.rows / _decode_seconds(texts[0], chip, device, weights, pages)
+        prefill = everyone * device.blocks * r.prefill_tokens / _feed_seconds(texts[1], chip, device, weights)
+    return dataclasses.replace(
+        known, kinds=kinds, decode=decode, prefill=prefill, compile_s=time.monotonic() - begun
+    )
+
+
+def _decode_seconds(text: str, chip: Chip, device: Device, weights: float, pages: float) -> float:
+    """Of a token of all of a copy's turns."""
+    m, r = device.model.config, device.config
+    live = min(device.rows * device.context / 2, device.pages * r.page_tokens)
+    attention = pages * live / (device.pages * r.page_tokens) / (chip.bandwidth * READING)
+    met, idle = 0.0, 0.0  # of the experts' weights, those that some turn's token is sent to, and the others
+    if m.moe.experts:
+        moe = m.moe
+        size = 3 * m.layers * moe.experts * m.hidden * moe.expert_ffn * arithmetic.ITEM[m.compute_dtype]
+        idle = size / r.tensor * (1 - moe.experts_per_token / moe.experts) ** device.rows
+        met = size / r.tensor - idle
+    kernels = {
+        "paged_attention": attention / m.layers,
+        "grouped": met / chip.bandwidth / max(1, len(re.findall(r"%grouped[\w.]* = ", text))),
+    }
+    program = schedule.read(text, chip, r.decode_steps, 1, kernels)
+    return max(program.seconds / r.decode_steps, (weights - idle) / chip.bandwidth + attention)
+
+
+def _feed_seconds(text: str, chip: Chip, device: Device, weights: float) -> float:
+    """Of a step that feeds all of a copy's blocks."""
+    m, r = device.model.config, device.config
+    flops = 4 * device.blocks * r.prefill_tokens * device.context / 2 * m.heads * m.head_dim / r.tensor
+    program = schedule.read(text, chip, 1, 1, {"paged_attention": flops / (chip.flops * FEEDING)})
+    return max(program.seconds, weights / chip.bandwidth)
