@@ -11,6 +11,7 @@ from mirothinker_jax.agent.policy import Request, Sampling
 from mirothinker_jax.rollout.hosts import RemoteHost
 from mirothinker_jax.rollout.remote.engine import RemoteEngine, RemoteSettings
 from mirothinker_jax.rollout.remote.weights import MARKER, WeightsFolder, read_publication
+from mirothinker_jax.serving.generation import Asked, generate
 
 SAMPLINGS = {
     "as trained": Sampling(),
@@ -59,6 +60,21 @@ def test_turns_over_http_are_those_of_the_engine_behind(running, protocol, name)
         assert got.tokens == expected.tokens[:count] and got.complete == (got.tokens[-1] in end_ids)
         np.testing.assert_allclose(got.logprobs, expected.logprobs[:count], atol=1e-5)
         np.testing.assert_allclose(got.raw_logprobs, expected.raw_logprobs[:count], atol=1e-5)
+
+
+def test_a_stop_string_ends_a_stream_and_a_whole_turn_alike(running):
+    """The engine looks for it in the one, the server in the other: within a token, and over two pieces."""
+    (request,) = requests(Sampling(), 1)
+
+    async def last(**fields):
+        asked = Asked(request.ids, 24, 5, Sampling(), **fields)
+        return [answer async for answer in generate(running.served, asked)][-1]
+
+    plain = running.do(last())
+    stop = plain.text[9:13]
+    whole, pieces = (running.do(last(stops=("\n\n", stop), whole=w)) for w in (True, False))
+    assert whole == pieces and whole.stop == stop and whole.finish == "stop"
+    assert whole.text == plain.text[: plain.text.index(stop)]
 
 
 def test_weights_in_the_middle_of_a_turn_are_told_token_by_token(running, spec, params, trainer, weights_dir):

@@ -38,6 +38,7 @@ from mirothinker_jax.rollout.local.weights import place
 from mirothinker_jax.rollout.sampling import Settings, sample, uniforms
 
 COPIES = 16  # pages copied at once, on each device
+STOP_IDS = 8  # of a request, beside the model's own
 
 
 class Rows(NamedTuple):
@@ -46,6 +47,7 @@ class Rows(NamedTuple):
     pending: jax.Array  # int32, the token to feed next
     length: jax.Array  # int32, tokens in the pages
     budget: jax.Array  # int32, tokens the turn may still sample; 0: it has ended
+    stop_ids: jax.Array  # int32 [rows, STOP_IDS], which end the turn, too; −1: none
     settings: Settings
     seen: jax.Array  # bool [rows, V], tokens of the context
 
@@ -56,6 +58,7 @@ class Start(NamedTuple):
     row: np.ndarray  # int32
     last: np.ndarray  # int32, the index in the block of the context's last token
     budget: np.ndarray  # int32
+    stop_ids: np.ndarray  # int32 [blocks, STOP_IDS]; −1: none
     settings: Settings
     seen: jax.Array  # uint8 [blocks, ⌈V / 8⌉], the tokens of the context as bits
 
@@ -92,7 +95,7 @@ class Device:
         self.model, self.config, self.context = model, config, context_tokens
         self.end_ids, self.record_routes = frozenset(end_ids), record_routes
         assert not record_routes or model.config.moe.experts, "a dense model has no routes"
-        self.capabilities = Capabilities(routes=record_routes)
+        self.capabilities = Capabilities(routes=record_routes, stop_ids=STOP_IDS)
         # A block may reach beyond the context's end.
         self.columns = -(-(context_tokens + config.prefill_tokens) // config.page_tokens)
         whole = -(-context_tokens // config.page_tokens)
@@ -202,7 +205,8 @@ class Device:
         """No row begins."""
         settings = Settings.rows([(Sampling(), 0)] * blocks)
         none, zeros = np.full(blocks, self.config.slots, np.int32), np.zeros(blocks, np.int32)
-        return Start(none, zeros, zeros.copy(), settings, self._unseen[blocks])
+        stops = np.full((blocks, STOP_IDS), -1, np.int32)
+        return Start(none, zeros, zeros.copy(), stops, settings, self._unseen[blocks])
 
     @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
     def _empty(self, pages, size, kv_heads, width, dtype) -> Any:
@@ -214,7 +218,8 @@ class Device:
     def _fresh(self, rows) -> Rows:
         ints = jnp.zeros(rows, jnp.int32)
         settings = Settings(*(jnp.zeros(rows, x.dtype) for x in Settings.rows([(Sampling(), 0)])))
-        made = Rows(ints, ints, ints, settings, jnp.zeros((rows, self.model.vocab_size), bool))
+        stops = jnp.full((rows, STOP_IDS), -1, jnp.int32)
+        made = Rows(ints, ints, ints, stops, settings, jnp.zeros((rows, self.model.vocab_size), bool))
         return self._everywhere(made)
 
     def _everywhere(self, tree: Any) -> Any:
@@ -231,9 +236,10 @@ class Device:
         assert routing is not None
         return jnp.moveaxis(routing.chosen, 0, 2).astype(jnp.int16)
 
-    def _ended(self, tokens: jax.Array) -> jax.Array:
-        no = jnp.zeros(tokens.shape, bool)
-        return functools.reduce(jnp.logical_or, (tokens == i for i in sorted(self.end_ids)), no)
+    def _ended(self, tokens: jax.Array, stop_ids: jax.Array) -> jax.Array:
+        """bool [B] of tokens, int32 [B], in rows with these stop ids."""
+        own = (tokens[:, None] == stop_ids).any(axis=1)
+        return functools.reduce(jnp.logical_or, (tokens == i for i in sorted(self.end_ids)), own)
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))
     def _feed(self, params, pools, state: Rows, tokens, places, tables, start: Start) -> tuple[Any, ...]:
@@ -246,9 +252,10 @@ class Device:
         logits = full_logits(final, module.head_weight)
         seen = jnp.unpackbits(start.seen, axis=1, count=logits.shape[1], bitorder="little") > 0
         drawn = sample(logits, uniforms(start.settings.seed, place), start.settings, seen)
-        budget = jnp.where(self._ended(drawn.tokens), 0, start.budget - 1)
+        stop_ids = jnp.asarray(start.stop_ids)
+        budget = jnp.where(self._ended(drawn.tokens, stop_ids), 0, start.budget - 1)
         seen = seen.at[jnp.arange(len(seen)), drawn.tokens].set(True)
-        begun = Rows(drawn.tokens, place + 1, budget, start.settings, seen)
+        begun = Rows(drawn.tokens, place + 1, budget, stop_ids, start.settings, seen)
         state = jax.tree.map(lambda old, new: old.at[start.row].set(new, mode="drop"), state, begun)
         one = drawn.tokens[:, None], drawn.logprobs[:, None], drawn.raw_logprobs[:, None]
         sampled = Sampled(*one, self._routes(routing))
@@ -280,7 +287,7 @@ class Device:
             if (routes := self._routes(routing)) is not None:
                 new = (*new, routes[:, 0])
             filled = [x.at[:, i].set(y) for x, y in zip(filled, new, strict=True)]
-            ended = self._ended(drawn.tokens) | ~running
+            ended = self._ended(drawn.tokens, row.stop_ids) | ~running
             row = row._replace(
                 pending=jnp.where(running, drawn.tokens, row.pending),
                 length=row.length + running.astype(jnp.int32),

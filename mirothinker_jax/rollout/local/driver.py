@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.rollout.local.device import Device
 from mirothinker_jax.rollout.local.pages import shared
 from mirothinker_jax.rollout.local.steps import Steps, Work
+from mirothinker_jax.rollout.local.stops import Decode
 from mirothinker_jax.rollout.local.turns import Running
 
 
@@ -28,9 +30,10 @@ class LocalEngine:
     The device must be loaded when the first turn is asked for; `publish` gives it other parameters later on.
     """
 
-    def __init__(self, device: Device, version: int = 0):
-        """`version` is of the parameters that the device holds."""
-        self._device, self._steps = device, Steps(device, version)
+    def __init__(self, device: Device, version: int = 0, decode: Decode | None = None):
+        """`version` is of the parameters that the device holds. `decode` gives the text of ids, which stop strings are
+        looked for in; None: requests may name none."""
+        self._device, self._steps, self._decode = device, Steps(device, version), decode
         self._sessions: dict[str, Running] = {}
         self._told: dict[str, np.ndarray] = {}  # of sessions, the tokens whose routes were told
         self._orders: list[tuple[Callable[[], None], asyncio.Future[None]]] = []
@@ -39,7 +42,7 @@ class LocalEngine:
     @property
     def capabilities(self) -> Capabilities:
         """What requests may ask for."""
-        return self._device.capabilities
+        return replace(self._device.capabilities, stop_strings=self._decode is not None)
 
     @property
     def sampled_tokens(self) -> int:
@@ -66,18 +69,19 @@ class LocalEngine:
 
         Raises ValueError where the turn does not fit, or asks for what the engine cannot do.
         """
-        self.capabilities.check(request.sampling, "the local engine")
+        self.capabilities.check_request(request, "the local engine")
         room, vocabulary = self._device.context, self._device.model.vocab_size
         if not len(request.ids) or request.max_tokens < 1 or len(request.ids) + request.max_tokens > room:
             raise ValueError(
                 f"a context of {len(request.ids)} tokens and a turn of {request.max_tokens} do not fit {room}; "
                 "give at least one of each, or raise agent.context_tokens"
             )
-        if not 0 <= min(request.ids) <= max(request.ids) < vocabulary:
-            raise ValueError(f"a context has ids outside 0 … {vocabulary - 1}, the model's vocabulary")
+        given = (*request.ids, *request.stop_ids)
+        if not 0 <= min(given) <= max(given) < vocabulary:
+            raise ValueError(f"a context or stop_ids have ids outside 0 … {vocabulary - 1}, the vocabulary")
         assert request.session not in self._sessions, f"two turns of session {request.session} at once"
         self._check()
-        turn = Running.of(request, asyncio.get_running_loop().create_future())
+        turn = Running.of(request, asyncio.get_running_loop().create_future(), self._decode)
         if self._device.record_routes and request.session in self._told:
             told = self._told[request.session]
             count = min(len(told), len(request.ids) - 1)

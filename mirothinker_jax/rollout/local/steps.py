@@ -237,6 +237,7 @@ class Steps:
                 sampling = turn.request.sampling
                 start.row[i] = turn.shard * device.rows + turn.row
                 start.last[i], start.budget[i] = block.count - 1, turn.left
+                start.stop_ids[i, : len(turn.request.stop_ids)] = turn.request.stop_ids
                 settings[i] = sampling, turn.request.seed
                 seen[i] = turn.context if sampling.repetition_penalty != 1 else None
         start = start._replace(settings=Settings.rows(settings), seen=device.seen(seen, count))
@@ -260,7 +261,6 @@ class Steps:
             count = int((decoded.tokens[i] >= 0).sum())
             if decoded.routes is not None:
                 _fill(lease.routes[lease.length // page :], lease.length % page, decoded.routes[i, :count])
-            lease.length += count  # a sampled token means that the one before it was fed
             ended += self._take(turn, decoded, i, count, work.version)
         for i, block in enumerate(work.blocks):
             if block is None or fed is None:
@@ -276,12 +276,15 @@ class Steps:
         self, turn: Running, sampled: Sampled, row: int, count: int, version: int
     ) -> list[tuple[Running, Turn]]:
         assert count, "a row that was not known to have ended samples something"
+        # The device may have gone on beyond a string that ends the turn: nothing of that is kept.
+        count, stop = turn.cut(sampled.tokens[row, :count].tolist(), self._device.end_ids)
         one = sampled.tokens[row, :count], sampled.logprobs[row, :count], sampled.raw_logprobs[row, :count]
         turn.take(*one, version)
+        _lease(turn).length = turn.known - 1  # a sampled token means that the one before it was fed
         self.sampled_tokens += count
-        complete = turn.tokens[-1] in self._device.end_ids
-        if complete or not turn.left:
-            result = turn.result(complete, self._limits.page)
+        complete = stop is None and turn.tokens[-1] in self._device.end_ids
+        if complete or stop is not None or not turn.left:
+            result = turn.result(complete, stop, self._limits.page)
             self._leave(turn)
             return [(turn, result)]
         if not self._device.config.deterministic:

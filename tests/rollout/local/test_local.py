@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 import tiny
-from turns import Episode, episodes, play, run
+from turns import Episode, episodes, play, run, text
 
 from mirothinker_jax.agent.policy import Capabilities, Request, Sampling, check_trainable
 from mirothinker_jax.config import ConfigError, RolloutConfig
@@ -126,6 +126,52 @@ def test_a_repetition_penalty_counts_the_whole_context(device):
     assert len(set(plain.turns[0].tokens) | set(range(20))) < 20 + len(plain.turns[0].tokens)
 
 
+@pytest.mark.parametrize("name", ["wide", "tight", "exact"])
+def test_a_turn_ends_at_its_requests_own_stops(device, trainer, name):
+    """At the first of its stop ids or strings, beside neighbours without any; the device may be ahead by then. What
+    follows is computed from what is left of the turn."""
+    prompt, plain = np.arange(11) % 7, []
+
+    def stops(i):
+        """Of the plain turn, from its middle on: a token, or what two of them say, beside what never comes."""
+        tokens, middle = plain[i].tokens, len(plain[i].tokens) // 2
+        if i % 3 == 0:
+            return {}
+        if i % 3 == 1:
+            return {"stop_ids": (tokens[middle],)}
+        return {"stop_strings": ("never", text(tokens[middle - 1 : middle + 1]))}
+
+    async def work(engine):
+        ask = lambda i, ids, most, **more: engine.generate(Request(str(i), ids, most, i, **more))  # noqa: E731
+        first = await asyncio.gather(*(ask(i, prompt[i:].tolist(), 24) for i in range(9)))
+        plain.extend(first)
+        cut = await asyncio.gather(*(ask(i, prompt[i:].tolist(), 24, **stops(i)) for i in range(9)))
+        contexts = [[*prompt[i:].tolist(), *turn.tokens, 3] for i, turn in enumerate(cut)]
+        return cut, contexts, await asyncio.gather(*(ask(i, ids, 5) for i, ids in enumerate(contexts)))
+
+    (cut, contexts, then), engine = run(device(name), work)
+    assert not engine._steps.busy
+    kinds = set()
+    for i, turn in enumerate(cut):
+        whole, own = plain[i].tokens, stops(i)
+        ends = [k + 1 for k, token in enumerate(whole) if token in own.get("stop_ids", ())]
+        ends += [
+            k for k in range(len(whole) + 1) for s in own.get("stop_strings", ()) if s in text(whole[:k])
+        ]
+        count = min(ends, default=len(whole))
+        assert turn.tokens == whole[:count], own
+        np.testing.assert_allclose(turn.logprobs, plain[i].logprobs[:count], atol=1e-5)
+        kinds.add((type(turn.stop), turn.complete))
+        assert turn.stop is None or turn.stop in own.get("stop_ids", ()) + own.get("stop_strings", ())
+    assert {(int, False), (str, False)} < kinds
+    rows = [
+        (np.asarray([*ids, *t.tokens]), np.arange(len(ids) + len(t.tokens)) >= len(ids))
+        for ids, t in zip(contexts, then, strict=True)
+    ]
+    for turn, expected in zip(then, trainer(rows), strict=True):
+        np.testing.assert_allclose(turn.raw_logprobs, expected, atol=1e-4)
+
+
 def test_new_parameters_in_the_middle_of_a_turn(device, trainer):
     """Tokens are kept, keys computed again; each token's log-prob is that of the version that sampled it."""
     wide, other = device("wide"), tiny.params(tiny.QWEN3, seed=1)
@@ -197,12 +243,21 @@ def test_an_engine_refuses_what_it_cannot_do():
         ValueError, match=r"^sampling\.top_k is 5, which this one cannot do; leave it at 0, or"
     ):
         few.check(Sampling(top_k=5), "this one")
+    one = Capabilities(stop_ids=1)
+    with pytest.raises(ValueError, match=r"^stop_ids are 2, and this one takes at most 1; name fewer$"):
+        one.check_request(Request("a", (1,), 1, stop_ids=(3, 4)), "this one")
+    with pytest.raises(ValueError, match=r"^stop_strings are \('x',\), which this one cannot look for"):
+        one.check_request(Request("a", (1,), 1, stop_ids=(3,), stop_strings=("x",)), "this one")
+    with pytest.raises(ValueError, match="stop_strings has an empty one"):
+        Request("a", (1,), 1, stop_strings=("x", ""))
 
 
 WRONG = {
     "too long": (Request("a", range(61), 4), r"context of 61 tokens and a turn of 4 do not fit 64; .*"),
     "empty": (Request("a", (), 4), "a context of 0 tokens"),
     "unknown": (Request("a", (64,), 4), r"ids outside 0 … 63"),
+    "unknown stop": (Request("a", (1,), 4, stop_ids=(64,)), r"ids outside 0 … 63"),
+    "too many stops": (Request("a", (1,), 4, stop_ids=tuple(range(9))), r"stop_ids are 9, .* at most 8"),
 }
 
 
