@@ -32,6 +32,9 @@ class WorldConfig:
     max_entities: int = 0  # 0: all
     attributes: tuple[str, ...] = ()  # what questions ask for (city, elevation, icao, capital, …); empty: all
     max_hops: int = 6  # deepest question
+    lines: int = (
+        0  # made-up relations beside the eight that facts give, for deep questions whose relations all differ
+    )
     heldout_fraction: float = 0.3  # of the entity neighbourhoods that no training question touches
     wrong_first_hit: float = 0.2  # chance that a search shows a wrong page first
     dead_link: float = 0.03  # share of pages whose link is dead (404); a mirror is found by search
@@ -50,6 +53,7 @@ class WorldConfig:
         check(self.slow_s >= 0, f"world.slow_s is {self.slow_s}; it must be ≥ 0")
         check(self.max_entities >= 0, f"world.max_entities is {self.max_entities}; 0 takes all")
         check(self.max_hops >= 0, f"world.max_hops is {self.max_hops}; it must be ≥ 0")
+        check(0 <= self.lines <= 64, f"world.lines is {self.lines}; give 0 … 64")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from mirothinker_jax.tools.spec import ToolCall
 from mirothinker_jax.world.entity import Entity
 from mirothinker_jax.world.environment import task
 from mirothinker_jax.world.facts import World, load_world
-from mirothinker_jax.world.questions import Question, make_questions
-from mirothinker_jax.world.walks import make_walks
+from mirothinker_jax.world.question import Question
+from mirothinker_jax.world.questions import make_questions
 
 SPLIT = "heldout"
 BUDGET_NOTE = "You may make at most {} calls."
@@ -42,12 +42,9 @@ class Questions:
         return make_questions(self.world, SPLIT, depths, c.study.questions, c.seed, self._attributes)
 
     def walks(self, hops: int) -> list[Question]:
-        """Of one depth: questions of the usual kind as far as the run knows them, deeper ones as walks."""
+        """Of one depth."""
         c = self._config
-        if hops <= c.world.max_hops:
-            return make_questions(self.world, SPLIT, (hops,), c.study.walks, c.seed, self._attributes)
-        attributes = self._attributes or tuple({q.attribute for q in self.usual})
-        return make_walks(self.world, SPLIT, hops, c.study.walks, c.seed, attributes)
+        return make_questions(self.world, SPLIT, (hops,), c.study.walks, c.seed, self._attributes)
 
     def way(self, question: Question) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The last parts of its pages' addresses, and what is read on each."""
@@ -58,7 +55,7 @@ class Questions:
         if steps == 0:
             return []
         wire, reads = WIRES[call_format], (*question.relations, question.attribute)
-        thoughts = Plan(question.start, reads).thoughts()
+        thoughts = Plan(question.start, reads, self._config.sft.expert_words).thoughts()
         said = [("search", ToolCall(*SEARCH, {"q": question.start}))]
         for page, wanted, thought in zip(question.path[:steps], reads, thoughts, strict=False):
             url = self.world.entities[page].url

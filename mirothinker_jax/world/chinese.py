@@ -1,12 +1,12 @@
 """The questions of questions.py in Chinese, over the same pages: what a policy makes of a language it was not taught.
 
 Titles stay as the pages have them. The names of relations and attributes are Chinese too, or, with `frame_only`, as the
-pages have them: then only the words around them are foreign.
+pages have them: then only the words around them are foreign. The names of lines (lines.py) are names.
 """
 
 from __future__ import annotations
 
-from mirothinker_jax.world.questions import Question
+from mirothinker_jax.world.question import Question
 
 WORDS = {
     "north": "向北",
@@ -39,7 +39,7 @@ def in_chinese(question: Question, frame_only: bool = False) -> str:
     """
 
     def word(name: str) -> str:
-        return name if frame_only else WORDS[name]
+        return name if frame_only else WORDS.get(name, name)
 
     if not question.relations:
         return f"查找{question.start}的{word(question.attribute)}。"

@@ -13,7 +13,8 @@ from mirothinker_jax.config import WorldConfig
 from mirothinker_jax.tasks.types import Grader, Task
 from mirothinker_jax.tools.spec import Tool
 from mirothinker_jax.world.facts import World, load_world
-from mirothinker_jax.world.questions import Question, make_questions
+from mirothinker_jax.world.question import Question
+from mirothinker_jax.world.questions import make_questions
 
 
 class WorldEnvironment:

@@ -6,6 +6,7 @@ question touches is touched by a held-out one.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from mirothinker_jax.config import WorldConfig, check
 from mirothinker_jax.world import airports, countries
 from mirothinker_jax.world.entity import Entity
+from mirothinker_jax.world.lines import line_links
 
 SOURCES = {airports.KIND: airports, countries.KIND: countries}
 SPLITS = ("train", "heldout")
@@ -48,12 +50,14 @@ def load_world(settings: WorldConfig, seed: int) -> World:
     entities: dict[str, Entity] = {}
     neighbourhood: dict[str, str] = {}
     for name in kept:
-        for entity in SOURCES[name.split("/")[0]].build(groups[name]):
+        built = SOURCES[name.split("/")[0]].build(groups[name])
+        lines = line_links([entity.id for entity in built], settings.lines, seed)
+        for entity in built:
             check(
                 entity.id not in entities,
                 f"world.sources {settings.sources}: two entities share the id {entity.id!r}",
             )
-            entities[entity.id] = entity
+            entities[entity.id] = dataclasses.replace(entity, links={**entity.links, **lines[entity.id]})
             neighbourhood[entity.id] = name
     split = _split({name: sizes[name] for name in kept}, settings.heldout_fraction, seed)
     return World(entities, neighbourhood, split)

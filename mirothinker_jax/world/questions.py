@@ -4,37 +4,24 @@ Worked example, two hops: "Find the city: go west higher from KTM." means: open 
 page that "west" leads to, from there the one that "higher" leads to, and read "city". The relations of a
 question differ from each other and its path visits no page twice. A question that some of its relations
 answer without the others ("go west from KTM" ends at the same city) is rejected: it would reward an agent
-for skipping steps, and its depth would not be what it says.
+for skipping steps, and its depth would not be what it says. Deeper questions than `PLAIN_HOPS` cannot be like that, and
+are walks (walks.py).
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 from mirothinker_jax.config import check
 from mirothinker_jax.tasks.rules import is_correct
 from mirothinker_jax.world.entity import Entity
 from mirothinker_jax.world.facts import SOURCES, SPLITS, World
+from mirothinker_jax.world.question import Question, ask
+from mirothinker_jax.world.walks import PLAIN_HOPS, draw_walk
 
 _TRIES_PER_ENTITY = 50  # random walks in a row without a new question: the world is too small
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question with its reference answer and the route that leads there."""
-
-    id: str
-    text: str
-    answer: str
-    hops: int
-    split: str
-    start: str  # title of the page to begin at
-    path: tuple[str, ...]  # entity ids, from the start to the one that is asked about
-    relations: tuple[str, ...]  # one per hop
-    attribute: str
 
 
 def make_questions(
@@ -78,7 +65,9 @@ def make_questions(
 def _draw(
     world: World, rng: random.Random, start: Entity, hops: int, split: str, attributes: Sequence[str]
 ) -> Question | None:
-    """A random walk from `start`; None where it runs into a dead end or the answer is given away."""
+    """A random question from `start`; None where it runs into a dead end or the answer is given away."""
+    if hops > PLAIN_HOPS:
+        return draw_walk(world, rng, start, hops, split, attributes or SOURCES[start.kind].ATTRIBUTES)
     path, relations = [start], []
     while len(relations) < hops:
         visited = {e.id for e in path}
@@ -96,18 +85,8 @@ def _draw(
     answer = path[-1].facts[attribute]
     if any(is_correct(answer, e.facts.get(attribute)) for e in _shortcuts(world, start, relations)):
         return None
-    route = f"go {' '.join(relations)} from" if relations else "look up"
-    return Question(
-        id="-".join([split, start.id, *relations, attribute]).replace(" ", "_"),
-        text=f"Find the {attribute}: {route} {start.title}.",
-        answer=answer,
-        hops=hops,
-        split=split,
-        start=start.title,
-        path=tuple(e.id for e in path),
-        relations=tuple(relations),
-        attribute=attribute,
-    )
+    name = "-".join([split, start.id, *relations, attribute]).replace(" ", "_")
+    return ask(name, split, path, relations, attribute)
 
 
 def _shortcuts(world: World, start: Entity, relations: Sequence[str]) -> Iterator[Entity]:

@@ -126,7 +126,12 @@ def test_one_process_goes_on_from_the_checkpoint_of_two(folder, alone):
 @pytest.mark.slow
 def test_rollouts_of_two_processes_are_repeated_from_the_record_and_completed(folder):
     # What is sampled again is compared bit by bit, and what runs beside it comes by time: hence deterministic.
-    settings = ("stages=sft,grpo", "evaluation.questions=2", "evaluation.budgets=1", "rollout.deterministic=True")
+    settings = (
+        "stages=sft,grpo",
+        "evaluation.questions=2",
+        "evaluation.budgets=1",
+        "rollout.deterministic=True",
+    )
     command = [f"--config.{setting}" for setting in settings]
     smoke = ROOT / "configs" / "toy" / "smoke.py"
     finish(launch(folder, "rollouts", 2, 1, *command, config=smoke))
