@@ -12,6 +12,7 @@ from mirothinker_jax.rollout.local.driver import LocalEngine
 
 TRAINING = Sampling()
 LETTERS = [chr(33 + i) for i in range(tiny.VOCAB)]  # the text of each token
+STEPS = (Device._feed, Device._decode, Device._copy, Device._take, Device._put)
 _sessions = itertools.count()
 
 
@@ -70,7 +71,7 @@ def text(ids):
 
 def run(device, work, version=0):
     """What `work(engine)` gives, and the engine, which compiles nothing meanwhile."""
-    shapes = lambda: [f._cache_size() for f in (Device._feed, Device._decode, Device._copy)]  # noqa: E731
+    shapes = lambda: [f._cache_size() for f in STEPS]  # noqa: E731
 
     async def inside():
         async with LocalEngine(device, version, text) as engine:

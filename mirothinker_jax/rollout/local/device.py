@@ -1,8 +1,9 @@
-"""The device side of the local engine: pages, rows, and the three functions that touch them.
+"""The device side of the local engine: pages, rows, and the functions that touch them.
 
 A row is a turn that is being sampled: its pending token, sampled but not fed, its length, its settings, all of which
 stay on the device, so that the next step can be sent before the tokens of the last one are read. `feed` writes blocks
-of contexts and begins rows; `decode` samples several tokens in chosen rows; `copy` copies pages.
+of contexts and begins rows; `decode` samples several tokens in chosen rows; `copy` copies pages, and `carry_out` and
+`carry_in` carry them to the host's memory and back.
 
 Every function is compiled for a few numbers of rows when the parameters come, and for no other afterwards. On several
 devices each has pages and rows of its own, and arguments are those of the devices one after the other.
@@ -38,6 +39,7 @@ from mirothinker_jax.rollout.local.weights import place
 from mirothinker_jax.rollout.sampling import Settings, sample, uniforms
 
 COPIES = 16  # pages copied at once, on each device
+CARRIED = 4  # pages carried to or from the host at once, of each device
 STOP_IDS = 8  # of a request, beside the model's own
 
 
@@ -105,6 +107,16 @@ class Device:
                 f"config.rollout.pages gives {self.pages} pages of {config.page_tokens} tokens to a device, which do "
                 f"not hold one context of {context_tokens}; give {whole * self.shards} or more"
             )
+        c = model.config
+        page_bytes = (
+            2 * c.layers * config.page_tokens * c.kv_heads * c.head_dim * jnp.dtype(c.compute_dtype).itemsize
+        )
+        self.host_pages = int(config.host_gib * 2**30 / page_bytes) // self.shards
+        if config.host_gib and not self.host_pages:
+            raise ConfigError(
+                f"config.rollout.host_gib is {config.host_gib}, less than a page of {page_bytes} bytes for each of "
+                f"{self.shards} devices; give 0 for none, or {page_bytes * self.shards / 2**30:.3g} or more"
+            )
         self.rows = config.slots // self.shards
         one = config.deterministic
         self.decode_rows = buckets(self.rows, () if one else (2, 4, 8))
@@ -171,6 +183,34 @@ class Device:
             with jax.set_mesh(self.model.mesh):
                 self._pools = self._copy(self._pools, source, target)
 
+    def carry_out(self, pages: Sequence[Sequence[int]]) -> list[jax.Array]:
+        """Starts to carry pages of each device to the host: their contents, [layers · parts, shards · CARRIED, …], in
+        batches of CARRIED pages of each."""
+        contents = []
+        for first in range(0, max(map(len, pages)), CARRIED):
+            table = np.zeros((self.shards, CARRIED), np.int32)
+            for shard, part in enumerate(pages):
+                batch = part[first : first + CARRIED]
+                table[shard, : len(batch)] = batch
+            with jax.set_mesh(self.model.mesh):
+                contents.append(self._take(self._pools, table.reshape(-1)))
+            contents[-1].copy_to_host_async()
+        return contents
+
+    def carry_in(self, pages: Sequence[Sequence[tuple[int, np.ndarray]]]) -> None:
+        """Writes pages of each device: (page, content [layers · parts, …])."""
+        for first in range(0, max(map(len, pages)), CARRIED):
+            table = np.full((self.shards, CARRIED), -1, np.int32)
+            some = next(part[0][1] for part in pages if part)
+            contents = np.zeros((len(some), self.shards * CARRIED, *some.shape[1:]), some.dtype)
+            for shard, part in enumerate(pages):
+                for i, (page, content) in enumerate(part[first : first + CARRIED]):
+                    table[shard, i] = page
+                    contents[:, shard * CARRIED + i] = content
+            layout = NamedSharding(self.model.mesh, self._kernels.contents)
+            with jax.set_mesh(self.model.mesh):
+                self._pools = self._put(self._pools, table.reshape(-1), jax.device_put(contents, layout))
+
     def seen(self, contexts: Sequence[np.ndarray | None], rows: int) -> jax.Array:
         """The tokens of contexts as bits, for `Start`; None: nobody asks. All None: an array that is there already."""
         if all(ids is None for ids in contexts):
@@ -196,6 +236,9 @@ class Device:
         for n in (size * self.shards for size in self.decode_rows):
             self.decode(np.full(n, self.config.slots, np.int32), self.table(n))
         self.copy([[(0, 0)]] * self.shards)
+        if self.host_pages:
+            (contents,) = self.carry_out([[0]] * self.shards)
+            self.carry_in([[(0, np.asarray(contents)[:, 0])]] * self.shards)
 
     def table(self, rows: int) -> np.ndarray:
         """Page numbers of rows that have none, int32 [rows, columns]."""
@@ -314,3 +357,13 @@ class Device:
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
     def _copy(self, pools, source, target) -> Any:
         return self._kernels.copy(pools, source, target)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _take(self, pools, pages) -> jax.Array:
+        contents = self._kernels.take(pools, pages)
+        layout = NamedSharding(self.model.mesh, self._kernels.contents)
+        return jax.lax.with_sharding_constraint(contents, layout)
+
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def _put(self, pools, pages, contents) -> Any:
+        return self._kernels.put(pools, pages, contents)

@@ -54,6 +54,11 @@ class LocalEngine:
         """Tokens of contexts that were computed, again where their pages had to go."""
         return self._steps.fed_tokens
 
+    @property
+    def restored_tokens(self) -> int:
+        """At most so many came back from the host's memory instead of being computed."""
+        return self._steps.restored_pages * self._device.config.page_tokens
+
     async def __aenter__(self) -> LocalEngine:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._driver = asyncio.create_task(self._drive())

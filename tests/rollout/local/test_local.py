@@ -45,15 +45,17 @@ def test_turns_end_by_any_end_token_or_by_their_limit(played):
     assert {(63, False), (17, False), (None, True)} <= kinds
 
 
-@pytest.mark.parametrize("name", ["tight", "narrow", "mesh"])
+@pytest.mark.parametrize("name", ["tight", "tight, host", "narrow", "mesh"])
 def test_what_is_sampled_does_not_depend_on_pages_blocks_or_neighbours(played, device, trainer, name):
-    """Where contexts push one another out, one by one and token by token, and on a mesh of eight devices."""
+    """Where contexts push one another out, for good or to the host, one by one and token by token, and on a mesh of
+    eight devices."""
     again, engine = play(device(name), [Episode(e.seed, e.feeds) for e in played])
     for episode, other in zip(played, again, strict=True):
         assert [t.tokens for t in other.turns] == [t.tokens for t in episode.turns]
         np.testing.assert_allclose(other.logprobs, episode.logprobs, atol=1e-5)
     close(again, trainer)
-    if name == "tight":
+    assert (engine.restored_tokens > 0) == (name in ("tight, host", "mesh"))
+    if name.startswith("tight"):
         assert engine._steps.preemptions > 0
         assert engine._steps._pages[0].available == 16
 
@@ -90,12 +92,32 @@ def test_an_edited_context_feeds_what_follows_the_edit(device):
         np.testing.assert_allclose(fresh.logprobs, turn.logprobs, atol=1e-5)
 
 
-def test_deterministic_turns_are_equal_bit_for_bit(device, trainer):
+def test_pages_that_come_back_are_not_computed_again(device):
+    """Conversations in turns, on pages for one of them."""
+    prompts = np.arange(120).reshape(4, 30) % 17
+
+    async def in_turns(engine):
+        said = [[int(t) for t in prompt] for prompt in prompts]
+        for _ in range(3):
+            for i, ids in enumerate(said):
+                turn = await engine.generate(Request(str(i), tuple(ids), 5, seed=i))
+                ids += [*turn.tokens, 1, 2]
+        return said
+
+    (plain, without), (back, engine) = (run(device(name), in_turns) for name in ("tight", "tight, host"))
+    assert back == plain
+    new = sum(map(len, back)) - engine.sampled_tokens
+    assert without.prefilled_tokens > 2 * new and engine.prefilled_tokens <= 1.2 * new
+    assert engine.restored_tokens + engine.prefilled_tokens >= without.prefilled_tokens
+
+
+@pytest.mark.parametrize("name", ["exact", "exact, host"])
+def test_deterministic_turns_are_equal_bit_for_bit(device, trainer, name):
     """Alone, and beside others that take their pages away."""
-    exact, prompt = device("exact"), np.arange(13) % 7
+    exact, prompt = device(name), np.arange(13) % 7
     mixed = [Episode(i, [(prompt if i % 2 else prompt[i:], 24), (np.arange(2 + i), 15)]) for i in range(7)]
     together, engine = play(exact, mixed)
-    assert engine._steps.preemptions > 0
+    assert engine._steps.preemptions > 0 and (engine.restored_tokens > 0) == (name == "exact, host")
     close(together, trainer)
     for episode in together:
         (alone,), _ = play(exact, [Episode(episode.seed, episode.feeds)])
@@ -219,7 +241,8 @@ def test_every_token_has_its_routes(device):
     """Also those that another member of the group computed, and those of a page that was copied."""
     prompt = np.arange(21) % 9
     group = [Episode(seed, [(prompt, 5), (np.arange(3 + seed), 5), (np.arange(2), 3)]) for seed in range(6)]
-    play(device("experts"), group)
+    engine = play(device("experts"), group)[1]
+    assert engine.restored_tokens > 0
     alone = [play(device("experts"), [Episode(e.seed, e.feeds)])[0][0] for e in group]
     for episode, other in zip(group, alone, strict=True):
         routes, expected = (np.concatenate([t.routes for t in e.turns]) for e in (episode, other))
