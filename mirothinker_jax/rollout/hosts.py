@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -123,7 +124,7 @@ class RemoteHost:
         """Raises ConfigError where a server cannot be used, OutageError where none takes the parameters."""
         if self._engine is None:
             self._engine = await self._make_engine().__aenter__()
-        publication = self._weights.publish(params, version)
+        publication = await asyncio.to_thread(self._weights.publish, params, version)
         first = jax.process_index() == 0
         try:
             if first:

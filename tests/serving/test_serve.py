@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -109,16 +110,25 @@ def test_weights_in_the_middle_of_a_turn_are_told_token_by_token(running, spec, 
     np.testing.assert_allclose(after.logprobs, trainer(params[1], (*prompt, *after.tokens), 3), atol=1e-4)
 
 
-def test_a_collectors_host_gives_servers_every_policy(running, spec, params, trainer, weights_dir):
+def test_a_collectors_host_gives_servers_every_policy(
+    monkeypatch, running, spec, params, trainer, weights_dir
+):
     """Also where two policies have one number, as the first of two stages have."""
     settings, prompt = RemoteSettings((running.url,), timeout_s=60), (72, 105)
 
     async def run():
-        weights = WeightsFolder(weights_dir, spec)
+        weights, go, publish = WeightsFolder(weights_dir, spec), threading.Event(), WeightsFolder.publish
+        monkeypatch.setattr(WeightsFolder, "publish", lambda *given: go.wait(30) and publish(*given))
         host = RemoteHost(lambda: RemoteEngine(settings, (IM_END,), weights.publish), weights)
         turns = []
         for number, weights_now in ((3, params[0]), (3, params[1])):
-            await host.load(weights_now, number)
+            go.clear()
+            loading = asyncio.create_task(host.load(weights_now, number))
+            while host._engine is None:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            go.set()  # writing waits for the event loop, and never the other way round
+            await loading
             async with host.open() as engine:
                 turns.append(await engine.generate(Request("same", prompt, 6, 1)))
             host.unload()

@@ -36,7 +36,8 @@ class LocalEngine:
         self._device, self._steps, self._decode = device, Steps(device, version), decode
         self._sessions: dict[str, Running] = {}
         self._told: dict[str, np.ndarray] = {}  # of sessions, the tokens whose routes were told
-        self._orders: list[tuple[Callable[[], None], asyncio.Future[None]]] = []
+        # (in the thread, on the loop after it, who waits for both), between two steps.
+        self._orders: list[tuple[Callable[[], None], Callable[[], None], asyncio.Future[None]]] = []
         self._work = asyncio.Event()
 
     @property
@@ -115,25 +116,17 @@ class LocalEngine:
         """Samples with other parameters from the next step on. Turns at work keep their tokens; all contexts are
         computed again."""
 
-        def order() -> None:
-            self._device.load(params)
-            self._steps.publish(version)
-
-        await self._at_a_boundary(order)
+        await self._at_a_boundary(lambda: self._device.load(params), lambda: self._steps.publish(version))
 
     async def release(self) -> None:
         """Gives the device's memory back, parameters and pages, until `publish`. Turns at work wait."""
 
-        def order() -> None:
-            self._steps.clear()
-            self._device.unload()
+        await self._at_a_boundary(self._device.unload, self._steps.clear)
 
-        await self._at_a_boundary(order)
-
-    async def _at_a_boundary(self, order: Callable[[], None]) -> None:
+    async def _at_a_boundary(self, work: Callable[[], None], then: Callable[[], None]) -> None:
         self._check()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._orders.append((order, future))
+        self._orders.append((work, then, future))
         self._work.set()
         await future
 
@@ -156,14 +149,15 @@ class LocalEngine:
 
         try:
             while True:
-                if self._orders:
+                while self._orders:
                     await finish(unread)
                     unread = None
-                    for order, future in self._orders:
-                        order()
-                        if not future.done():
-                            future.set_result(None)
-                    self._orders.clear()
+                    work, then, future = self._orders[0]
+                    await call(work)
+                    then()
+                    del self._orders[0]
+                    if not future.done():
+                        future.set_result(None)
                 ready = self._steps.busy and self._device.loaded
                 if not ready and unread is None:
                     self._work.clear()
@@ -175,7 +169,7 @@ class LocalEngine:
                 unread = sent
                 await asyncio.sleep(0)  # let finished turns start their tool calls
         except Exception as error:
-            for future in [turn.done for turn in self._steps.turns] + [future for _, future in self._orders]:
+            for future in [turn.done for turn in self._steps.turns] + [future for *_, future in self._orders]:
                 if not future.done():
                     future.set_exception(error)
             raise
