@@ -1,10 +1,58 @@
-"""What the benchmarks share beside their results: options that teach, and a process's highest resident memory."""
+"""What the benchmarks share beside their results: options that teach, systems in processes of their own, and the most
+memory of a process."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+
+
+class Process:
+    """A system in a process of its own, which answers each line it is sent by one of JSON. `about` is its first."""
+
+    def __init__(self, python: str, script: Path, argument: str, threads: int):
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"}
+        self._process = subprocess.Popen(
+            [python, str(script), argument],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+        self._name = script.stem
+        self.about = self._answer()
+
+    def ask(self, line: str) -> dict[str, Any]:
+        """What it says to the line, once it has done what that asks for."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self._name}: ended with {self._process.wait()}; its error is above")
+        return json.loads(line)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def interpreter(*modules: str) -> str | None:
+    """The running interpreter, if it has these modules."""
+    return sys.executable if all(importlib.util.find_spec(m) for m in modules) else None
 
 
 class Options(argparse.ArgumentParser):

@@ -22,17 +22,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import importlib.util
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring import Options
+from measuring import Options, Process, interpreter
 from results import device, finish, table
 from sft_systems.work import Setting, write_work
 
@@ -44,23 +41,12 @@ AGREE = 1e-4  # nats
 class System:
     """A system's process, asked for steps."""
 
-    def __init__(self, name: str, python: str, folder: str, threads: int):
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"}
-        self._process = subprocess.Popen(
-            [python, str(SYSTEMS / f"{name}.py"), folder],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
-        self.name, self.seconds, self.cpu_seconds, self.peak_bytes = name, [], [], 0
-        self.about = self._answer()
+    def __init__(self, name: str, process: Process):
+        self.name, self._process, self.about = name, process, process.about
+        self.seconds, self.cpu_seconds, self.peak_bytes = [], [], 0
 
     def steps(self, count: int) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{count}\n")
-        self._process.stdin.flush()
-        answer = self._answer()
+        answer = self._process.ask(str(count))
         self.peak_bytes = answer["peak_bytes"]
         return answer
 
@@ -68,17 +54,6 @@ class System:
         answer = self.steps(count)
         self.seconds += answer["seconds"]
         self.cpu_seconds += answer["cpu_seconds"]
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name}: ended with {self._process.wait()}; its error is above")
-        return json.loads(line)
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
     def figures(self) -> dict[str, Any]:
         return {
@@ -100,8 +75,8 @@ def main() -> None:
     setting = Setting(**{name: value for name, value in vars(options).items() if name in shape})
     pythons = {
         "ours": sys.executable,
-        "with_transformers": options.transformers_python or here("torch", "transformers"),
-        "with_tunix": options.tunix_python or here("tunix"),
+        "with_transformers": options.transformers_python or interpreter("torch", "transformers"),
+        "with_tunix": options.tunix_python or interpreter("tunix"),
     }
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         parameters = write_work(Path(folder), setting)
@@ -111,8 +86,8 @@ def main() -> None:
                 print(f"{name}: left out, not installed here (--{name.removeprefix('with_')}-python)")
                 continue
             print(f"{name}: compiling", flush=True)
-            system = System(name, python, folder, options.threads)
-            stack.callback(system.close)
+            process = Process(python, SYSTEMS / f"{name}.py", folder, options.threads)
+            system = System(name, stack.enter_context(process))
             systems.append(system)
             check(system.name, system.steps(WARMUP_STEPS)["losses"], systems[0])
         for block in range(options.blocks):
@@ -129,11 +104,6 @@ def check(name: str, losses: list[float], first: System) -> None:
     worst = max(abs(a - b) for a, b in zip(losses, first.about["first_losses"], strict=True))
     if not worst <= AGREE:
         raise SystemExit(f"{name}: losses {losses} differ from ours by {worst:.1e}, more than {AGREE}")
-
-
-def here(*modules: str) -> str | None:
-    """The running interpreter, if it has these modules."""
-    return sys.executable if all(importlib.util.find_spec(m) for m in modules) else None
 
 
 def report(setting: Setting, parameters: int, found: dict[str, dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from mirothinker_jax.config_agent import PRESETS, AgentConfig
+from mirothinker_jax.config_agent import PRESETS, SAMPLING, AgentConfig
 from mirothinker_jax.config_episodes import EvalConfig, RolloutConfig, StudyConfig, ToolsConfig, WorldConfig
 from mirothinker_jax.config_model import EXECUTION as EXECUTION
 from mirothinker_jax.config_model import LORA_TARGETS as LORA_TARGETS
@@ -29,10 +29,10 @@ from mirothinker_jax.config_objectives import GRPOConfig as GRPOConfig
 from mirothinker_jax.config_tasks import TasksConfig as TasksConfig
 from mirothinker_jax.config_training import OptimizerConfig as OptimizerConfig
 from mirothinker_jax.config_training import TrainingConfig as TrainingConfig
+from mirothinker_jax.config_tree import UNSET, one_of
 from mirothinker_jax.config_tree import ConfigError as ConfigError
 from mirothinker_jax.config_tree import build as build
 from mirothinker_jax.config_tree import check as check
-from mirothinker_jax.config_tree import one_of
 
 MESH_AXES = ("data", "fsdp", "context", "tensor", "expert")
 STAGES = ("sft", "dpo", "grpo")
@@ -45,6 +45,20 @@ CHAT_TEMPLATES = (
     "qwen3-instruct-2507",
     "qwen3-thinking-2507",
 )  # data/templates.py
+
+# Beginnings of the keys that may change when a run or an evaluation goes on: where services are, how often
+# and how fast they are asked, what is written down, and how the same numbers are computed. A judge and an extractor
+# are known by their names.
+FREE_SETTINGS = (
+    *("model.remat", "model.ffn_tokens", "model.context.", "world.port"),
+    *("tools.deadline_s", "tools.concurrency", "tools.tool_concurrency", "tools.tool_rates", "tools.retries"),
+    *("tools.breaker_", "tools.record", "tools.unsafe_sandbox", "tools.sandboxes", "tools.sandbox_cgroup"),
+    *("tools.search_key_env", "tools.reader_key_env", "tools.extractor_key_env", "tools.sandbox_key_env"),
+    *("tools.extractor_url", "tasks.judge_url", "tasks.judge_key_env", "tasks.judge_cache_file"),
+    *("tasks.judge_concurrency", "tasks.judge_retries", "tasks.judge_timeout_s", "tasks.judge_deadline_s"),
+    *("tasks.judge_max_", "tasks.judge_input_price", "tasks.judge_output_price"),
+    *("tasks.grader_timeout_s", "tasks.tries", "tasks.broken_share"),
+)
 
 
 @dataclass(frozen=True)
@@ -182,6 +196,9 @@ class Config:
     study: StudyConfig = field(default_factory=StudyConfig)
 
     def __post_init__(self):
+        sampling = SAMPLING[self.agent.preset].items()
+        unset = {key: value for key, value in sampling if getattr(self.evaluation, key) is UNSET}
+        object.__setattr__(self, "evaluation", dataclasses.replace(self.evaluation, **unset))
         check(bool(self.run_dir.strip()), "run_dir is empty; give a folder, or . for this one")
         check(0 <= self.seed < 2**31, f"seed is {self.seed}; give 0 ≤ seed < 2³¹")
         for stage in self.stages:
@@ -269,5 +286,7 @@ def default() -> Any:
     from ml_collections import ConfigDict
 
     values = dataclasses.asdict(Config())
-    values["agent"] |= dict.fromkeys(PRESETS[""])  # not given, so that a preset decides
+    # Not given, so that a preset decides.
+    values["agent"] |= dict.fromkeys(PRESETS[""])
+    values["evaluation"] |= dict.fromkeys(SAMPLING[""])
     return ConfigDict(values).lock()

@@ -1,20 +1,20 @@
 """The settings of the agent loop, and its presets.
 
-A preset gives every setting that nobody gave. So the fields that it has a say in are UNSET by default, and resolved
-when the dataclass is made: whoever reads `config.agent.max_calls` has a number. A setting that was given wins.
+A preset gives every setting that nobody gave, of the loop and of sampling. So the fields that it has a say in are UNSET
+by default, and resolved when the dataclass is made (those of sampling, when Config is): whoever reads
+`config.agent.max_calls` has a number. A setting that was given wins.
 
 Not safe: `dataclasses.replace(agent, preset=…)` changes nothing else, as it hands on what was resolved before.
 """
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mirothinker_jax.config_tree import check, one_of
-
-UNSET: Any = None  # of any type: the preset's value takes its place
+from mirothinker_jax.config_tree import UNSET, check, one_of
 
 _ALONE: Mapping[str, Any] = {
     "max_calls": 16,
@@ -46,6 +46,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "v1.7": {**_RELEASED, "max_calls": 300, "restart_with": "nothing"},
     "react": {**_LONG, "max_calls": 20},
     "none": {**_LONG, "max_calls": 0},
+}
+# What asking and evaluating sample with under each (EvalConfig); published for the releases.
+_PLAIN_SAMPLING: Mapping[str, float] = {"temperature": 1.0, "top_p": 0.95, "repetition_penalty": 1.0}
+_RELEASED_SAMPLING: Mapping[str, float] = {**_PLAIN_SAMPLING, "repetition_penalty": 1.05}
+SAMPLING: Mapping[str, Mapping[str, float]] = {
+    name: _RELEASED_SAMPLING if name.startswith("v") else _PLAIN_SAMPLING for name in PRESETS
 }
 
 
@@ -86,6 +92,9 @@ class AgentConfig:
     # again and never judged.
     outage_calls: int = 5
     system_prompt_file: str = ""  # empty: the built-in template
+    # What $date becomes in that file, as YYYY-MM-DD. Empty: the day (by UTC) on which a run or an evaluation began, and
+    # which it keeps however often it goes on; where a question is asked, today.
+    date: str = ""
     # What asks for the final answer, and may hold $question; empty: the built-in one. A released model wants the words
     # that it was trained with.
     final_prompt_file: str = ""
@@ -122,6 +131,7 @@ class AgentConfig:
         one_of("agent.overflow", self.overflow, ("reserve", "drop"))
         one_of("agent.final_answer", self.final_answer, ("forced", "always"))
         one_of("agent.restart_with", self.restart_with, ("summary", "nothing"))
+        check(not self.date or _is_day(self.date), f"agent.date is {self.date!r}; write a day as YYYY-MM-DD")
         check(self.outage_calls >= 1, f"agent.outage_calls is {self.outage_calls}; it must be ≥ 1")
 
     def context_edits(self) -> list[str]:
@@ -138,3 +148,10 @@ class AgentConfig:
             f"agent.{key}={getattr(self, key)}" for key in ("rollbacks", "restarts") if getattr(self, key)
         ]
         return edits
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mirothinker_jax.config_tree import check, check_address, one_of
+from mirothinker_jax.config_tree import UNSET, check, check_address, one_of
 
 # The tools that this package has.
 SANDBOX_TOOLS = (
@@ -32,9 +32,8 @@ class WorldConfig:
     max_entities: int = 0  # 0: all
     attributes: tuple[str, ...] = ()  # what questions ask for (city, elevation, icao, capital, …); empty: all
     max_hops: int = 6  # deepest question
-    lines: int = (
-        0  # made-up relations beside the eight that facts give, for deep questions whose relations all differ
-    )
+    # made-up relations beside the eight that facts give, for deep questions whose relations all differ
+    lines: int = 0
     heldout_fraction: float = 0.3  # of the entity neighbourhoods that no training question touches
     wrong_first_hit: float = 0.2  # chance that a search shows a wrong page first
     dead_link: float = 0.03  # share of pages whose link is dead (404); a mirror is found by search
@@ -285,8 +284,12 @@ class EvalConfig:
 
     questions: int = 300  # held-out questions per stage; 0: no evaluation
     budgets: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32)  # allowed calls at which the scaling curve is measured
-    temperature: float = 1.0  # of sampling; 0: greedy
-    top_p: float = 0.95  # nucleus sampling; 1: off
+    # Of sampling, where nothing is trained on what is sampled: stages' evaluations, asking and evaluating. agent.preset
+    # has a say in all three. temperature 0: greedy. [1.0]
+    temperature: float = UNSET
+    top_p: float = UNSET  # nucleus sampling; 1: off [0.95]
+    # Divides the logits of what the context holds already, as vLLM does; 1: off. MiroThinker's releases: 1.05. [1.0]
+    repetition_penalty: float = UNSET
 
     def __post_init__(self):
         check(self.questions >= 0, f"evaluation.questions is {self.questions}; it must be ≥ 0")
@@ -295,8 +298,13 @@ class EvalConfig:
             "evaluation.budgets is empty; give calls, or evaluation.questions=0 for no evaluation",
         )
         check(all(b >= 0 for b in self.budgets), f"evaluation.budgets is {self.budgets}; give calls ≥ 0")
-        check(self.temperature >= 0, f"evaluation.temperature is {self.temperature}; 0 is greedy")
-        check(0 < self.top_p <= 1, f"evaluation.top_p is {self.top_p}; give 0 < x ≤ 1")
+        for key, good, allowed in (
+            ("temperature", lambda x: x >= 0, "0 is greedy"),
+            ("top_p", lambda x: 0 < x <= 1, "give 0 < x ≤ 1"),
+            ("repetition_penalty", lambda x: x > 0, "it must be > 0; 1 is off"),
+        ):
+            value = getattr(self, key)
+            check(value is UNSET or good(value), f"evaluation.{key} is {value}; {allowed}")
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,9 @@ _SERVICE_URL = re.compile(
 )
 
 
+UNSET: Any = None  # of any type: a preset's value takes its place
+
+
 class ConfigError(ValueError):
     """A setting that cannot work. The message is one line: the key, what is wrong, the way out."""
 

@@ -84,6 +84,7 @@ def _study(config: Config, train: bool) -> int:
     try:
         if inputs is not None:
             run(config, inputs)
+            config = read_run(Path(config.run_dir), config)  # with the day that the run began on
         summary = study(config, Path(config.run_dir))
     except OutageError as error:
         return _refuse(error, OUTAGE)

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "flags": {"config", "config_tree", "config_file"},
     "types": set(),
     "tasks": {
-        *("config", "config_tree", "checked_lines", "tools.spec", "tools.client"),
+        *("config", "config_tree", "checked_lines", "tools.spec", "tools.client", "tools.chat_api"),
         *("data.record_files", "data.paths", "data.strict_json"),
     },
     "tools": {"config", "config_tree", "checked_lines"},

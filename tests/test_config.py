@@ -41,6 +41,11 @@ def test_every_key_says_what_it_means():
     assert [key.name for key in keys(Config) if not key.meaning] == []
 
 
+def test_what_may_change_names_keys():
+    names = [key.name for key in keys(Config)]
+    assert [free for free in config.FREE_SETTINGS if not any(name.startswith(free) for name in names)] == []
+
+
 def test_file_and_overrides(good):
     argv = ["--config", good, "--config.run_dir=runs/a=b", "--config.stages", "sft,dpo"]
     argv += [
@@ -275,7 +280,11 @@ def test_a_setting_beside_a_preset_wins(good):
     """Also one that has the value that it would have without the preset, and one from the file."""
     argv = ["--config", good, "--config.agent.preset=v1.5", "--config.agent.turn_tokens=64"]
     argv += ["--config.agent.max_calls=16", "--config.agent.fallback=false"]
-    agent = flags.parse(argv).agent
+    argv += ["--config.evaluation.top_p=0.95", "--config.evaluation.temperature=0"]
+    config = flags.parse(argv)
+    agent, sampling = config.agent, config.evaluation
+    assert (sampling.temperature, sampling.top_p, sampling.repetition_penalty) == (0.0, 0.95, 1.05)
+    assert Config().evaluation.repetition_penalty == 1.0 and build(Config, to_plain(config)) == config
     assert (agent.max_calls, agent.fallback) == (16, False)
     assert (agent.context_tokens, agent.turn_tokens) == (2048, 64)
     assert (agent.keep_results, agent.final_answer) == (5, "always")

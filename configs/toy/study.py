@@ -10,16 +10,13 @@ show twelve. Each thought repeats two words of the route, so that a long way sta
 import runpy
 from pathlib import Path
 
-from mirothinker_jax.world.lines import NAMES
-
 
 def get_config():
     c = runpy.run_path(str(Path(__file__).with_name("pipeline.py")))["get_config"]()
     c.run_dir = "runs/study"
 
-    c.world.lines = len(NAMES)
+    c.world.lines = 64
     c.world.max_hops = 16
-    c.tokenizer.symbols = (*c.tokenizer.symbols, *NAMES)
 
     c.agent.max_calls = 24
     c.agent.context_tokens = 1024

@@ -37,6 +37,33 @@ class Executor(Protocol):
     async def execute(self, call: ToolCall, request_id: str) -> ToolResult: ...
 
 
+class WrappedExecutor:
+    """An executor that does what the one inside does, for others to change a part of it."""
+
+    def __init__(self, executor: Executor):
+        self._executor = executor
+
+    async def begin(self, episode: str, files: Sequence[str]) -> None:
+        """As the executor inside."""
+        await self._executor.begin(episode, files)
+
+    async def end(self, episode: str) -> None:
+        """As the executor inside."""
+        await self._executor.end(episode)
+
+    def concurrent(self, call: ToolCall) -> bool:
+        """As the executor inside."""
+        return self._executor.concurrent(call)
+
+    def changes(self, call: ToolCall) -> bool:
+        """As the executor inside."""
+        return self._executor.changes(call)
+
+    async def execute(self, call: ToolCall, request_id: str) -> ToolResult:
+        """As the executor inside."""
+        return await self._executor.execute(call, request_id)
+
+
 def batches(calls: Sequence[Numbered], executor: Executor) -> Iterator[list[Numbered]]:
     """The calls in their order, those together that may run together. A malformed call runs nothing."""
     batch: list[Numbered] = []

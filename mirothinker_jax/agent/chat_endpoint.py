@@ -1,20 +1,18 @@
 """An OpenAI-compatible chat endpoint over HTTP: what it serves, and one answer at a time, asked for again where that
 may help.
 
-Asked again are 408, 429, 5xx, timeouts, connections that break, and answers that are none; after growing, random
-waits, or what Retry-After says. A key that is refused, an address that is none and a request that the endpoint cannot
-take are ConfigErrors at once: waiting mends none of them. The address is the user's own, so it may be this machine.
+Asked again are failures that may pass (tools/chat_api.py), timeouts, connections that break, and answers that are none.
+A key that is refused, an address that is none and a request that the endpoint cannot take are ConfigErrors at once:
+waiting mends none of them. The address is the user's own, so it may be this machine.
 
 Left out: streaming. Not safe: the endpoint reads all that the agent reads.
 """
 
 from __future__ import annotations
 
-import email.utils
 import json
 import logging
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +22,15 @@ from yarl import URL
 from mirothinker_jax.agent.policy import EngineError
 from mirothinker_jax.agent.terminal import plain
 from mirothinker_jax.config import ConfigError
+from mirothinker_jax.tools.chat_api import (
+    MayPass,
+    api_base,
+    key_header,
+    passes,
+    read_answer,
+    retry_after_s,
+    retrying,
+)
 from mirothinker_jax.tools.spec import ToolError
 
 if TYPE_CHECKING:  # only a run that asks an endpoint pays for importing HTTP
@@ -46,14 +53,6 @@ _TOO_LONG = re.compile(
 
 class ContextTooLong(Exception):
     """The endpoint's model cannot hold the messages."""
-
-
-class _MayPass(Exception):
-    """Another attempt may meet something else, after `wait_s` where the endpoint says so."""
-
-    def __init__(self, message: str, wait_s: float | None = None):
-        super().__init__(message)
-        self.wait_s = wait_s
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,9 @@ class ChatEndpoint:
         retries: int = 6,
         first_wait_s: float = 1.0,
     ):
-        base = url.rstrip("/").removesuffix("/chat/completions")
-        self._base = base if URL(base).path.strip("/") else f"{base}/v1"
+        self._base = api_base(url)
         self._client, self._key_env, self._has_key = client, key_env, bool(key)
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._headers = key_header(key)
         self._tries, self._first_wait_s = retries + 1, first_wait_s
         self._limit = "max_tokens"  # OpenAI's newest models know it by another name
         self.retried = 0
@@ -126,28 +124,16 @@ class ChatEndpoint:
         """
         import tenacity  # 0.05 s
 
-        jitter = tenacity.wait_random_exponential(multiplier=self._first_wait_s, max=_LONGEST_WAIT_S)
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            told = error.wait_s if isinstance(error, _MayPass) else None
-            return jitter(state) if told is None else told
-
         def count(state: tenacity.RetryCallState) -> None:
             self.retried += 1
             if state.outcome:
                 logger.info("%s; asking again", state.outcome.exception())
 
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(_MayPass),
-            wait=wait,
-            stop=tenacity.stop_after_attempt(self._tries),
-            before_sleep=count,
-            reraise=True,
-        )
+        stop = tenacity.stop_after_attempt(self._tries)
+        again = retrying(self._first_wait_s, _LONGEST_WAIT_S, stop, before_sleep=count)
         try:
-            return await retrying(self._attempt, body, request_id)
-        except _MayPass as error:
+            return await again(self._attempt, body, request_id)
+        except MayPass as error:
             raise EngineError(f"{error} (asked {self._tries} times)") from error
 
     async def _attempt(self, body: Mapping[str, Any], request_id: str) -> dict[str, Any]:
@@ -158,7 +144,7 @@ class ChatEndpoint:
                 "POST", url, request_id, self._headers, json=sent, service=True
             )
         except ToolError as error:
-            raise _MayPass(str(error)) from error
+            raise MayPass(str(error)) from error
         status = response.status_code
         if status == 200:
             return self._checked(response.content)
@@ -173,11 +159,11 @@ class ChatEndpoint:
             return await self._attempt(body, request_id)
         if status == 429 and "insufficient_quota" in response.text:
             raise EngineError(what)
-        if status in (408, 409, 425, 429) or status >= 500:
-            wait_s = _retry_after(response)
+        if passes(status):
+            wait_s = retry_after_s(response)
             if wait_s is not None and wait_s > _RETRY_AFTER_S:
                 raise EngineError(f"{what}; it asks to come back in {wait_s:.0f} s")
-            raise _MayPass(what, wait_s)
+            raise MayPass(what, wait_s)
         if status == 404:
             raise ConfigError(
                 f"{what}; there is no {URL(url).path}, or no model of that name: the address usually ends in /v1, and "
@@ -186,14 +172,10 @@ class ChatEndpoint:
         raise ConfigError(what)
 
     def _checked(self, content: bytes) -> dict[str, Any]:
-        try:
-            answer = json.loads(content)
-            if isinstance(answer["choices"][0]["message"], dict):
-                return answer
-        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-            pass
+        if (answer := read_answer(content)) is not None:
+            return answer
         said = _message(content)
-        raise _MayPass(f"{self.origin} gives an answer without choices[0].message{f': {said}' * bool(said)}")
+        raise MayPass(f"{self.origin} gives an answer without choices[0].message{f': {said}' * bool(said)}")
 
     def _refusal(self, response: httpx.Response) -> ConfigError:
         given = "refuses the key in" if self._has_key else "wants a key: set"
@@ -222,14 +204,3 @@ def _message(content: bytes) -> str:
         if isinstance(said, dict) and said.get(key):
             said = said[key]
     return plain(said if isinstance(said, str) else json.dumps(said, ensure_ascii=False), _MESSAGE_CHARS)
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds that the endpoint asks to wait, as a number or as a date; None where it says nothing that can be read."""
-    text = response.headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d{1,9}(?:\.\d+)?", text):
-        return float(text)
-    try:
-        return max(email.utils.parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-    except (ValueError, TypeError, OverflowError):
-        return None

@@ -25,7 +25,7 @@ from typing import Any
 
 from mirothinker_jax.agent.characters import Characters, read_messages
 from mirothinker_jax.agent.chat_endpoint import ChatEndpoint, ContextTooLong, ServedModel
-from mirothinker_jax.agent.policy import Request, Turn
+from mirothinker_jax.agent.policy import Capabilities, Request, Turn
 from mirothinker_jax.agent.wire.formats import WIRES
 from mirothinker_jax.config import ConfigError, check
 from mirothinker_jax.tools.hermes import RESULT_TAGS
@@ -73,6 +73,8 @@ class ChatEngine:
       usage: what was asked for so far.
     """
 
+    capabilities = Capabilities(frozenset({"temperature", "top_p", "repetition_penalty"}), raw_logprobs=False)
+
     def __init__(
         self,
         endpoint: ChatEndpoint,
@@ -102,6 +104,7 @@ class ChatEngine:
         """
         messages = chat_messages(request.ids)
         sampling = request.sampling
+        self.capabilities.check(sampling, "a chat endpoint")
         body: dict[str, Any] = {
             "model": self.model,
             "messages": messages,
@@ -117,6 +120,11 @@ class ChatEngine:
         except ContextTooLong as error:
             self._warn_once("agent.context_tokens is more than the server's model holds: %s", error)
             return Turn((), (), False)
+        except ConfigError as error:
+            # OpenAI's own models, for example, know none.
+            if "repetition_penalty" in str(error) and sampling.repetition_penalty != 1.0:
+                raise ConfigError(f"{error}; set config.evaluation.repetition_penalty=1") from None
+            raise
         self._count(answer.get("usage"), messages)
         choice = answer["choices"][0]
         complete = choice.get("finish_reason") not in _NOT_WHOLE

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
+from mirothinker_jax.config import EvalConfig
 from mirothinker_jax.trajectory.types import Turn as Turn
 
 
@@ -33,6 +34,11 @@ class Sampling:
     def settings(self) -> frozenset[str]:
         """Names of the settings that differ from drawing from the model's own distribution."""
         return frozenset(f.name for f in fields(self) if getattr(self, f.name) != f.default)
+
+
+def evaluation_sampling(settings: EvalConfig) -> Sampling:
+    """How asking and evaluating draw tokens."""
+    return Sampling(settings.temperature, settings.top_p, repetition_penalty=settings.repetition_penalty)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mirothinker_jax.agent.calls import Executor
+from mirothinker_jax.agent.calls import Executor, WrappedExecutor
 from mirothinker_jax.agent.terminal import plain
 from mirothinker_jax.tools.mend import find_spec, mend_arguments
 from mirothinker_jax.tools.spec import ToolCall, ToolResult, ToolSpec
@@ -26,8 +26,8 @@ _KEYS = (
 _READERS = ("scrape_and_extract_info",)  # tools that read the page at their `url`
 
 
-class WatchedExecutor:
-    """An Executor (agent/calls.py) that tells of its calls.
+class WatchedExecutor(WrappedExecutor):
+    """An executor that tells of its calls.
 
     Args:
       say: takes a line.
@@ -44,17 +44,10 @@ class WatchedExecutor:
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._executor, self._specs, self._say, self._clock = executor, specs, say, clock
+        super().__init__(executor)
+        self._specs, self._say, self._clock = specs, say, clock
         self._calls = 0
         self.sources: list[str] = []
-
-    def concurrent(self, call: ToolCall) -> bool:
-        """As the executor has it."""
-        return self._executor.concurrent(call)
-
-    def changes(self, call: ToolCall) -> bool:
-        """As the executor has it."""
-        return self._executor.changes(call)
 
     async def execute(self, call: ToolCall, request_id: str) -> ToolResult:
         """The call's result; a line before and a line after it."""
@@ -75,14 +68,6 @@ class WatchedExecutor:
             self.sources.append(url)
         self._say(f"{number:>3} {name} {self._clock() - begun:.1f} s: {_gist(result)}")
         return result
-
-    async def begin(self, episode: str, files: Sequence[str]) -> None:
-        """As the executor has it."""
-        await self._executor.begin(episode, files)
-
-    async def end(self, episode: str) -> None:
-        """As the executor has it."""
-        await self._executor.end(episode)
 
 
 def _about(arguments: Mapping[str, Any]) -> str:

@@ -2,18 +2,21 @@
 
 Templates are filled by `string.Template`. In the system prompt of "mcp" `$tools` becomes the list of tools with their
 JSON schemas; in "hermes" the chat lists the tools after the template's words, where Qwen's own chat template puts them.
-What we ask for later may hold `$question`.
+`$date` is a day that does not change while a run lasts (`with_date`), and that the built-in templates do not say. What
+we ask for later may hold `$question`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import json
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mirothinker_jax.agent.wire.formats import WIRES
-from mirothinker_jax.config import ConfigError
+from mirothinker_jax.config import Config, ConfigError, check
 from mirothinker_jax.tools.spec import ToolSpec
 
 FINAL_REQUEST = "No calls are left. Answer now in \\boxed{}."
@@ -35,16 +38,44 @@ def describe(specs: Sequence[ToolSpec]) -> str:
     )
 
 
-def system_prompt(path: str, specs: Sequence[ToolSpec], call_format: str = "mcp") -> str | None:
+def with_date(config: Config, known: str = "") -> Config:
+    """`config` with the day that $date becomes, where its system prompt has one: agent.date, else `known`, which a run
+    began with, else today.
+
+    Raises ConfigError where a day is given that the prompt does not say.
+    """
+    agent = config.agent
+    file = agent.system_prompt_file
+    says = bool(file) and "date" in string.Template(_read("system_prompt_file", Path(file))).get_identifiers()
+    if not says:
+        check(
+            not agent.date,
+            f"agent.date is {agent.date}, and the system prompt ({file or 'the built-in one'}) has no $date; put it "
+            "there (agent.system_prompt_file), or leave the date out",
+        )
+        return config
+    return dataclasses.replace(config, agent=dataclasses.replace(agent, date=agent.date or known or today()))
+
+
+def today() -> str:
+    """The day by UTC, as YYYY-MM-DD."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def system_prompt(
+    path: str, specs: Sequence[ToolSpec], call_format: str = "mcp", date: str = ""
+) -> str | None:
     """The filled template at `path`; None where the template is empty. "" is a built-in one: the call format's, or
-    where there are no tools, one that speaks of none.
+    where there are no tools, one that speaks of none. `date`: of `with_date`.
 
     Raises ConfigError for a missing file or a $placeholder that the call format does not have.
     """
     wire = WIRES[call_format]
     file = Path(path) if path else wire.prompt_file if specs else _DIRECT_PROMPT
-    values = {} if wire.function else {"tools": describe(specs)}
+    values = {"date": date} | ({} if wire.function else {"tools": describe(specs)})
     text = _read("system_prompt_file", file)
+    if not date and "date" in string.Template(text).get_identifiers():
+        raise ConfigError(f"config.agent.system_prompt_file: {file} has $date; give the day as agent.date")
     if wire.function and "tools" in string.Template(text).get_identifiers():
         raise ConfigError(
             f"config.agent.system_prompt_file: {file} has $tools, but with data.call_format={call_format} the "

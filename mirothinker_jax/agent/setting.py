@@ -57,7 +57,7 @@ def episode_setting(
     """
     specs = specs if agent.max_calls else ()
     return Setting(
-        system=system_prompt(agent.system_prompt_file, specs, call_format),
+        system=system_prompt(agent.system_prompt_file, specs, call_format, agent.date),
         max_calls=agent.max_calls,
         context_tokens=agent.context_tokens,
         turn_tokens=agent.turn_tokens,

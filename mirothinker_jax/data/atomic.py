@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -25,6 +27,23 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         scratch.replace(target)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes a JSON value for people to read, whole or not at all. Half a surrogate pair becomes its escape. Raises
+    ValueError for a number that is not finite, TypeError for what is not JSON."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    _write_text(path, f"{text}\n")
+
+
+def write_json_lines(path: str | os.PathLike[str], records: Iterable[Any]) -> None:
+    """The same of JSON Lines."""
+    _write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def _write_text(path: str | os.PathLike[str], text: str) -> None:
+    with replacing(path) as scratch:
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def remove_scratch(folder: str | os.PathLike[str]) -> None:

@@ -6,13 +6,13 @@ Episodes that could not be judged are in no figure.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mirothinker_jax.evals.paired import holm, paired_difference
-from mirothinker_jax.evals.repeated import majority
+from mirothinker_jax.evals.repeated import Scores, by_question, majority
 from mirothinker_jax.evals.statistics import accuracy_by, wilson
 from mirothinker_jax.trajectory.types import Trajectory
 
@@ -73,9 +73,5 @@ def accuracy_by_calls(trajectories: Sequence[Trajectory]) -> dict[str, dict[str,
     return {str(calls): dataclasses.asdict(accuracy) for calls, accuracy in curve.items()}
 
 
-def _scores(trajectories: Sequence[Trajectory]) -> dict[Hashable, list[bool]]:
-    scores: dict[Hashable, list[bool]] = {}
-    for t in trajectories:
-        if t.correct is not None:
-            scores.setdefault(t.question_id, []).append(bool(t.correct))
-    return scores
+def _scores(trajectories: Sequence[Trajectory]) -> Scores:
+    return by_question((t.question_id, t.correct) for t in trajectories)

@@ -12,8 +12,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 
-from mirothinker_jax.config import AgentConfig, TasksConfig, ToolsConfig
-from mirothinker_jax.config_agent import PRESETS
+from mirothinker_jax.config import PRESETS, SAMPLING, Config, TasksConfig
 from mirothinker_jax.evals.catalogue import BENCHMARKS, OWN
 
 _RELEASES = ("v1.0", "v1.5", "v1.7")
@@ -21,9 +20,7 @@ _RELEASES = ("v1.0", "v1.5", "v1.7")
 
 def differences(
     name: str,
-    agent: AgentConfig,
-    tools: ToolsConfig,
-    tasks: TasksConfig,
+    config: Config,
     *,
     runs: int,
     remarks: Sequence[str],
@@ -43,14 +40,14 @@ def differences(
     found = list(remarks)
     if not benchmark.scored:
         found.append("predictions are scored when their time has come, by whoever asked for them")
-    found += _scaffold(agent)
+    found += _scaffold(config)
     if not _says_day(prompt, day):
         found.append(f"the prompt does not say the date ({day.isoformat()})")
-    missing = [word for word in benchmark.refuse if word not in tools.refuse]
+    missing = [word for word in benchmark.refuse if word not in config.tools.refuse]
     if missing:
         found.append(f"the leak guard does not refuse {', '.join(missing)} (tools.refuse)")
     if benchmark.reading:
-        found += _judge(name, tasks)
+        found += _judge(name, config.tasks)
     if runs < benchmark.runs:
         found.append(f"{runs} runs, and papers made {benchmark.runs}")
     return found
@@ -65,14 +62,16 @@ def line(reasons: Sequence[str]) -> str:
     return f"comparable with published: {'no, because ' + '; '.join(reasons) if reasons else 'yes'}"
 
 
-def _scaffold(agent: AgentConfig) -> list[str]:
+def _scaffold(config: Config) -> list[str]:
+    agent = config.agent
     if agent.preset not in _RELEASES:
         return [f"agent.preset is {agent.preset!r}, and not one of {', '.join(_RELEASES)}"]
-    published = PRESETS[agent.preset]
+    published = (("agent", agent, PRESETS), ("evaluation", config.evaluation, SAMPLING))
     return [
-        f"agent.{key} is {getattr(agent, key)}, and {agent.preset} has {value}"
-        for key, value in published.items()
-        if getattr(agent, key) != value
+        f"{group}.{key} is {getattr(settings, key)}, and {agent.preset} has {value}"
+        for group, settings, presets in published
+        for key, value in presets[agent.preset].items()
+        if getattr(settings, key) != value
     ]
 
 

@@ -16,19 +16,18 @@ from mirothinker_jax.evals.calibration import calibration_error, stated_confiden
 from mirothinker_jax.evals.catalogue import BENCHMARKS
 from mirothinker_jax.evals.repeated import (
     Scores,
+    accuracy,
+    by_question,
     clustered_error,
     majority,
     mean_majority_at,
     mean_pass_at,
-    mean_score,
     naive_error,
     spread_over_runs,
 )
 from mirothinker_jax.tasks.graders import RULES
 from mirothinker_jax.tasks.types import Task
 from mirothinker_jax.trajectory.types import Source, Stop, Trajectory
-
-_Z = 1.959963984540054  # the 97.5% point of the normal distribution
 
 
 def figures(
@@ -54,23 +53,15 @@ def figures(
         found |= _costs(episodes, input_price, output_price)
     if not benchmark.scored or not judged:
         return found
-    found |= _accuracy(judged, scores(runs), [_share(run) for run in runs])
+    found |= _accuracy(
+        judged, by_question((t.question_id, t.correct) for t in judged), [_share(run) for run in runs]
+    )
     found["accuracy_without_restarts"] = _mean([bool(t.correct) and _attempts(t) == 1 for t in judged])
     if benchmark.string_rule:
         rule = RULES[benchmark.string_rule]
         found["string_accuracy"] = _mean([rule(_reference(t), t.answer) for t in judged])
     terms = _OF_READING.get(benchmark.reading)
     return found | (terms(judged) if terms else {})
-
-
-def scores(runs: Sequence[Sequence[Trajectory]]) -> dict[Hashable, list[bool]]:
-    """The verdicts on each question's answers, in the order of the runs: what policies are compared by (paired.py)."""
-    found: dict[Hashable, list[bool]] = {}
-    for run in runs:
-        for t in run:
-            if t.correct is not None and t.stop is not Stop.INFRASTRUCTURE:
-                found.setdefault(t.question_id, []).append(t.correct)
-    return found
 
 
 def predictions(runs: Sequence[Sequence[Trajectory]]) -> dict[str, str | None]:
@@ -89,19 +80,19 @@ def _accuracy(
     answers: dict[Hashable, list[tuple[str | None, bool]]] = {}
     for t in judged:
         answers.setdefault(t.question_id, []).append((t.answer, bool(t.correct)))
-    mean, error = mean_score(verdicts), clustered_error(verdicts)
+    whole = accuracy(verdicts)
     most = max(map(len, verdicts.values()))
     ks = sorted({k for k in (1, 2, 4, 8, 16, 32) if k < most} | {most})
     return {
         "questions": len(verdicts),
-        "accuracy": mean,
-        "standard_error": error,
+        "accuracy": whole.mean,
+        "standard_error": clustered_error(verdicts),
         "naive_standard_error": naive_error(verdicts),
-        "low": None if error is None else max(0.0, mean - _Z * error),
-        "high": None if error is None else min(1.0, mean + _Z * error),
+        "low": whole.low,
+        "high": whole.high,
         "by_run": list(by_run),
         "std_over_runs": spread_over_runs([share for share in by_run if share is not None]),
-        "avg_at": {str(most): mean},
+        "avg_at": {str(most): whole.mean},
         "pass_at": {str(k): mean_pass_at(k, verdicts) for k in ks},
         "majority_at": {str(k): mean_majority_at(k, answers) for k in ks if k > 1},
     }
@@ -172,7 +163,7 @@ def _reference(trajectory: Trajectory) -> str:
 
 
 def _share(run: Sequence[Trajectory]) -> float | None:
-    judged = [bool(t.correct) for t in run if t.correct is not None and t.stop is not Stop.INFRASTRUCTURE]
+    judged = [bool(t.correct) for t in run if t.correct is not None]
     return _mean(judged) if judged else None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from mirothinker_jax.agent.calls import Executor
+from mirothinker_jax.agent.calls import Executor, WrappedExecutor
 from mirothinker_jax.agent.policy import Engine, Request, Turn
 from mirothinker_jax.tools.spec import ToolCall, ToolResult
 
@@ -29,36 +29,14 @@ def address(request_id: str) -> tuple[str, int]:
     return episode.rpartition("~")[0] or episode, int(place.partition(".")[0])
 
 
-class Wrapped:
-    """An executor that does what the one inside does."""
-
-    def __init__(self, executor: Executor):
-        self._executor = executor
-
-    async def begin(self, episode: str, files: Sequence[str]) -> None:
-        await self._executor.begin(episode, files)
-
-    async def end(self, episode: str) -> None:
-        await self._executor.end(episode)
-
-    def concurrent(self, call: ToolCall) -> bool:
-        return self._executor.concurrent(call)
-
-    def changes(self, call: ToolCall) -> bool:
-        return self._executor.changes(call)
-
-    async def execute(self, call: ToolCall, request_id: str) -> ToolResult:
-        return await self._executor.execute(call, request_id)
-
-
-class Silent(Wrapped):
+class Silent(WrappedExecutor):
     """Calls are made and nothing comes back: the policy acts, and reasons without feedback."""
 
     async def execute(self, call: ToolCall, request_id: str) -> ToolResult:
         return ToolResult("")
 
 
-class Shuffled(Wrapped):
+class Shuffled(WrappedExecutor):
     """Each call gets what another question's episode heard at that turn, the last of it where that was shorter."""
 
     def __init__(self, executor: Executor, heard: Mapping[str, Sequence[str]]):
@@ -72,7 +50,7 @@ class Shuffled(Wrapped):
         return ToolResult(results[min(turn, len(results)) - 1] if results else "")
 
 
-class Faulty(Wrapped):
+class Faulty(WrappedExecutor):
     """The page read at turn `turn` goes wrong, by the real web's own answers to other requests.
 
     dead: a page that is not there (404); wrong: another page; contradiction: the page's heading with another page's

@@ -14,35 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from mirothinker_jax import __version__
-from mirothinker_jax.config import Config, ConfigError, check
+from mirothinker_jax.config import FREE_SETTINGS, Config, ConfigError, check
 from mirothinker_jax.config_tree import difference, flat, to_plain
-from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.data.atomic import write_json
 from mirothinker_jax.tasks.types import Task
 
 NAME = "manifest.json"
 
 _DECIDES = (
     *("seed", "agent.", "tools.", "tasks.", "world.", "data.call_format"),
-    *("evaluation.temperature", "evaluation.top_p"),
+    *("evaluation.temperature", "evaluation.top_p", "evaluation.repetition_penalty"),
 )
 _OF_MODELS = ("model.", "tokenizer.template", "rollout.deterministic")
-# Where things are, how often and how fast they are asked, and what only a judge's or a service's name stands for.
 _FREE = (
-    *("tools.deadline_s", "tools.concurrency", "tools.tool_concurrency", "tools.tool_rates", "tools.retries"),
-    *("tools.breaker_", "tools.record", "tools.search_key_env", "tools.reader_key_env"),
-    *("tools.extractor_key_env", "tools.extractor_url", "tools.unsafe_sandbox"),
-    *("tasks.train", "tasks.heldout", "tasks.tries", "tasks.broken_share", "tasks.grader_timeout_s"),
-    *("tasks.judge_url", "tasks.judge_key_env", "tasks.judge_concurrency", "tasks.judge_retries"),
-    *(
-        "tasks.judge_timeout_s",
-        "tasks.judge_deadline_s",
-        "tasks.judge_cache_file",
-        "tasks.judge_max_",
-        "world.port",
-    ),
-    *("tasks.judge_input_price", "tasks.judge_output_price"),
-    *("model.init_from", "model.remat", "model.ffn_tokens", "model.context."),
-)
+    *FREE_SETTINGS,
+    "tasks.train",
+    "tasks.heldout",
+    "model.init_from",
+)  # the questions have digests of their own
 
 
 def make_manifest(
@@ -82,17 +71,9 @@ def check_manifest(folder: Path, new: dict[str, Any], may_change: tuple[str, ...
 
     Raises ConfigError where the folder has episodes of other settings, or of other questions under the same ids.
     """
-    path = folder / NAME
-    if not path.exists():
+    known = read_manifest(folder)
+    if known is None:
         return new
-    try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-        known = {name: dict(old[name]) for name in ("settings", "files", "policy", "tasks")}
-        runs = int(old["runs"])
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(
-            f"{path}: cannot be read; remove {folder}, or give another --out, to begin anew"
-        ) from None
     changed = difference(known["settings"], new["settings"])
     files = [key for key, digest in new["files"].items() if known["files"].get(key, digest) != digest]
     changed += [f"{key}: says something else now" for key in files]
@@ -106,8 +87,23 @@ def check_manifest(folder: Path, new: dict[str, Any], may_change: tuple[str, ...
         "another id, or give another --out",
     )
     tasks = known["tasks"] | new["tasks"]
-    kept = {"policy": new["policy"] or known["policy"], "began": old.get("began", new["began"])}
-    return new | kept | {"tasks": tasks, "runs": max(runs, new["runs"])}
+    kept = {"policy": new["policy"] or known["policy"], "began": known["began"]}
+    return new | kept | {"tasks": tasks, "runs": max(known["runs"], new["runs"])}
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """What the folder's episodes were made with; None where there is nothing. Raises ConfigError for a damaged one."""
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        known = {name: dict(old[name]) for name in ("settings", "files", "policy", "tasks")}
+        return known | {"runs": int(old["runs"]), "began": str(old["began"])}
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{path}: cannot be read; remove {folder}, or give another --out, to begin anew"
+        ) from None
 
 
 def check_policy(folder: Path, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -118,8 +114,7 @@ def check_policy(folder: Path, known: Mapping[str, Any], now: Mapping[str, Any])
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Writes it, as a whole or not at all."""
-    with replacing(folder / NAME) as scratch:
-        scratch.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / NAME, manifest)
 
 
 def _refuse(folder: Path, changed: Sequence[str]) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mirothinker_jax.evals.statistics import Accuracy, of_questions
+from mirothinker_jax.evals.repeated import accuracy, by_question
+from mirothinker_jax.evals.statistics import Accuracy
 from mirothinker_jax.rollout.collect import EpisodeSpec
 from mirothinker_jax.tasks.types import Task
 from mirothinker_jax.trajectory.types import Source, Stop, Trajectory
@@ -44,7 +45,7 @@ class Measured:
     """What was measured. The means are over the episodes that were judged.
 
     Attributes:
-      accuracy: by question (statistics.of_questions); None where nothing was judged.
+      accuracy: clustered by question (repeated.accuracy); None where nothing was judged.
       by_run: the share of right ones of each run, None for one of which nothing was judged.
       unjudged: episodes that ended, and that the grader could not judge; they count nowhere else.
       broken: episodes that services broke; neither.
@@ -77,7 +78,7 @@ def measure(trajectories: Sequence[Trajectory], runs: int, unit: str) -> Measure
     broken = sum(t.stop is Stop.INFRASTRUCTURE for t in trajectories)
     by_run = [trajectories[run * questions : (run + 1) * questions] for run in range(runs)]
     return Measured(
-        accuracy=of_questions((t.question_id, bool(t.correct)) for t in judged) if judged else None,
+        accuracy=accuracy(by_question((t.question_id, t.correct) for t in judged)) if judged else None,
         by_run=tuple(_share(group) for group in by_run),
         questions=questions,
         runs=runs,

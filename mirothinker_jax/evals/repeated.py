@@ -9,11 +9,36 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
+from mirothinker_jax.evals.statistics import Accuracy, score_interval
 from mirothinker_jax.tasks.rules import canonical
 
 Scores = Mapping[Hashable, Sequence[bool]]
+
+
+def by_question(verdicts: Iterable[tuple[Hashable, bool | None]]) -> dict[Hashable, list[bool]]:
+    """The Scores of (question, correct) pairs; what could not be judged, None, is left out."""
+    found: dict[Hashable, list[bool]] = {}
+    for question, correct in verdicts:
+        if correct is not None:
+            found.setdefault(question, []).append(bool(correct))
+    return found
+
+
+def accuracy(scores: Scores) -> Accuracy:
+    """`mean_score` with its 95% interval, clustered by question; `n` counts the answers.
+
+    The interval is Wilson's for as many independent answers as have that standard error, and never more than there are.
+    Where all answers are right, or all wrong, the error is 0 and says nothing, and every question counts as one answer.
+
+    >>> accuracy({"a": [True, False], "b": [True, True]}).mean
+    0.75
+    """
+    mean, error, n = mean_score(scores), clustered_error(scores), sum(map(len, scores.values()))
+    questions = sum(map(bool, scores.values()))
+    low, high = score_interval(mean, min(n, mean * (1 - mean) / error**2) if error else questions)
+    return Accuracy(mean, 0.0 if mean == 0 else low, 1.0 if mean == 1 else high, n)
 
 
 def mean_score(scores: Scores) -> float:

@@ -8,7 +8,6 @@ of bytes, run after run. The rest is counted, and shown by a page of those quest
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -33,7 +32,8 @@ from mirothinker_jax.evals.episodes import (
     token_record,
 )
 from mirothinker_jax.evals.page import chunk, template
-from mirothinker_jax.evals.statistics import wilson
+from mirothinker_jax.evals.repeated import accuracy, by_question
+from mirothinker_jax.evals.summary import read_json
 from mirothinker_jax.trajectory.timeline import CallTime
 from mirothinker_jax.trajectory.types import Trajectory
 
@@ -70,7 +70,7 @@ def write_evaluation_report(
     Raises ValueError where manifest.json or summary.json is not JSON.
     """
     folder = Path(folder)
-    manifest, summary = _read(folder / "manifest.json"), _read(folder / "summary.json")
+    manifest, summary = (read_json(folder / name) for name in ("manifest.json", "summary.json"))
     settings = manifest.get("settings", {})
     told = {"call_format": settings.get("data.call_format")}
     told |= {"unit": "character" if "chars_per_token" in settings else "token"}
@@ -96,6 +96,7 @@ def write_evaluation_report(
         title=folder.resolve().name,
         runs=[_verdicts([r for r in page.rows if r["run"] == i], run) for i, run in enumerate(runs)],
         whole=_verdicts(page.rows, ""),
+        comparable=summary.get("benchmark", {}).get("comparable") if questions is None else None,
         stops=Counter(row["stop"] for row in page.rows).most_common(),
         tools=tools.rows(),
         calls=chart and chart._replace(svg=Markup(chart.svg)),
@@ -117,17 +118,6 @@ def write_evaluation_report(
     with replacing(path) as scratch, scratch.open("w", encoding="utf-8") as file:
         file.writelines(parts)
     return path
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: not JSON ({error}); the evaluation writes it again when it goes on"
-        ) from None
 
 
 def _add(page: _Page, t: Trajectory) -> None:
@@ -165,10 +155,11 @@ def _chunks(
 
 def _verdicts(rows: list[dict[str, Any]], run: str) -> dict[str, Any]:
     counts = Counter(row["correct"] for row in rows)
-    judged = counts[True] + counts[False]
+    scores = by_question((row["question"], row["correct"]) for row in rows)
     return {
         "run": run,
-        "accuracy": wilson(counts[True], judged) if judged else None,
+        "accuracy": accuracy(scores) if scores else None,
+        "questions": len(scores),
         "right": counts[True],
         "wrong": counts[False],
         "unjudged": counts[None],

@@ -1,7 +1,7 @@
 """Shares of right answers, with intervals that hold for small samples and at 0 and 1.
 
 Every interval is a 95% one. Those of `wilson` take the answers as independent: several attempts at the same question,
-or questions that share an entity, make them too narrow; `of_questions` is for several attempts.
+or questions that share an entity, make them too narrow; repeated.py is for several attempts.
 The difference is that of two independent samples; on the same questions (two stages of one run) it is wider than a
 paired interval would be, so it errs on the side of "not shown".
 """
@@ -45,36 +45,13 @@ def wilson(correct: int, n: int) -> Accuracy:
     """
     if not 0 <= correct <= n or n < 1:
         raise ValueError(f"{correct} correct of {n}: give at least one answer, and 0 ≤ correct ≤ n")
-    low, high = _score_interval(correct / n, n)
+    low, high = score_interval(correct / n, n)
     # At the ends the bound is exactly 0 or 1; rounding would miss it by 1e-17.
     return Accuracy(correct / n, 0.0 if correct == 0 else low, 1.0 if correct == n else high, n)
 
 
-def of_questions(answers: Iterable[tuple[Hashable, bool]]) -> Accuracy:
-    """The mean over questions of the share of right ones among a question's answers; `n` counts the answers.
-
-    Answers to one question are alike, so the interval is that of clusters: Wilson's for as many independent answers as
-    have the variance of the questions' means, and never more than there are. Where all answers are right, or all
-    wrong, that variance is 0 and says nothing, and every question counts as one answer.
-
-    >>> of_questions([("a", True), ("a", False), ("b", True), ("b", True)]).mean
-    0.75
-    """
-    by_question: dict[Hashable, list[bool]] = {}
-    for question, correct in answers:
-        by_question.setdefault(question, []).append(correct)
-    n, count = sum(map(len, by_question.values())), len(by_question)
-    if not n:
-        raise ValueError("no answers; give at least one")
-    means = [sum(found) / len(found) for found in by_question.values()]
-    mean = math.fsum(means) / count
-    variance = math.fsum((m - mean) ** 2 for m in means) / (count * max(count - 1, 1))
-    independent = min(n, mean * (1 - mean) / variance) if variance > 0 else count
-    low, high = _score_interval(mean, independent)
-    return Accuracy(mean, 0.0 if mean == 0 else low, 1.0 if mean == 1 else high, n)
-
-
-def _score_interval(share: float, n: float) -> tuple[float, float]:
+def score_interval(share: float, n: float) -> tuple[float, float]:
+    """Wilson's bounds of a share of `n` independent answers, which need not be a whole number."""
     square = _Z * _Z
     middle = (share + square / (2 * n)) / (1 + square / n)
     half = _Z / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))

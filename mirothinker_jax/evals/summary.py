@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.data.atomic import write_json
 from mirothinker_jax.evals.statistics import Accuracy
 
 NAME = "summary.json"
@@ -58,17 +58,19 @@ def write_summary(
         raise ValueError(f"summary.json has its own {', '.join(taken)}; give further figures other names")
     summary |= more
     try:
-        text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
+        write_json(Path(run_dir) / NAME, summary)
     except (TypeError, ValueError) as error:
         raise ValueError(f"summary.json cannot hold these figures: {error}") from None
-    with replacing(Path(run_dir) / NAME) as scratch:
-        scratch.write_text(text + "\n", encoding="utf-8")
     return summary
 
 
 def read_summary(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """The run's summary, or an empty dict where there is none yet."""
-    path = Path(run_dir) / NAME
+    return read_json(Path(run_dir) / NAME)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What an evaluation wrote, or an empty dict where there is none yet. Raises ValueError for what is not JSON."""
     if not path.exists():
         return {}
     try:

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from mirothinker_jax.agent.chat_engine import ChatEngine, ChatSettings
 from mirothinker_jax.agent.episode import run_episode
-from mirothinker_jax.agent.policy import Engine, Sampling
+from mirothinker_jax.agent.policy import Engine, evaluation_sampling
 from mirothinker_jax.agent.progress import WatchedExecutor
+from mirothinker_jax.agent.prompt import with_date
 from mirothinker_jax.agent.terminal import plain
 from mirothinker_jax.config import Config, ConfigError, check
 from mirothinker_jax.pipeline.policies import open_policy, policy_setting
@@ -66,7 +67,7 @@ class Asker(contextlib.AsyncExitStack):
         """The policy is `where` policies.open_policy finds it. Journals go to the folder `out`; `say` takes a line as
         something happens."""
         super().__init__()
-        self._where, self._settings, self.config = where, settings, config
+        self._where, self._settings, self.config = where, settings, with_date(config)
         self._out, self._say = out, say
         self._number = 0
 
@@ -123,7 +124,7 @@ class Asker(contextlib.AsyncExitStack):
             setting=self._setting,
             episode_id=name,
             seed=config.seed + self._number,
-            sampling=Sampling(config.evaluation.temperature, config.evaluation.top_p),
+            sampling=evaluation_sampling(config.evaluation),
         )
         seconds = time.monotonic() - begun
         usage = {key: value - before[key] for key, value in _usage(engine).items()} or _tokens(trajectory)

@@ -98,9 +98,7 @@ async def assess(
         remarks.append(f"{asked:,} of {there:,} questions were asked")
     reasons = differences(
         name,
-        config.agent,
-        config.tools,
-        config.tasks,
+        config,
         runs=len(runs),
         remarks=remarks,
         prompt=prompt,

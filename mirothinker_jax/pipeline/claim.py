@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mirothinker_jax.config import STAGES, Config
+from mirothinker_jax.config import FREE_SETTINGS, STAGES, Config
 from mirothinker_jax.config_tree import ConfigError, difference, flat, to_plain
 from mirothinker_jax.data.atomic import remove_scratch, replacing
 from mirothinker_jax.data.strict_json import DataError
@@ -24,27 +24,9 @@ from mirothinker_jax.trainer.steps import trained_steps
 
 # Settings of the machine, of how the same numbers are computed, and of what is written down.
 FREE = (
-    *("run_dir", "stages", "mesh.", "rollout.", "model.remat", "model.ffn_tokens", "model.context."),
-    *(
-        "data.read_threads",
-        "data.survey",
-        "data.validation_path",
-        "sft.validate_every",
-        "world.port",
-        "study.",
-    ),
-    *("tools.deadline_s", "tools.concurrency", "tools.search_key_env", "tools.unsafe_sandbox"),
-    *("tools.tool_concurrency", "tools.tool_rates", "tools.retries", "tools.breaker_", "tools.record"),
-    *("tools.reader_key_env", "tools.extractor_key_env", "tools.sandbox_key_env"),
-    *("tools.sandboxes", "tools.sandbox_cgroup"),
-    *(
-        "tasks.tries",
-        "tasks.broken_share",
-        "tasks.judge_key_env",
-        "tasks.judge_concurrency",
-        "tasks.judge_retries",
-    ),
-    *("tasks.judge_timeout_s", "tasks.judge_deadline_s", "tasks.grader_timeout_s"),
+    *FREE_SETTINGS,
+    *("run_dir", "stages", "mesh.", "rollout.", "study.", "sft.validate_every"),
+    *("data.read_threads", "data.survey", "data.validation_path"),
 )
 FREE_OF_TRAINING = (
     "microbatch_size",

@@ -17,7 +17,7 @@ from mirothinker_jax.agent.expert import Expert, Plan, messages
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
 from mirothinker_jax.agent.setting import Setting, episode_setting
 from mirothinker_jax.config import Config
-from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.data.atomic import write_json_lines
 from mirothinker_jax.data.chat import Chat
 from mirothinker_jax.data.conversations import ConversationSource
 from mirothinker_jax.data.tokenizer import train_tokenizer
@@ -86,8 +86,7 @@ def write_expert_episodes(
     journal = path.with_name("expert_episodes.jsonl")
     episodes = asyncio.run(play())
     records = [_record(messages(t), setting) for t in episodes if t.stop is not Stop.INFRASTRUCTURE]
-    with replacing(path) as scratch:
-        scratch.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), "utf-8")
+    write_json_lines(path, records)
 
 
 def _record(conversation: list[dict[str, str]], setting: Setting) -> dict[str, Any]:

@@ -8,79 +8,45 @@ or broken.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from mirothinker_jax.agent.chat_engine import ChatEngine, ChatSettings
-from mirothinker_jax.agent.policy import Sampling
+from mirothinker_jax.agent.chat_engine import ChatEngine
+from mirothinker_jax.agent.policy import evaluation_sampling
+from mirothinker_jax.agent.prompt import with_date
 from mirothinker_jax.agent.setting import Setting
-from mirothinker_jax.config import Config, check
-from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.config import check
+from mirothinker_jax.data.atomic import write_json
+from mirothinker_jax.evals.answers import write_answers
+from mirothinker_jax.evals.benchmark_environment import BenchmarkEnvironment
 from mirothinker_jax.evals.benchmarks import exportable
-from mirothinker_jax.evals.export import Writing, pair_records, sft_records
-from mirothinker_jax.evals.inspect_log import write_inspect_log
-from mirothinker_jax.evals.manifest import check_manifest, check_policy, make_manifest, write_manifest
+from mirothinker_jax.evals.manifest import (
+    check_manifest,
+    check_policy,
+    make_manifest,
+    read_manifest,
+    write_manifest,
+)
 from mirothinker_jax.evals.measure import Measured, measure, question_specs
 from mirothinker_jax.evals.rejudge import rejudge
 from mirothinker_jax.pipeline.asking import open_tools
 from mirothinker_jax.pipeline.benchmarking import assess, open_benchmark
+from mirothinker_jax.pipeline.evaluation import Evaluation
+from mirothinker_jax.pipeline.evaluation_exports import export_log, export_training_data
 from mirothinker_jax.pipeline.inputs import open_tasks
 from mirothinker_jax.pipeline.policies import Policy, open_policy, policy_setting
 from mirothinker_jax.rollout.collect import EpisodeSpec, Runtime, collect
 from mirothinker_jax.tasks.types import Environment, Task
 from mirothinker_jax.tools.executor import ToolExecutor
+from mirothinker_jax.tools.spec import Tool
 from mirothinker_jax.trainer.metrics import progress
 from mirothinker_jax.trajectory.journal import History, Journal
 from mirothinker_jax.trajectory.types import Trajectory
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What is asked for.
-
-    Attributes:
-      policy: a run, a Hugging Face folder, or an endpoint's address, for which `chat` is meant.
-      runs: episodes of each question.
-      limit: of the questions, the first so many; 0: all.
-      concurrency: episodes at once.
-      sft, pairs: files to export to.
-      benchmark: whose questions config.tasks.heldout has; "": nobody's.
-      rejudge: judge what is there once more.
-      view: folder for a log of inspect_ai.
-      allow_encoded: export questions in clear that were published encoded.
-      second_judge, people: as in benchmarking.assess; of a benchmark.
-    """
-
-    policy: str
-    config: Config
-    chat: ChatSettings
-    folder: Path
-    runs: int
-    limit: int = 0
-    concurrency: int = 16
-    sft: Path | None = None
-    pairs: Path | None = None
-    benchmark: str = ""
-    rejudge: bool = False
-    view: Path | None = None
-    allow_encoded: bool = False
-    second_judge: str = ""
-    people: str = ""
-
-    def __post_init__(self):
-        for name, least in (("runs", 1), ("limit", 0), ("concurrency", 1)):
-            check(getattr(self, name) >= least, f"--{name} is {getattr(self, name)}; it must be ≥ {least}")
-        for name, value in (("second-judge", self.second_judge), ("people", self.people)):
-            check(
-                not value or bool(self.benchmark), f"--{name} is of a --benchmark; name one, or leave it out"
-            )
-        judged = self.config.tasks.grader == "judge"
-        check(judged or not self.second_judge, "--second-judge is beside a judge; set tasks.grader=judge")
 
 
 @dataclass(frozen=True)
@@ -100,13 +66,11 @@ async def evaluate(asked: Evaluation) -> Outcome:
       OutageError: services broke more than tasks.broken_share of the episodes; what is done is kept.
       OSError: the folder, or a file to export to, cannot be written.
     """
-    config = asked.config
+    before = read_manifest(asked.folder) or {"settings": {}}
+    config = with_date(asked.config, before["settings"].get("agent.date", ""))
+    asked = dataclasses.replace(asked, config=config)
     async with contextlib.AsyncExitStack() as stack:
-        benchmark = None
-        if asked.benchmark:
-            benchmark = open_benchmark(config, asked.benchmark, lambda: open_tools(config, stack))
-        environment = benchmark or open_tasks(config, lambda: open_tools(config, stack))
-        stack.callback(environment.close)
+        environment = _open_environment(asked, stack)
         tasks = _draw(environment, asked)
         if asked.sft or asked.pairs or asked.view:
             exportable([task.metadata for task in tasks], asked.allow_encoded)
@@ -130,14 +94,15 @@ async def evaluate(asked: Evaluation) -> Outcome:
         if asked.rejudge:
             await rejudge(asked.folder / "episodes.jsonl", {t.id: t for t in tasks}, environment.grader)
         trajectories, notes = await _collect(asked, specs, policy, runtime, manifest)
-    measured = measure(trajectories, asked.runs, policy.unit)
-    _write_lines(asked.folder / "answers.jsonl", [_answer(t) for t in trajectories])
     began = datetime.datetime.fromisoformat(manifest["began"])
     runs = [trajectories[i * len(tasks) : (i + 1) * len(tasks)] for i in range(asked.runs)]
-    assessed = None
-    if benchmark:
+    measured = measure(trajectories, asked.runs, policy.unit)
+    write_answers(asked.folder, trajectories)
+    assessed, summary = None, measured.to_json()
+    figures = {"accuracy": measured.accuracy.mean} if measured.accuracy else {}
+    if isinstance(environment, BenchmarkEnvironment):
         assessed = await assess(
-            benchmark,
+            environment,
             asked.benchmark,
             config,
             runs,
@@ -147,33 +112,30 @@ async def evaluate(asked: Evaluation) -> Outcome:
             second_judge=asked.second_judge,
             people=asked.people,
         )
-    summary = measured.to_json() | ({"benchmark": assessed.figures} if assessed else {})
-    with replacing(asked.folder / "summary.json") as scratch:
-        scratch.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        figures = summary["benchmark"] = assessed.figures
+    write_json(asked.folder / "summary.json", summary)
     # Only now: what makes pages takes time to import.
     from mirothinker_jax.evals.report_evaluation import write_evaluation_report
 
     write_evaluation_report(asked.folder, decode=policy.codec.decode)
-    notes = [*notes, *_export(asked, trajectories, policy, setting)]
-    if asked.view:
-        written = write_inspect_log(
-            asked.view,
-            runs,
-            task=asked.benchmark or "questions",
-            model=asked.policy,
-            created=began,
-            call_format=config.data.call_format,
-            figures=assessed.figures
-            if assessed
-            else {"accuracy": a.mean}
-            if (a := measured.accuracy)
-            else {},
-            allow_encoded=asked.allow_encoded,
-        )
-        notes.append(f"{written}: inspect view --log-dir {asked.view}")
+    notes += export_training_data(asked, trajectories, policy, setting)
+    notes += export_log(asked, runs, began, figures)
     if assessed:
         assessed.refuse_unjudged()
     return Outcome(measured, tuple(notes), assessed.rows if assessed else "")
+
+
+def _open_environment(asked: Evaluation, stack: contextlib.AsyncExitStack) -> Environment:
+    config = asked.config
+
+    def tools() -> Sequence[Tool]:
+        return open_tools(config, stack)
+
+    environment = (
+        open_benchmark(config, asked.benchmark, tools) if asked.benchmark else open_tasks(config, tools)
+    )
+    stack.callback(environment.close)
+    return environment
 
 
 def _draw(environment: Environment, asked: Evaluation) -> list[Task]:
@@ -218,7 +180,7 @@ async def _collect(
         if all(found):
             write_manifest(asked.folder, manifest)
             return [t for t in found if t is not None], []
-    sampling = Sampling(asked.config.evaluation.temperature, asked.config.evaluation.top_p)
+    sampling = evaluation_sampling(asked.config.evaluation)
     async with policy.engine() as (engine, identity, _):
         check_policy(asked.folder, manifest["policy"], identity)
         write_manifest(asked.folder, manifest | {"policy": dict(identity)})
@@ -253,47 +215,3 @@ def _usage(engine: Any) -> list[str]:
         f"the server counted {usage.prompt_tokens:,} tokens read and {usage.completion_tokens:,} written in "
         f"{usage.requests:,} requests of this start"
     ]
-
-
-def _answer(trajectory: Trajectory) -> dict[str, Any]:
-    t = trajectory
-    encoded = (
-        "cipher" in t.metadata
-    )  # its reference is as the file has it, and its question stays in the journal
-    return {
-        "question_id": t.question_id,
-        "run": int(t.id.rpartition("#")[2]),
-        "question": None if encoded else t.question,
-        "expected": t.expected,
-        "answer": t.answer,
-        "correct": t.correct,
-        "reason": t.reason,
-        "stop": str(t.stop),
-        "calls": t.calls,
-    }
-
-
-def _export(
-    asked: Evaluation, trajectories: Sequence[Trajectory], policy: Policy, setting: Setting
-) -> list[str]:
-    config = asked.config
-    writing = Writing(
-        policy.template, config.data.call_format, setting.functions, policy.end_ids, policy.render
-    )
-    notes = []
-    if asked.sft is not None:
-        records, note = sft_records(trajectories, writing)
-        _write_lines(asked.sft, records)
-        notes.append(f"{asked.sft}: {note}")
-    if asked.pairs is not None:
-        records, note = pair_records(trajectories, writing, config.dpo.pairs_per_question, config.seed)
-        _write_lines(asked.pairs, records)
-        notes.append(f"{asked.pairs}: {note}")
-    return notes
-
-
-def _write_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as scratch:
-        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        scratch.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")

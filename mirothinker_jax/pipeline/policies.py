@@ -21,7 +21,7 @@ from mirothinker_jax.agent.characters import Characters
 from mirothinker_jax.agent.chat_engine import ChatSettings, open_chat_engine
 from mirothinker_jax.agent.policy import Chat, Engine
 from mirothinker_jax.agent.setting import Setting, episode_setting, min_context_tokens
-from mirothinker_jax.config import PRESETS, AgentConfig, Config, ConfigError, ToolsConfig, check
+from mirothinker_jax.config import PRESETS, SAMPLING, AgentConfig, Config, ConfigError, ToolsConfig, check
 from mirothinker_jax.config_file import load
 from mirothinker_jax.data import chat
 from mirothinker_jax.data.templates import CHATML, Template
@@ -175,7 +175,7 @@ def starting_values(
     else:
         values = load(CHAT_CONFIG)
     with values.unlocked(), values.ignore_type():
-        for group in ("data", "agent", "tasks"):
+        for group in ("data", "agent", "tasks", "evaluation"):
             if group not in values:
                 values[group] = ConfigDict()
         if own is not None:
@@ -183,8 +183,11 @@ def starting_values(
             values.data.call_format = own.whole.get("data", {}).get(
                 "call_format", values.data.get("call_format", "mcp")
             )
+        if path is None:  # the day that a run began on is not the day on which its policy is asked
+            values.agent.date = ""
         if path is None and (preset or "agent.preset" in overridden):
             values.agent.update(dict.fromkeys(PRESETS[""]))
+            values.evaluation.update(dict.fromkeys(SAMPLING[""]))
         if preset:
             values.agent.preset = preset
         if tasks:

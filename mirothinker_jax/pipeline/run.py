@@ -7,6 +7,7 @@ started a run also resumes it.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import resource
@@ -15,7 +16,8 @@ from typing import Any
 
 import jax
 
-from mirothinker_jax.agent.policy import Sampling
+from mirothinker_jax.agent.policy import evaluation_sampling
+from mirothinker_jax.agent.prompt import today, with_date
 from mirothinker_jax.config import Config, TrainingConfig, check
 from mirothinker_jax.config_tree import to_plain
 from mirothinker_jax.evals.heldout import Evaluation, assess, budget_specs
@@ -57,6 +59,7 @@ def run(config: Config, inputs: Inputs) -> dict[str, Any]:
         if first:
             stack.enter_context(RunLock(folder))
         stack.enter_context(nothing_left_of_a_refusal(folder, enabled=first))
+        config = with_date(config, gather_texts(_date(folder))[0])
         place = Place(config, folder, Phases(folder / "phases.json", first))
         resized = check_same(folder, to_plain(config))
         check_settings(config)
@@ -69,6 +72,13 @@ def run(config: Config, inputs: Inputs) -> dict[str, Any]:
         while (evaluations := _run_stages(ready, log)) is None:
             pass
         return _conclude(ready, evaluations) if first else {}
+
+
+def _date(folder: Path) -> str:
+    """The day that the run began with; today's where it begins now."""
+    path = folder / "config.json"
+    known = json.loads(path.read_text())["agent"].get("date", "") if path.exists() else ""
+    return known or today()
 
 
 def _prepare(
@@ -170,7 +180,7 @@ def _evaluate(ready: Prepared, stage: str, params: LazyParams) -> Evaluation:
     specs = budget_specs(stage, ready.acting.tasks["evaluation"], c.budgets, place.config.seed)
     path = place.folder / stage / "eval_trajectories.jsonl"
     phase = place.phase(f"{stage} evaluation", "episode")
-    sampling = Sampling(c.temperature, c.top_p)
+    sampling = evaluation_sampling(c)
     return assess(ready.collector.run(params.get, specs, path, sampling, phase)[0])
 
 

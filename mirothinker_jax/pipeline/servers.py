@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mirothinker_jax.agent.policy import Sampling
+from mirothinker_jax.agent.policy import Sampling, evaluation_sampling
 from mirothinker_jax.config import Config, ConfigError, check
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.rollout.hosts import RemoteHost
@@ -34,7 +34,7 @@ def open_servers(config: Config, model: ModelSpec, end_ids: Sequence[int]) -> Re
     can = asyncio.run(check_servers(settings, end_ids))
     samplings = [Sampling()]
     if config.evaluation.questions:
-        samplings.append(Sampling(config.evaluation.temperature, config.evaluation.top_p))
+        samplings.append(evaluation_sampling(config.evaluation))
     for sampling in samplings:
         try:
             can.check(sampling, f"a server of rollout.urls ({', '.join(c.urls)})")

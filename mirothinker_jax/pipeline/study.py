@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from typing import Any
 from mirothinker_jax.agent.context import KEEP_ALL, ContextPolicy
 from mirothinker_jax.agent.setting import Setting
 from mirothinker_jax.config import Config
-from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.data.atomic import write_json
 from mirothinker_jax.evals import arms
 from mirothinker_jax.evals.drift import BANDS, Walk, calls_of_turn, hazard, read_walk
 from mirothinker_jax.evals.heldout import budget_specs
@@ -69,8 +68,7 @@ def study(config: Config, run: Path) -> dict[str, Any]:
     summary["findings"] = findings(summary)
     summary["journals"] = bench.folder.name
     summary["wall_s"] = round(time.monotonic() - begun, 1)
-    with replacing(run / "study" / "summary.json") as scratch:
-        scratch.write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+    write_json(run / "study" / "summary.json", summary)
     from mirothinker_jax.evals.study_page import write_page  # only now: what draws takes a second to import
 
     write_page(run / "study" / "study.html", run.resolve().name, summary)

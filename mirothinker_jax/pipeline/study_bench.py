@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mirothinker_jax.agent.calls import Executor
-from mirothinker_jax.agent.policy import Engine, Sampling
+from mirothinker_jax.agent.policy import Engine, evaluation_sampling
 from mirothinker_jax.agent.setting import Setting, episode_setting
 from mirothinker_jax.config import Config, WorldConfig, check
 from mirothinker_jax.config_tree import to_plain
@@ -128,7 +128,7 @@ class Bench:
             tries=c.tasks.tries,
             broken_share=c.tasks.broken_share,
         )
-        sampling = Sampling(c.evaluation.temperature, c.evaluation.top_p)
+        sampling = evaluation_sampling(c.evaluation)
         device = self._device(setting.context_tokens)
 
         async def run() -> list[Trajectory]:

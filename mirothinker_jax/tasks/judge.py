@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +22,20 @@ from mirothinker_jax.tasks.judge_prompt import is_bait, read_prompt, rendered
 from mirothinker_jax.tasks.judge_readings import READINGS
 from mirothinker_jax.tasks.rules import is_correct
 from mirothinker_jax.tasks.types import Attempt, Task, Verdict
+from mirothinker_jax.tools.chat_api import (
+    MayPass,
+    api_base,
+    key_header,
+    passes,
+    read_answer,
+    retry_after_s,
+    retrying,
+    said_text,
+)
 from mirothinker_jax.tools.spec import ToolError
 
 if TYPE_CHECKING:  # only a run with a judge pays for importing HTTP
-    import httpx
+    import tenacity
 
     from mirothinker_jax.tools.client import WebClient
 
@@ -37,14 +45,6 @@ _REASON_CHARS = 300
 
 class JudgeFailed(Exception):
     """No verdict, and another attempt would meet the same."""
-
-
-class _MayPass(JudgeFailed):
-    """No verdict, and another attempt may get one."""
-
-    def __init__(self, reason: str, wait_s: float = 0.0):
-        super().__init__(reason)
-        self.wait_s = wait_s  # at least, before another attempt
 
 
 class Judge:
@@ -57,8 +57,8 @@ class Judge:
     def __init__(self, settings: TasksConfig, api_key: str):
         self.meter = Meter(settings)
         self._settings, self._reading = settings, READINGS[settings.judge_reading]
-        self._url = settings.judge_url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._url = f"{api_base(settings.judge_url)}/chat/completions"
+        self._headers = key_header(api_key)
         self._prompt = read_prompt(settings.judge_prompt_file, self._reading)
         self._line: _Line | None = None
         self._memory = JudgeMemory(settings)
@@ -93,32 +93,19 @@ class Judge:
 
     async def _asked(self, prompt: str, request_id: str) -> str:
         """What the model says, tried again where that may help. Raises JudgeFailed."""
-        # 0.05 s, which only a run with a judge pays
-        from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
-
         clock = asyncio.get_running_loop().time
-        jitter = wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S)
 
-        def wait(state: RetryCallState) -> float:
-            assert state.outcome is not None
-            error = state.outcome.exception()
-            return jitter(state) + (error.wait_s if isinstance(error, _MayPass) else 0.0)
-
-        def over(state: RetryCallState) -> bool:
+        def over(state: tenacity.RetryCallState) -> bool:
             again_at, ends = clock() + state.upcoming_sleep, limit.when()
             return state.attempt_number > self._settings.judge_retries or ends is None or again_at >= ends
 
-        retrying = AsyncRetrying(
-            sleep=asyncio.sleep,
-            retry=retry_if_exception_type(_MayPass),
-            wait=wait,
-            stop=over,
-            reraise=True,
-        )
         limit = asyncio.timeout(None)
         try:
             async with self._connected() as line, limit:
-                return await retrying(self._once, line, limit, prompt, request_id)
+                again = retrying(_FIRST_WAIT_S, _LONGEST_WAIT_S, over)
+                return await again(self._once, line, limit, prompt, request_id)
+        except MayPass as error:
+            raise JudgeFailed(str(error)) from error
         except TimeoutError:
             raise JudgeFailed(f"no verdict within {self._settings.judge_deadline_s:g} s") from None
 
@@ -141,12 +128,12 @@ class Judge:
                     "POST", self._url, request_id, self._headers, json=body, service=True
                 )
         except ToolError as error:
-            raise _MayPass(str(error)) from error
+            raise MayPass(str(error)) from error
         status = response.status_code
         if status == 200:
             return self._said(prompt, response.content)
-        if status in (408, 409, 425, 429) or status >= 500:
-            raise _MayPass(f"HTTP {status}", _retry_after_s(response))
+        if passes(status):
+            raise MayPass(f"HTTP {status}", retry_after_s(response))
         hint = ""
         if status in (401, 403):
             hint = f"; set the environment variable {self._settings.judge_key_env} (tasks.judge_key_env names it)"
@@ -154,18 +141,13 @@ class Judge:
 
     def _said(self, prompt: str, content: bytes) -> str:
         """The message of a completion without its thoughts. Raises JudgeFailed."""
-        completion, said = None, None
-        try:
-            completion = json.loads(content)
-            said = completion["choices"][0]["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-            pass
-        self.meter.add(prompt, completion, said if isinstance(said, str) else "")
-        if not isinstance(said, str):
+        answer = read_answer(content)
+        text = said_text(answer)
+        self.meter.add(prompt, answer, text or "")
+        if text is None:
             raise JudgeFailed(
                 f"an answer without choices[0].message.content: {_short(content.decode(errors='replace'))}"
             )
-        text = said.rpartition("</think>")[2].strip()
         if not text:
             raise JudgeFailed("an empty answer")
         return text
@@ -197,12 +179,6 @@ class _Line:
         self.slots = asyncio.Semaphore(settings.judge_concurrency)
         self.loop = asyncio.get_running_loop()
         self.users = 0
-
-
-def _retry_after_s(response: httpx.Response) -> float:
-    """Seconds that the endpoint asks to wait; 0 where it does not say so, or says it as a date."""
-    said = response.headers.get("Retry-After", "")
-    return float(said) if re.fullmatch(r"\d{1,6}(?:\.\d{1,6})?", said, re.ASCII) else 0.0
 
 
 def _short(text: str) -> str:

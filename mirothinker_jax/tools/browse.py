@@ -23,7 +23,7 @@ from mirothinker_jax.tools.jina import ReaderService
 from mirothinker_jax.tools.page_kind import FILE_MARKS, PDF, ZIP, Unreadable, page_kind
 from mirothinker_jax.tools.readable import Page
 from mirothinker_jax.tools.reading_pool import ReadersBroken, ReadingPool
-from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
+from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec, object_schema
 
 if TYPE_CHECKING:  # only a run with tools pays for importing HTTP
     from mirothinker_jax.tools.client import WebClient
@@ -41,9 +41,8 @@ SPEC = ToolSpec(
     server="jina_scrape_llm_summary",
     name="scrape_and_extract_info",
     description="Reads a web page and returns what it says about the information asked for.",
-    parameters={
-        "type": "object",
-        "properties": {
+    parameters=object_schema(
+        {
             "url": {"type": "string", "minLength": 1, "description": "address of the page"},
             "info_to_extract": {"type": "string", "minLength": 1, "description": "what to look for"},
             "custom_headers": {
@@ -52,9 +51,8 @@ SPEC = ToolSpec(
                 "description": "extra request headers",
             },
         },
-        "required": ["url", "info_to_extract"],
-        "additionalProperties": False,
-    },
+        ["url", "info_to_extract"],
+    ),
     argument_aliases={"description": "info_to_extract", "introduction": "info_to_extract"},
 )
 

@@ -7,12 +7,12 @@ any tool's text does, and the page may have told it what to say. Not safe agains
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirothinker_jax.config import ToolsConfig, check
+from mirothinker_jax.tools.chat_api import api_base, key_header, read_answer, said_text
 from mirothinker_jax.tools.readable import Page
 from mirothinker_jax.tools.spec import ToolError
 
@@ -34,9 +34,9 @@ class Extractor:
 
     def __init__(self, client: WebClient, settings: ToolsConfig, api_key: str):
         self._client = client
-        self._url = settings.extractor_url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+        self._url = f"{api_base(settings.extractor_url)}/chat/completions"
         self._model = settings.extractor_model
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._headers = key_header(api_key)
         self._prompt = _prompt(settings.extractor_prompt_file)
 
     async def extract(self, page: Page, wanted: str, request_id: str) -> str:
@@ -65,11 +65,9 @@ class Extractor:
 
 
 def _answer(content: bytes) -> str:
-    try:
-        said = json.loads(content)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-        raise ExtractionFailed("an answer without choices[0].message.content") from error
-    text = said.rpartition("</think>")[2].strip() if isinstance(said, str) else ""
+    text = said_text(read_answer(content))
+    if text is None:
+        raise ExtractionFailed("an answer without choices[0].message.content")
     if not text:
         raise ExtractionFailed("an empty answer")
     return text[:RESULT_CHARS]

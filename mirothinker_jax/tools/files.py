@@ -15,7 +15,7 @@ from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.tools.documents import Source
 from mirothinker_jax.tools.page_kind import Unreadable
 from mirothinker_jax.tools.reading_pool import ReadersBroken, ReadingPool
-from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
+from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec, object_schema
 from mirothinker_jax.tools.workspace import PathRefused, Workspace
 
 TEXT_CHARS = 100_000  # of a result
@@ -32,12 +32,7 @@ def _spec(
         server="tool-reading",
         name=name,
         description=description,
-        parameters={
-            "type": "object",
-            "properties": properties,
-            "required": list(required),
-            "additionalProperties": False,
-        },
+        parameters=object_schema(properties, required),
         repeatable=name != "write_file",
         shared=False,  # each episode has a folder of its own
         concurrent=name != "write_file",

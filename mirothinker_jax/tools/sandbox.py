@@ -28,7 +28,7 @@ from mirothinker_jax.tools.sandbox_interface import (
 )
 from mirothinker_jax.tools.sandbox_local import GRACE_S
 from mirothinker_jax.tools.sandbox_pool import IDLE_S, SandboxPool
-from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
+from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec, object_schema
 from mirothinker_jax.tools.workspace import PathRefused, Workspace
 
 if TYPE_CHECKING:  # only a run with tools pays for importing HTTP
@@ -45,12 +45,7 @@ def _spec(
         server="tool-python",
         name=name,
         description=description,
-        parameters={
-            "type": "object",
-            "properties": properties,
-            "required": list(required),
-            "additionalProperties": False,
-        },
+        parameters=object_schema(properties, required),
         repeatable=False,
         concurrent=False,  # a later call may need the files of an earlier one
         **more,

@@ -13,15 +13,14 @@ from typing import Any, Protocol
 
 from mirothinker_jax.config import ToolsConfig
 from mirothinker_jax.tools.leak_guard import is_leak
-from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec
+from mirothinker_jax.tools.spec import Failure, ToolError, ToolSpec, object_schema
 
 SPEC = ToolSpec(
     server="search_and_scrape_webpage",
     name="google_search",
     description="Searches the web. Returns titles and addresses of pages, the best match first.",
-    parameters={
-        "type": "object",
-        "properties": {
+    parameters=object_schema(
+        {
             "q": {"type": "string", "minLength": 1, "description": "what to search for"},
             "gl": {"type": "string", "description": "country of the results, two letters"},
             "hl": {"type": "string", "description": "language of the results, two letters"},
@@ -31,9 +30,8 @@ SPEC = ToolSpec(
             "page": {"type": "integer", "minimum": 1, "description": "page of results, from 1"},
             "autocorrect": {"type": "boolean", "description": "let the engine correct the spelling"},
         },
-        "required": ["q"],
-        "additionalProperties": False,
-    },
+        ["q"],
+    ),
 )
 
 

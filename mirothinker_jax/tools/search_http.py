@@ -8,7 +8,6 @@ runs it: the model cannot mend it.
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import logging
 import random
 import re
@@ -17,6 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from mirothinker_jax.tools.chat_api import retry_after_s
 from mirothinker_jax.tools.search import Answer
 from mirothinker_jax.tools.search_services import Service, complaint
 from mirothinker_jax.tools.spec import Failure, ToolError
@@ -71,7 +71,7 @@ class HttpSearch:
             )
             if response.status_code == 200:
                 return response
-            wait = _retry_after(response)
+            wait = retry_after_s(response) if response.status_code in (429, 503) else None
             if wait is None or time.monotonic() + max(wait, pause) > end:
                 raise self._failure(response)
             await asyncio.sleep(max(wait, pause) + random.uniform(0, pause))
@@ -108,16 +108,3 @@ def _body(response: httpx.Response) -> Mapping[str, Any]:
         message = f"the search service answered something unreadable{f' ({kind})' if kind else ''}"
         raise ToolError(Failure.NETWORK, message)
     return answer
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds after which a service wants to be asked again, as it says in seconds or as a date; None: it does not."""
-    said = response.headers.get("Retry-After", "").strip()
-    if response.status_code not in (429, 503) or not said:
-        return None
-    if re.fullmatch(r"\d{1,9}(?:\.\d+)?", said, re.ASCII):
-        return float(said)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
-    except ValueError:
-        return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -44,6 +44,16 @@ class ToolSpec:
     argument_aliases: Mapping[str, str] = field(default_factory=dict)  # usual wrong name → right name
     # Arguments go to the tool unchecked: its schema is foreign; a pattern may take for ever, a $ref reach out.
     checks_arguments: bool = False
+
+
+def object_schema(properties: Mapping[str, Any], required: Sequence[str]) -> dict[str, Any]:
+    """The JSON schema of an object that has these properties and no others."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(required),
+        "additionalProperties": False,
+    }
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,9 @@ def test_without_calls_there_is_nothing_to_search(ask):
     assert (status, out) == (0, "8,849 m\n")
     (body,) = server.bodies
     assert "google_search" not in str(body["messages"]) and body["max_tokens"] == 16384
+    assert "repetition_penalty" not in body
+    body = ask(ANSWER, "How high is Everest?", "--preset", "v1.5")[3].bodies[0]
+    assert (body["temperature"], body["top_p"], body["repetition_penalty"]) == (1.0, 0.95, 1.05)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,11 @@ def test_what_is_asked_and_answered():
     assert usage.chars_per_token == len("Use tools.Where is KTM?") / 9
     _, server, engine = ask("x", sampling=Sampling(0.0, repetition_penalty=1.05), max_tokens=1)
     assert server.bodies[0]["repetition_penalty"] == 1.05 and server.bodies[0]["max_tokens"] == 1
+    with pytest.raises(ValueError, match=r"sampling\.top_k is 5, which a chat endpoint cannot do"):
+        ask("x", sampling=Sampling(top_k=5))
+    refusal = Failing(400, {"error": {"message": "Unrecognized argument: repetition_penalty"}})
+    error = ask(refusal, sampling=Sampling(repetition_penalty=1.05))[0]
+    assert str(error).endswith("set config.evaluation.repetition_penalty=1")
     assert "Authorization" not in server.headers[0] and engine.usage.chars_per_token is None
 
 

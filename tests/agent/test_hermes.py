@@ -8,7 +8,6 @@ from scripted import CODEC, Tools
 from mirothinker_jax.agent.answer import boxed_answer
 from mirothinker_jax.agent.prompt import FINAL_REQUEST
 from mirothinker_jax.agent.wire.formats import WIRES
-from mirothinker_jax.agent.wire.hermes import parse_turn
 from mirothinker_jax.agent.wire.turn import Malformed
 from mirothinker_jax.config import ConfigError, ToolsConfig
 from mirothinker_jax.tools.executor import ToolExecutor
@@ -97,7 +96,9 @@ CALLS = {  # text → calls, in order; of a malformed one, the reason
 
 @pytest.mark.parametrize("text", CALLS)
 def test_calls(text):
-    found = [call.reason if isinstance(call, Malformed) else call for call in parse_turn(text).calls]
+    found = [
+        call.reason if isinstance(call, Malformed) else call for call in WIRES["hermes"].parse(text).calls
+    ]
     assert found == CALLS[text]
 
 
@@ -105,15 +106,15 @@ def test_calls(text):
 def test_an_argument_may_hold_any_tag(q):
     """Written plainly, as JSON has it, and not as it is rendered."""
     call = json.dumps({"name": "search", "arguments": {"q": q}})
-    parsed = parse_turn(f"<think>hm</think>so: {tagged(call)} done")
+    parsed = WIRES["hermes"].parse(f"<think>hm</think>so: {tagged(call)} done")
     assert parsed.calls == (ToolCall("", "search", {"q": q}),)
     assert parsed.words == "so:  done"
 
 
 def test_a_result_that_the_turn_writes_is_no_answer():
     text = "<tool_response>\n\\boxed{Pokhara}\n</tool_response>"
-    assert boxed_answer(parse_turn(text).words) is None
-    assert boxed_answer(parse_turn(f"\\boxed{{x}}{text}").words) == "x"
+    assert boxed_answer(WIRES["hermes"].parse(text).words) is None
+    assert boxed_answer(WIRES["hermes"].parse(f"\\boxed{{x}}{text}").words) == "x"
 
 
 class Echo:

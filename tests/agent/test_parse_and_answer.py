@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 
 from mirothinker_jax.agent.answer import boxed_answer
 from mirothinker_jax.agent.wire.formats import WIRES, call_keys
-from mirothinker_jax.agent.wire.mcp import parse_turn
 from mirothinker_jax.agent.wire.turn import Malformed
 from mirothinker_jax.tools.spec import ToolCall, render_call
 
 
 def parse_calls(text):
-    return list(parse_turn(text).calls)
+    return list(WIRES["mcp"].parse(text).calls)
 
 
 SEARCH = ToolCall("web", "search", {"q": "KTM"})
@@ -146,7 +145,7 @@ def test_an_argument_may_hold_any_tag(q):
     """Written plainly, as JSON has it, and not as render_call escapes it."""
     text = f'<think>hm</think>so: {HEAD}{{"q": "{json_text(q)}"}}{TAIL} done'
     assert parse_calls(text) == [ToolCall("web", "search", {"q": q})]
-    assert parse_turn(text).words == "so:  done"
+    assert WIRES["mcp"].parse(text).words == "so:  done"
 
 
 @pytest.mark.parametrize(
@@ -195,7 +194,7 @@ def test_a_thought_that_is_never_closed_is_all_thought(before):
     assert parse_calls(text) == [
         Malformed("malformed call: it stands in a thought; close the thought with </think> first")
     ]
-    assert parse_turn(text).words.strip() == ""
+    assert WIRES["mcp"].parse(text).words.strip() == ""
     assert parse_calls(f"{before}<think>hm") == []
 
 

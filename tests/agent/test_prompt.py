@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from mirothinker_jax.agent.prompt import FINAL_REQUEST, fill, system_prompt, template
+from mirothinker_jax.agent import prompt as prompts
+from mirothinker_jax.agent.prompt import FINAL_REQUEST, fill, system_prompt, template, with_date
 from mirothinker_jax.agent.setting import episode_setting
-from mirothinker_jax.config import AgentConfig, ConfigError
+from mirothinker_jax.config import AgentConfig, Config, ConfigError
 from mirothinker_jax.tools.spec import CALL_TAGS, ToolSpec
 
 SPEC = ToolSpec("web", "search", "Finds pages.", {"type": "object", "properties": {"q": {"type": "string"}}})
@@ -40,8 +41,36 @@ def test_the_one_of_a_format_whose_tools_the_chat_lists(tmp_path):
     ):
         system_prompt(str(path), [SPEC], "hermes")
     path.write_text("Use $this.", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"mine\.txt has a placeholder: 'this'; write \$\$"):
+    with pytest.raises(
+        ConfigError, match=r"mine\.txt has a placeholder other than \$date: 'this'; write \$\$"
+    ):
         system_prompt(str(path), [SPEC], "hermes")
+
+
+def test_the_day_that_a_prompt_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(prompts, "today", lambda: "2026-03-05")
+    path = tmp_path / "mine.txt"
+    path.write_text("Today is $date. Use:\n$tools")
+
+    def day(date="", known="", file=path):
+        agent = AgentConfig(system_prompt_file=str(file), date=date)
+        return with_date(Config(stages=(), agent=agent), known).agent.date
+
+    assert (day(), day(known="2026-01-01")) == ("2026-03-05", "2026-01-01")
+    assert day(date="2020-02-29", known="2026-01-01") == "2020-02-29"
+    said = episode_setting(AgentConfig(system_prompt_file=str(path), date="2020-02-29"), [SPEC], 64).system
+    assert said is not None and said.startswith("Today is 2020-02-29. Use:\nServer: web")
+    with pytest.raises(ConfigError, match=r"mine\.txt has \$date; give the day as agent\.date"):
+        episode_setting(AgentConfig(system_prompt_file=str(path)), [SPEC], 64)
+    with pytest.raises(ConfigError, match=r"agent\.date is '2026-3-5'; write a day as YYYY-MM-DD"):
+        day(date="2026-3-5")
+    # Nothing is set where nothing says it, and what is given is not ignored.
+    path.write_text("Costs $$date.")
+    assert day(known="2026-01-01") == day(file="") == ""
+    with pytest.raises(
+        ConfigError, match=r"agent\.date is 2020-02-29, and the system prompt \(.*mine\.txt\) has no"
+    ):
+        day(date="2020-02-29")
 
 
 def test_an_empty_template_means_no_system_message(tmp_path):
@@ -56,7 +85,9 @@ def test_mistakes_are_named(tmp_path):
     for text in ("$tool", "cost: $5"):
         path = tmp_path / "wrong.txt"
         path.write_text(text)
-        with pytest.raises(ConfigError, match=r"wrong\.txt has a placeholder other than \$tools.*write \$\$"):
+        with pytest.raises(
+            ConfigError, match=r"wrong\.txt has a placeholder other than \$date, \$tools.*write \$\$"
+        ):
             system_prompt(str(path), [])
 
 

@@ -78,5 +78,8 @@ def write_evaluation(folder: Path) -> Path:
     settings = {"tools.names": "<b>search</b>", "agent.max_calls": 3}
     manifest = {"runs": 2, "tasks": {"q2": "", "q1": "", "q3": ""}, "settings": settings}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    (folder / "summary.json").write_text(json.dumps({"accuracy": {"mean": 0.25}, "by_run": [0.5, 0.0]}))
+    because = ["2 runs, and papers made 8", "the leak guard does not refuse <b> (tools.refuse)"]
+    benchmark = {"comparable": {"published": False, "because": because}}
+    summary = {"accuracy": {"mean": 0.25}, "by_run": [0.5, 0.0], "benchmark": benchmark}
+    (folder / "summary.json").write_text(json.dumps(summary))
     return folder

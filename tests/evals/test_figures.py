@@ -7,11 +7,12 @@ import math
 import pytest
 from benchmark_files import CANARY, encode
 
-from mirothinker_jax.config import AgentConfig, TasksConfig, ToolsConfig
+from mirothinker_jax.config import AgentConfig, Config, EvalConfig, TasksConfig, ToolsConfig
 from mirothinker_jax.evals.calibration import calibration_error, stated_confidence
 from mirothinker_jax.evals.catalogue import BENCHMARKS
 from mirothinker_jax.evals.comparable import differences, line
-from mirothinker_jax.evals.figures import figures, predictions, scores
+from mirothinker_jax.evals.figures import figures, predictions
+from mirothinker_jax.evals.repeated import accuracy
 from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory, TurnContext
 
 
@@ -45,8 +46,8 @@ def test_two_runs_of_a_benchmark():
     assert (found["calls"], found["failed_calls"], found["attempts"]) == (4, 1, pytest.approx(7 / 6))
     assert found["tokens_written"] == pytest.approx(28 / 6) and found["tokens_read"] == pytest.approx(74 / 6)
     assert found["cost"] == pytest.approx((74 / 6 * 2 + 28 / 6 * 10) / 1e6)
-    assert found["low"] < 0.5 < found["high"] and found["standard_error"] > 0
-    assert scores(runs) == {"a": [True, True], "b": [False, True], "c": [False]}
+    same = accuracy({"a": [True, True], "b": [False, True], "c": [False]})
+    assert (found["accuracy"], found["low"], found["high"]) == (same.mean, same.low, same.high)
     assert figures("gaia", [[episode("a", correct=None)]])["unjudged"] == 1
     assert "accuracy" not in figures("gaia", [[episode("a", correct=None)]])
     assert figures("gaia", [[episode("d", **broken)]])["broken"] == 1
@@ -118,6 +119,7 @@ def compared(
     name="gaia",
     agent=None,
     tools=None,
+    sampling=None,
     judge="gpt-4.1-2025-04-14",
     runs=8,
     prompt="2026-03-05",
@@ -132,9 +134,13 @@ def compared(
     }
     return differences(
         name,
-        agent or AgentConfig(preset="v1.5"),
-        tools or ToolsConfig(refuse=BENCHMARKS[name].refuse),
-        TasksConfig(**graded | {"judge_reading": BENCHMARKS[name].reading or "word"} | tasks),
+        Config(
+            stages=(),
+            agent=agent or AgentConfig(preset="v1.5"),
+            tools=tools or ToolsConfig(refuse=BENCHMARKS[name].refuse),
+            tasks=TasksConfig(**graded | {"judge_reading": BENCHMARKS[name].reading or "word"} | tasks),
+            evaluation=EvalConfig(**sampling or {}),
+        ),
         runs=runs,
         remarks=remarks,
         prompt=prompt or str(DAY),
@@ -155,6 +161,10 @@ def test_comparable():
         ({"agent": AgentConfig()}, "agent.preset is '', and not one of v1.0, v1.5, v1.7"),
         ({"agent": AgentConfig(preset="v1.5", restarts=0)}, "agent.restarts is 0, and v1.5 has 5"),
         ({"agent": AgentConfig(preset="v1.0", max_calls=20)}, "agent.max_calls is 20, and v1.0 has 600"),
+        (
+            {"sampling": {"repetition_penalty": 1.0}},
+            "evaluation.repetition_penalty is 1.0, and v1.5 has 1.05",
+        ),
         ({"prompt": "Today is 2026-03-04."}, "the prompt does not say the date (2026-03-05)"),
         (
             {"tools": ToolsConfig(refuse=BENCHMARKS["gaia"].refuse[1:])},
@@ -176,6 +186,8 @@ def test_what_is_not_comparable(changes, reason):
 
 def test_a_rule_in_the_judges_place():
     tools = ToolsConfig(refuse=BENCHMARKS["gaia"].refuse)
-    settings = (AgentConfig(preset="v1.5"), tools, TasksConfig(grader="gaia"))
-    found = differences("gaia", *settings, runs=8, remarks=(), prompt="2026-03-05", day=DAY)
+    settings = {"agent": AgentConfig(preset="v1.5"), "tools": tools, "tasks": TasksConfig(grader="gaia")}
+    found = differences(
+        "gaia", Config(stages=(), **settings), runs=8, remarks=(), prompt="2026-03-05", day=DAY
+    )
     assert found == ["tasks.grader is 'gaia', and papers have gpt-4.1-2025-04-14"]

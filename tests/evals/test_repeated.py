@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mirothinker_jax.evals import repeated
+from mirothinker_jax.evals.statistics import wilson
 
 
 def clustered_as_written(scores):
@@ -109,3 +110,40 @@ def test_majority_at_k():
 def test_spread_over_runs():
     assert repeated.spread_over_runs([0.7, 0.8, 0.75]) == pytest.approx(0.05)
     assert repeated.spread_over_runs([0.7]) is None
+
+
+def test_several_answers_to_a_question_are_not_as_many_independent_ones():
+    """Of 100 questions 50 are right. Each asked four times with the same outcome says no more than asked once; with
+    independent outcomes it says about as much as 400 questions."""
+    once = repeated.accuracy({q: [q % 2 == 0] for q in range(100)})
+    assert (once.mean, once.n) == (0.5, 100)
+    assert once.low == pytest.approx(wilson(50, 100).low, abs=1e-3)
+    same = repeated.accuracy({q: [q % 2 == 0] * 4 for q in range(100)})
+    assert (same.mean, same.n) == (0.5, 400)
+    assert (same.low, same.high) == pytest.approx((once.low, once.high))
+    rng = random.Random(0)
+    drawn = repeated.accuracy({q: [rng.random() < 0.5 for _ in range(4)] for q in range(100)})
+    assert drawn.high - drawn.low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 400), rel=0.15)
+
+
+def test_questions_count_alike_whatever_the_number_of_their_answers():
+    assert repeated.accuracy({"a": [True], "b": [False] * 3, "c": []}).mean == 0.5
+    # All alike: the variance says nothing, and each question counts once.
+    right = repeated.accuracy({q: [True] * 8 for q in range(10)} | {"not judged": []})
+    assert (right.low, right.high) == (wilson(10, 10).low, 1.0)
+    with pytest.raises(ValueError, match="no answers"):
+        repeated.accuracy({})
+    pairs = [("a", True), ("b", None), ("a", False), ("c", False)]
+    assert repeated.by_question(pairs) == {"a": [True, False], "c": [False]}
+
+
+def test_about_95_of_100_clustered_intervals_hold_the_truth():
+    """Questions of different difficulty (Beta(1, 1)), four answers each."""
+    rng = random.Random(1)
+    held = 0
+    for _ in range(400):
+        shares = [rng.random() for _ in range(60)]
+        scores = {q: [rng.random() < share for _ in range(4)] for q, share in enumerate(shares)}
+        found = repeated.accuracy(scores)
+        held += found.low <= 0.5 <= found.high
+    assert 0.925 <= held / 400 <= 0.975

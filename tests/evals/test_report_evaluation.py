@@ -32,7 +32,8 @@ def test_what_the_page_says_at_once(page):
     tree = parsed(page)
     cards = [" ".join(card.text().split()) for card in tree.css(".card")]
     assert cards == [
-        "accuracy, 2 runs 25.0% 1 right · 3 wrong · 1 not judged",
+        "accuracy, 2 runs 25.0% 3.7% – 74.4% · 2 questions, each counted once 1 right · 3 wrong · 1 not judged",
+        "comparable with published no 2 runs, and papers made 8the leak guard does not refuse <b> (tools.refuse)",
         "how the episodes ended answered5",
         "run by run run 050.0%1 of 2run 10.0%0 of 2",
     ]

@@ -1,13 +1,12 @@
 """Intervals against published worked examples and against what an interval must do."""
 
 import math
-import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirothinker_jax.evals.statistics import accuracy_by, difference, of_questions, wilson
+from mirothinker_jax.evals.statistics import accuracy_by, difference, wilson
 
 counts = st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -77,37 +76,3 @@ def test_accuracy_by_group():
     groups = accuracy_by([(2, True), (1, False), (2, False), (2, True)])
     assert groups == {1: wilson(0, 1), 2: wilson(2, 3)}
     assert list(groups) == [1, 2]
-
-
-def test_several_answers_to_a_question_are_not_as_many_independent_ones():
-    """Of 100 questions 50 are right. Each asked four times with the same outcome says no more than asked once; with
-    independent outcomes it says about as much as 400 questions."""
-    once = of_questions([(q, q % 2 == 0) for q in range(100)])
-    assert (once.mean, once.n) == (0.5, 100)
-    assert once.low == pytest.approx(wilson(50, 100).low, abs=1e-3)
-    same = of_questions([(q, q % 2 == 0) for q in range(100) for _ in range(4)])
-    assert (same.mean, same.n) == (0.5, 400)
-    assert (same.low, same.high) == pytest.approx((once.low, once.high))
-    rng = random.Random(0)
-    drawn = of_questions([(q, rng.random() < 0.5) for q in range(100) for _ in range(4)])
-    assert drawn.high - drawn.low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 400), rel=0.15)
-
-
-def test_questions_count_alike_whatever_the_number_of_their_answers():
-    assert of_questions([("a", True), ("b", False), ("b", False), ("b", False)]).mean == 0.5
-    # All alike: the variance says nothing, and each question counts once.
-    right = of_questions([(q, True) for q in range(10) for _ in range(8)])
-    assert (right.low, right.high) == (wilson(10, 10).low, 1.0)
-    with pytest.raises(ValueError, match="no answers"):
-        of_questions([])
-
-
-def test_about_95_of_100_clustered_intervals_hold_the_truth():
-    """Questions of different difficulty (Beta(1, 1)), four answers each."""
-    rng = random.Random(1)
-    held = 0
-    for _ in range(400):
-        shares = [rng.random() for _ in range(60)]
-        found = of_questions([(q, rng.random() < share) for q, share in enumerate(shares) for _ in range(4)])
-        held += found.low <= 0.5 <= found.high
-    assert 0.925 <= held / 400 <= 0.975

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from chat_server import Failing, said, serving
 
+from mirothinker_jax.agent import prompt as prompts
 from mirothinker_jax.evaluate import OUTAGE, main
 
 CORPUS = "".join(
@@ -90,6 +91,25 @@ def test_figures_and_files(evaluate):
     assert evaluate(height, "--runs", "5")[3] == 10 and summary()["by_run"][:4] == found["by_run"]
 
 
+def test_two_policies_are_compared_by_what_they_left(evaluate, capfd):
+    """The second says a wrong height of Hills 4 and 5, where the first is right."""
+
+    def at_most_three(body):
+        answer = height(body)
+        asked = body["messages"][1]["content"].split("?")[0]
+        return said("\\boxed{7 m}") if asked.endswith(("4", "5")) else answer
+
+    always = {"seed": 1}
+    assert evaluate(lambda body: height(body | always), "--out", "first")[0] == 0
+    assert evaluate(lambda body: at_most_three(body | always), "--out", "second")[0] == 0
+    assert main(["--compare", "first", "second", "--out", "compared"]) == 0
+    shown = capfd.readouterr().out
+    assert "better by -0.400" in shown and "lost      q4, q5\n" in shown and "p = 0.5 (McNemar)" in shown
+    (found,) = json.loads(Path("compared", "comparison.json").read_text())["comparisons"]
+    assert [q["answers"] for q in found["questions"]] == [[["400 m"], ["7 m"]], [["500 m"], ["7 m"]]]
+    assert found["apart"] == [] and found["first"]["policy"] == {"model": "m"}
+
+
 def test_killed_and_started_again_gives_the_same_figures(evaluate, folder):
     """SIGKILL at two moments; what was finished is not asked again."""
     status, _, err, needed = evaluate(height, "--runs", "2")
@@ -116,6 +136,23 @@ def test_killed_and_started_again_gives_the_same_figures(evaluate, folder):
     assert summary() == summary("whole") and answers() == answers("whole")
     # Only the turns on the way when the process was killed, two each time, were asked for again.
     assert len(set(served)) == needed and len(served) <= needed + 2 * 2
+
+
+def test_an_evaluation_keeps_the_day_that_it_began_with(evaluate, folder, monkeypatch):
+    (folder / "system.txt").write_text("It is $date.")
+    seen = []
+
+    def ask(body):
+        seen.append(body["messages"][0]["content"].splitlines()[0])
+        return height(body)
+
+    prompt = ("--limit", "1", "--config.agent.system_prompt_file=system.txt")
+    for runs, day in (("1", "2026-03-05"), ("2", "2026-03-06")):
+        monkeypatch.setattr(prompts, "today", lambda day=day: day)
+        assert evaluate(ask, "--runs", runs, *prompt)[0] == 0
+    assert seen == ["It is 2026-03-05."] * 4
+    status, _, err, _ = evaluate(ask, "--runs", "3", *prompt, "--config.agent.date=2026-03-06")
+    assert status == 2 and "agent.date: 2026-03-05 → 2026-03-06" in err
 
 
 class SearchService:

@@ -16,6 +16,7 @@ import tiny
 from mirothinker_jax.config import (
     AgentConfig,
     Config,
+    ConfigError,
     DataConfig,
     DPOConfig,
     EvalConfig,
@@ -86,7 +87,7 @@ def episode(name, correct):
 def begin(folder):
     """The config of a run whose episodes are on record."""
     folder.mkdir()
-    (folder / "system.txt").write_text("Answer.")
+    (folder / "system.txt").write_text("Answer on $date.")
     roles = ({"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"})
     (folder / "data.jsonl").write_text(f"{json.dumps({'messages': roles})}\n" * 2)
     records = {"dpo/samples.jsonl": "dpo-0"}
@@ -149,11 +150,13 @@ def losses(run):
     return sorted((line["stage"], line["step"], line["loss"]) for line in lines)
 
 
-def test_a_resumed_run_holds_as_many_parameters_as_a_fresh_one(start, tmp_path):
+def test_a_resumed_run_holds_as_many_parameters_as_a_fresh_one(start, tmp_path, monkeypatch):
     """Whether the stage before is done since long, as under a last stage that is lengthened, or was trained by the same
     process."""
     given, run = begin(tmp_path / "a"), tmp_path / "a" / "run"
+    monkeypatch.setattr(pipeline, "today", lambda: "2026-03-05")
     fresh = start(given)
+    monkeypatch.setattr(pipeline, "today", lambda: "2026-03-06")
     device = jax.devices()[0].default_memory().kind
     held = {
         "sft": {device: 3},
@@ -175,3 +178,8 @@ def test_a_resumed_run_holds_as_many_parameters_as_a_fresh_one(start, tmp_path):
     shutil.rmtree(run / "grpo" / "checkpoints" / "3")
     assert start(given) == {"sft": (1, held["sft"]), "dpo": (0, held["dpo"]), "grpo": (2, held["grpo"])}
     assert losses(run) == undisturbed
+    # It keeps the day that it began with.
+    assert json.loads((run / "config.json").read_text())["agent"]["date"] == "2026-03-05"
+    later = dataclasses.replace(given, agent=dataclasses.replace(given.agent, date="2026-03-06"))
+    with pytest.raises(ConfigError, match=r"agent\.date: 2026-03-05 → 2026-03-06"):
+        start(later)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mirothinker_jax.agent.wire import hermes, mcp
-from mirothinker_jax.agent.wire.turn import ParsedTurn, Stretch
+from mirothinker_jax.agent.wire.turn import Grammar, ParsedTurn, Stretch, read_turn, split_turn
 from mirothinker_jax.config import check
 from mirothinker_jax.tools import hermes as hermes_text
 from mirothinker_jax.tools.spec import ToolCall, ToolSpec, render_calls
@@ -27,19 +27,32 @@ class Wire:
     """A call format.
 
     Attributes:
-      parse: an assistant turn → its calls and words; never raises.
-      stretches: an assistant turn → all of it in its order, for a reader.
+      grammar: what is a call in an assistant turn.
       render: calls → the text of them that follows what a turn says; `parse` gives them back.
       prompt_file: the built-in template of the system message.
       function: a tool → its schema, where the chat lists the tools at the end of the system message; None where the
         template's $tools does.
     """
 
-    parse: Callable[[str], ParsedTurn]
-    stretches: Callable[[str], list[Stretch]]
+    grammar: Grammar
     render: Callable[[Sequence[ToolCall]], str]
     prompt_file: Path
     function: Callable[[ToolSpec], Mapping[str, Any]] | None = None
+
+    def parse(self, text: str) -> ParsedTurn:
+        """The calls and the words of an assistant turn. Stray tags are Malformed only where there is no call. Raises
+        nothing.
+
+        >>> WIRES["mcp"].parse("<think>a or b?</think>It is b.")
+        ParsedTurn(calls=(), words='It is b.')
+        >>> WIRES["hermes"].parse('so: <tool_call>{"name": "run", "arguments": {}}</tool_call>')
+        ParsedTurn(calls=(ToolCall(server='', tool='run', arguments={}),), words='so: ')
+        """
+        return read_turn(text, self.grammar)
+
+    def stretches(self, text: str) -> list[Stretch]:
+        """All of an assistant turn in its order, thoughts too, for a reader."""
+        return split_turn(text, self.grammar)
 
     def functions(self, specs: Sequence[ToolSpec]) -> list[Mapping[str, Any]]:
         """The schemas that the chat lists; none where the template lists the tools.
@@ -70,10 +83,9 @@ def call_keys(call_format: str) -> Callable[[str], list[str]]:
 
 
 WIRES = {
-    "mcp": Wire(mcp.parse_turn, mcp.stretches, render_calls, _PROMPTS / "system_prompt.txt"),
+    "mcp": Wire(mcp.GRAMMAR, render_calls, _PROMPTS / "system_prompt.txt"),
     "hermes": Wire(
-        hermes.parse_turn,
-        hermes.stretches,
+        hermes.GRAMMAR,
         hermes_text.render_calls,
         _PROMPTS / "system_prompt_hermes.txt",
         hermes_text.function_schema,

@@ -22,10 +22,6 @@ from mirothinker_jax.agent.wire.turn import (
     Grammar,
     Malformed,
     Marks,
-    ParsedTurn,
-    Stretch,
-    read_turn,
-    split_turn,
     text_of_call,
 )
 from mirothinker_jax.tools.hermes import CALL_TAGS
@@ -37,20 +33,6 @@ _MARK = re.compile(
 )
 _END = re.compile(r"\s*+(?:</tool_call>|(?:<\|(?:im_end|endoftext)\|>)?\Z)")
 _ARGUMENTS = ("arguments", "parameters")
-
-
-def parse_turn(text: str) -> ParsedTurn:
-    """The calls and the words of an assistant turn. Stray tags are Malformed only where there is no call.
-
-    >>> parse_turn('so: <tool_call>{"name": "run", "arguments": {}}</tool_call>')
-    ParsedTurn(calls=(ToolCall(server='', tool='run', arguments={}),), words='so: ')
-    """
-    return read_turn(text, _GRAMMAR)
-
-
-def stretches(text: str) -> list[Stretch]:
-    """The same turn in its order, thoughts and all."""
-    return split_turn(text, _GRAMMAR)
 
 
 def _whole_call(
@@ -84,4 +66,4 @@ def _call(written: dict[str, Any], reader: JsonReader) -> ToolCall | Malformed:
     return ToolCall("", name.strip(), arguments)
 
 
-_GRAMMAR = Grammar(_MARK, _whole_call, CALL_TAGS)
+GRAMMAR = Grammar(_MARK, _whole_call, CALL_TAGS)

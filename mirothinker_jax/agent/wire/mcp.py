@@ -16,10 +16,6 @@ from mirothinker_jax.agent.wire.turn import (
     Grammar,
     Malformed,
     Marks,
-    ParsedTurn,
-    Stretch,
-    read_turn,
-    split_turn,
     text_of_call,
 )
 from mirothinker_jax.tools.spec import CALL_TAGS, ToolCall
@@ -30,20 +26,6 @@ _MARK = re.compile(
     r"|(?P<end></arguments>\s*+</use_mcp_tool>)|(?P<think><think>)|(?P<said></think>)"
 )
 _END = re.compile(r"\s*+</arguments>\s*+</use_mcp_tool>")
-
-
-def parse_turn(text: str) -> ParsedTurn:
-    """The calls and the words of an assistant turn. Stray tags are Malformed only where there is no call.
-
-    >>> parse_turn("<think>a or b?</think>It is b.")
-    ParsedTurn(calls=(), words='It is b.')
-    """
-    return read_turn(text, _GRAMMAR)
-
-
-def stretches(text: str) -> list[Stretch]:
-    """The same turn in its order, thoughts and all."""
-    return split_turn(text, _GRAMMAR)
 
 
 def _whole_call(
@@ -63,4 +45,4 @@ def _whole_call(
     return ToolCall(server, tool, arguments), cut[1]
 
 
-_GRAMMAR = Grammar(_MARK, _whole_call, CALL_TAGS)
+GRAMMAR = Grammar(_MARK, _whole_call, CALL_TAGS)
