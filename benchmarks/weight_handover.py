@@ -4,15 +4,17 @@
 
 A Qwen3 decoder of 134M parameters, float32 over eight emulated CPU devices (fsdp), computed in bfloat16.
 
-  local    to the engine's layout on the same devices (rollout/local/weights.py), whole on each of them, or split
-           over `tensor`: the host's memory is the devices', so a copy on either is in the peak
-  publish  to a folder of safetensors (rollout/remote/weights.py), by the trainer's process
-  reload   from that folder by mirothinker_jax.serve, a process with one device, through vLLM's calls: pause, reload,
-           resume
+  local_whole   to the engine's layout on the same devices, whole on each of them (rollout/local/weights.py); the
+                host's memory is the devices', so a copy on either is in the peak
+  local_tensor  the same, split over `tensor`
+  publish       to a folder of safetensors (rollout/remote/weights.py), by the trainer's process
+  reload        from that folder by mirothinker_jax.serve, a process with one device, through vLLM's calls: pause,
+                reload, resume
 
 A peak is a process's highest resident size meanwhile, less what was resident before. Of that, `stays` is there at the
-end: the engine's parameters. `beside` is what is left, by the bytes of the trainer's parameters: 0 would be a hand-over
-that needs no memory of its own. Everything was done once before, so that nothing compiles while it is measured; the
+end: the engine's parameters. `beside` is what is left, by the bytes of the weights that are moved (the
+trainer's, or the folder's): 0 would be a hand-over that needs no memory of its own. A reload begins while the server
+still has the old ones. Everything was done once before, so that nothing compiles while it is measured; the
 median of some rounds counts. What arrived must be the trainer's parameters, rounded once.
 
 Left out: accelerators and what lies between hosts. Disks: the folder is on the system's temporary one. Needs Linux.
@@ -198,8 +200,8 @@ def main() -> None:
     one_device = os.environ.get("XLA_FLAGS", "")
     os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{one_device} {flag}".strip()}  # inherited
     runs = {
-        "local, whole on each": in_a_process(local, 1, options.rounds, options.seed),
-        "local, over tensor": in_a_process(local, DEVICES, options.rounds, options.seed),
+        "local_whole": in_a_process(local, 1, options.rounds, options.seed),
+        "local_tensor": in_a_process(local, DEVICES, options.rounds, options.seed),
     }
     with tempfile.TemporaryDirectory() as name:
         runs["publish"] = in_a_process(publish, Path(name), options.rounds, options.seed)
