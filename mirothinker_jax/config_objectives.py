@@ -92,7 +92,8 @@ class GRPOConfig:
     # the clipped ratio
     loss: str = "reinforce"
     # What the ratio of clip, gspo and cispo is taken against: sampler, whose log-probs were recorded; start, the
-    # parameters at the step's start, with sampler_correction for the way from there to the sampler (decoupled)
+    # parameters at the step's start, with sampler_correction for the way from there to the sampler (decoupled). A step
+    # is one update, so the latter ratio is 1, and the bounds stay as they are.
     ratio_to: str = "sampler"
     clip_low: float = 0.2  # the ratio stays above 1 − this (1: no bound); gspo wants about 3e-4
     clip_high: float = 0.28  # and below 1 + this; gspo wants about 4e-4
@@ -162,9 +163,11 @@ class GRPOConfig:
             f"grpo.min_group is {self.min_group}; give 2 ≤ n < grpo.group ({self.group})",
         )
         check(
-            not (ahead and self.loss == "reinforce" and self.sampler_correction == "none"),
-            f"grpo.staleness is {self.staleness} with grpo.loss 'reinforce' and no grpo.sampler_correction: nothing "
-            "would correct for the older weights that sampled; take clip, gspo or cispo, or a correction (tis)",
+            not (ahead and self.sampler_correction == "none")
+            or (self.loss != "reinforce" and self.ratio_to == "sampler"),
+            f"grpo.staleness is {self.staleness} with grpo.loss {self.loss!r}, grpo.ratio_to {self.ratio_to!r} and no "
+            "grpo.sampler_correction: nothing would correct for the older weights that sampled; take clip, gspo or "
+            "cispo with ratio_to 'sampler', or a correction (tis)",
         )
         check(
             not (ahead and self.replay_routes),
@@ -180,6 +183,13 @@ class GRPOConfig:
             "grpo.ratio_to is 'start' with grpo.loss 'reinforce', which has no ratio; leave it out, or take clip, gspo "
             "or cispo",
         )
+        for key in ("clip_low", "clip_high", "clip_dual"):
+            value, default = getattr(self, key), getattr(GRPOConfig, key)
+            check(
+                self.ratio_to == "sampler" or value == default,
+                f"grpo.{key} is {value} with grpo.ratio_to 'start': a step is one update, so that ratio is 1 and no "
+                f"bound acts; leave it at {default}, or take ratio_to 'sampler'",
+            )
         check(
             self.clip_dual == 0 or self.loss == "clip",
             f"grpo.clip_dual is {self.clip_dual} with grpo.loss {self.loss!r}; only 'clip' has a second bound: set the "

@@ -56,8 +56,6 @@ class Batch:
       advantages: A of the sequence, repeated on each of its positions (GRPO).
       sampler_logprobs: log-prob of targets[t] under the distribution it was sampled from (GRPO).
       ref_logprobs: log-prob of targets[t] under the reference model (DPO; GRPO with a KL term).
-      start_logprobs: log-prob of targets[t] under the parameters at the start of the step that it is trained in (GRPO
-        with grpo.ratio_to = "start"); None: they are those that the loss is taken of.
       routes: int16 [B, T, L, k], the experts that tokens[t] was sent to when it was sampled with, −1 where that is
         not known; None: the routers choose (everywhere but in GRPO with replayed routes).
     """
@@ -72,7 +70,6 @@ class Batch:
     advantages: Array  # float32
     sampler_logprobs: Array  # float32
     ref_logprobs: Array  # float32
-    start_logprobs: Array | None = None  # float32
     routes: Array | None = None
 
     @property
@@ -105,10 +102,9 @@ class Batch:
     def padded(self, rows: int) -> Batch:
         """This batch (numpy) with `rows` rows of padding after its own."""
         routes = None if self.routes is None else self.routes.shape[2:]
-        padding = Batch.empty(rows, self.shape[1], routes)
-        if self.start_logprobs is not None:
-            padding = dataclasses.replace(padding, start_logprobs=np.zeros(padding.shape, np.float32))
-        return jax.tree.map(lambda a, b: np.concatenate([a, b]), self, padding)
+        return jax.tree.map(
+            lambda a, b: np.concatenate([a, b]), self, Batch.empty(rows, self.shape[1], routes)
+        )
 
 
 class LossOutput(NamedTuple):

@@ -13,8 +13,9 @@ token's loss is
 
 `ratio_to="start"` parts the two things that the ratio speaks of (decoupled PPO, arXiv 2110.00641): r = π/π_start is
 clipped, which is how far the step has moved, and stop(π_start/μ), how far the sampler lags or rounds differently, is a
-weight (`sampler_correction`) of its own. π_start is `batch.start_logprobs`. A batch that takes one update needs no such
-column: there the parameters are those of the step's start, and π_start is stop(π).
+weight (`sampler_correction`) of its own. A batch takes one update, of all its micro-batches together. So the parameters
+are those of the step's start, π_start is stop(π), and no second pass computes it. The ratio is 1 and its bounds never
+act; GRPOConfig refuses them.
 
 Left out: a ratio of a whole trajectory where its context was edited and it takes several rows. Each row then has a
 ratio of its own (objectives/ratios.py).
@@ -31,7 +32,7 @@ import jax.numpy as jnp
 from mirothinker_jax.config import GRPOConfig
 from mirothinker_jax.objectives.kl import kl_estimate
 from mirothinker_jax.objectives.ratios import gspo_log_ratio, sampler_mask, sampler_weights
-from mirothinker_jax.objectives.tokens import bounded_log_ratio, select_trained, token_mean
+from mirothinker_jax.objectives.tokens import bounded_log_ratio, select_trained, token_mean, without_value
 from mirothinker_jax.types import Array, Batch, LossOutput, Objective
 
 
@@ -66,10 +67,7 @@ def make_grpo(config: GRPOConfig) -> Objective:
         to_sampler = bounded_log_ratio(logprobs, sampler)
         moved, behind = to_sampler, to_sampler  # log r, and the log-ratio that is corrected for
         if c.ratio_to == "start":
-            start = jax.lax.stop_gradient(logprobs)
-            if batch.start_logprobs is not None:
-                (start,) = select_trained(batch, batch.start_logprobs)
-            moved, behind = bounded_log_ratio(logprobs, start), bounded_log_ratio(start, sampler)
+            moved = without_value(logprobs)
         if c.loss == "gspo":
             moved = gspo_log_ratio(moved, batch)
         losses, clipped = policy_loss(logprobs, advantages, moved, c)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -11,6 +13,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mirothinker_jax.config import ConfigError
+
+MEETING_TIMEOUT_MS = 7 * 24 * 3600 * 1000
+_meetings = itertools.count()  # each process counts its own, and they come in the same order
 
 
 def start_processes() -> None:
@@ -61,6 +66,15 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def meet() -> None:
+    """Waits until every process is here, without the devices, so that what others of its threads send there goes on
+    meanwhile. Nothing for one. A process that is gone ends the wait, and this process."""
+    if jax.process_count() > 1:
+        from orbax.checkpoint import multihost  # jax itself has this under a private name only
+
+        multihost.get_barrier_sync_fn()(key=f"meeting {next(_meetings)}", timeout_ms=MEETING_TIMEOUT_MS)
+
+
 def all_processes(condition: bool) -> bool:
     """Whether it holds on every process. Every process must ask."""
     if jax.process_count() == 1:
@@ -101,9 +115,15 @@ def merge_shares(own: np.ndarray, total: int) -> np.ndarray:
 
 
 def mean_figures(figures: Mapping[str, float]) -> dict[str, float]:
-    """The figures' means over processes, each of which must have the same names."""
+    """Each figure's mean over the processes that have it; the largest where its name ends in /max. Every process must
+    ask."""
     if jax.process_count() == 1:
         return dict(figures)
-    names = sorted(figures)
-    values = multihost_utils.process_allgather(np.asarray([figures[n] for n in names], np.float32))
-    return dict(zip(names, values.mean(0).tolist(), strict=True))
+    by_name: dict[str, list[float]] = {}
+    for text in gather_texts(json.dumps(dict(figures))):
+        for name, value in json.loads(text).items():
+            by_name.setdefault(name, []).append(value)
+    return {
+        name: max(values) if name.endswith("/max") else sum(values) / len(values)
+        for name, values in sorted(by_name.items())
+    }

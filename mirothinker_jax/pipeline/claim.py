@@ -14,12 +14,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mirothinker_jax.config import FREE_SETTINGS, STAGES, Config
+import jax
+
+from mirothinker_jax.config import FREE_SETTINGS, STAGES, Config, GRPOConfig
 from mirothinker_jax.config_tree import ConfigError, difference, flat, to_plain
 from mirothinker_jax.data.atomic import remove_scratch, replacing
 from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.parallel.processes import barrier
 from mirothinker_jax.pipeline.lock import NAME as LOCK
+from mirothinker_jax.rollout.buffer import Slots
+from mirothinker_jax.rollout.redeal import redeal
+from mirothinker_jax.rollout.rewind import rewind
 from mirothinker_jax.trainer.steps import trained_steps
 
 # Settings of the machine, of how the same numbers are computed, and of what is written down.
@@ -120,7 +125,8 @@ def claim(folder: Path, config: Config, resized: dict[str, str], first: bool) ->
     if first:
         remove_scratch(folder)
         for stage, change in resized.items():
-            _set_aside(folder / stage, change)
+            _set_aside(folder / stage, change, config.grpo.questions)
+        _redeal(folder / "grpo", config.grpo)
         with replacing(path) as scratch:
             scratch.write_text(json.dumps(to_plain(config), indent=2))
     barrier("config")
@@ -131,9 +137,16 @@ def claim(folder: Path, config: Config, resized: dict[str, str], first: bool) ->
         )
 
 
-def _set_aside(folder: Path, change: str) -> None:
+def _redeal(folder: Path, c: GRPOConfig) -> None:
+    """What is sampled ahead goes on with as many processes as there are now, where that can be."""
+    if c.window == 1 and c.refill == 0 and c.group_deadline_s == 0:
+        slots = Slots(c.questions, c.group, c.staleness)
+        redeal(folder / "rollouts", slots, jax.process_count(), trained_steps(folder / "checkpoints"))
+
+
+def _set_aside(folder: Path, change: str, questions: int) -> None:
     """The evaluation, which is of the last step's parameters, and rollouts of steps that will be trained anew, with
-    other learning rates before them."""
+    other learning rates before them; `questions` are those of a step of them."""
     trained = trained_steps(folder / "checkpoints")
     logger.info(
         "%s, from step %d on; the learning rate follows the schedule of the new length", change, trained
@@ -142,9 +155,14 @@ def _set_aside(folder: Path, change: str) -> None:
         place = folder / f"of_step_{trained}"
         place.mkdir(exist_ok=True)
         part.rename(place / part.name)
-    for rollout in sorted((folder / "rollouts").glob("step_*")):
+    rollouts = folder / "rollouts"
+    place = rollouts / f"beyond_step_{trained}"
+    if rewind(
+        rollouts, trained, questions, place
+    ):  # where groups were sampled ahead, files are not of one step
+        return
+    for rollout in sorted(rollouts.glob("step_*")):
         if int(rollout.name[len("step_") :].partition(".")[0]) > trained:
-            place = rollout.parent / f"beyond_step_{trained}"
             place.mkdir(exist_ok=True)
             rollout.rename(place / rollout.name)
 

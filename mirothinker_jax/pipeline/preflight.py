@@ -47,11 +47,6 @@ def check_settings(c: Config) -> None:
             c.grpo.questions % processes == 0,
             f"grpo.questions is {c.grpo.questions}, not a multiple of the {processes} processes",
         )
-        check(
-            processes == 1 or not c.grpo.streamed,
-            f"grpo.staleness is {c.grpo.staleness} and grpo.refill {c.grpo.refill}, which one process can do, and not "
-            f"{processes}; set both to 0",
-        )
 
 
 def check_data(place: Place, inputs: Inputs) -> None:

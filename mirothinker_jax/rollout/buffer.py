@@ -6,6 +6,9 @@ finished groups, the oldest first, none of them W or more behind the oldest that
 weights more than k + ⌈(W − 1) / P⌉ versions newer than those it was admitted with, and none is ever dropped
 (MiniMax, arXiv 2605.26494).
 
+Of several processes each has a buffer of its own, with its share of P, and nobody asks the others: a step takes what
+is oldest of each share. A share's window is so much narrower that the bound above holds as it stands.
+
 Why: when a group is admitted, at most (k + 1) · P − 1 others hold a slot, and at most W − 1 younger ones can be taken
 before it.
 
@@ -23,11 +26,12 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Slots:
-    """The settings (GRPOConfig): `questions` is P, `window` W.
+    """The settings (GRPOConfig): `questions` is P, `window` W; of one process's share, where there are `count` of them.
 
     Attributes:
       refill: groups that may be replaced for one batch.
       batches: of the whole run; nothing is admitted that none of them would train.
+      index: of this share.
     """
 
     questions: int
@@ -36,6 +40,25 @@ class Slots:
     window: int = 1
     refill: int = 0
     batches: int = 1 << 40
+    index: int = 0
+    count: int = 1
+
+    def share(self, index: int, count: int) -> Slots:
+        """The `index`th of `count` equal shares of these, as which a process has no older groups than one alone."""
+        assert self.questions % count == 0, (self.questions, count)
+        return replace(
+            self,
+            questions=self.questions // count,
+            window=(self.window - 1) // count + 1,
+            refill=self.refill // count + (index < self.refill % count),
+            index=index,
+            count=count,
+        )
+
+    def place(self, number: int) -> int:
+        """Where in the walk the share's question of this number is: every step's places are dealt in stretches."""
+        step, rest = divmod(number, self.questions)
+        return (step * self.count + self.index) * self.questions + rest
 
     @property
     def bound(self) -> int:
@@ -112,7 +135,7 @@ class Buffer:
             place, first = rest.place, self._members.pop(rest.place)
             members = (*rest.members, *range(first, first + s.group - len(rest.members)))
         else:
-            place, members = self._places, tuple(range(s.group))
+            place, members = s.place(self._places), tuple(range(s.group))
             self._places += 1
         group = Group(self._admitted, place, members, self.version)
         self._admitted += 1

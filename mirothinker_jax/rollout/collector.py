@@ -107,7 +107,7 @@ class Collector:
         equal: Callable[[Sequence[Trajectory]], bool],
         deadline: Deadline,
     ) -> Background:
-        """Groups that are sampled ahead (stream.py), of one process. Until it is closed, nothing else is collected."""
+        """This process's groups that are sampled ahead (stream.py). Until it is closed, nothing else is collected."""
         return Background(
             self._runner,
             self._host.stream,

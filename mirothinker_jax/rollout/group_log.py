@@ -5,6 +5,9 @@
                    {"event": "replaced", "group": 8, "members": [0, 1, 2, 3]}
                    {"event": "consumed", "step": 3, "groups": [6, 7]}
 
+Each of several processes has a log of its own groups (groups.0-of-2.jsonl), and none of the others'. So a run goes on
+with as many processes as it began with, if redeal.py has not come between.
+
 Read again, it leads the buffer to where it was. The episodes themselves are in journals (trajectory/journal.py). A line
 is written before what it says has any effect, and a step's is on disk before the step is trained.
 """
@@ -20,8 +23,15 @@ from pathlib import Path
 from mirothinker_jax import checked_lines
 from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.rollout.buffer import Buffer, Group
+from mirothinker_jax.trajectory.journal import parts, share
 
 NAME = "groups.jsonl"
+
+
+def logs_of_others(folder: Path, count: int) -> list[Path]:
+    """The logs that are not of `count` processes."""
+    ours = {share(folder / NAME, index, count) for index in range(count)}
+    return [path for path in parts(folder / NAME) if path not in ours]
 
 
 class GroupLog:
@@ -30,11 +40,18 @@ class GroupLog:
     def __init__(self, folder: Path, buffer: Buffer):
         """Brings the buffer, which is new, to where the folder's log ends.
 
-        Raises DataError for a line that is damaged or does not fit those before it.
+        Raises DataError for a line that is damaged or does not fit those before it, and where other logs say that the
+        number of processes was another one.
         """
         self.buffer = buffer
         self.consumed: list[list[Group]] = []  # by step, with the members that were trained
-        self._path = folder / NAME
+        index, count = buffer.slots.index, buffer.slots.count
+        self._path = share(folder / NAME, index, count)
+        if others := logs_of_others(folder, count):
+            raise DataError(
+                f"{others[0]}: what is sampled ahead was begun by another number of processes than {count}, and each "
+                "has a log of its own groups; give as many as then, or remove the stage's folder to begin it anew"
+            )
         self._file: io.FileIO | None = None
         if self._path.exists():
             self._read()

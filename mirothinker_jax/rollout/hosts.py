@@ -9,10 +9,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from mirothinker_jax.agent.policy import Engine, EngineError, Request, Turn
-from mirothinker_jax.models.qwen import Params
-from mirothinker_jax.parallel.processes import barrier
+from mirothinker_jax.models.qwen import STACKED, Params
+from mirothinker_jax.parallel.processes import meet
 from mirothinker_jax.rollout.collect import OutageError
 from mirothinker_jax.rollout.local.device import Device
 from mirothinker_jax.rollout.local.driver import LocalEngine
@@ -39,7 +40,8 @@ class EngineHost(Protocol):
         ...
 
     def stream(self) -> AbstractAsyncContextManager[PublishedEngine]:
-        """An engine that gets its parameters while it is open. One process only."""
+        """An engine that gets its parameters while it is open. Every process must publish the same, in the same
+        order."""
         ...
 
     def counts(self) -> Mapping[str, int]:
@@ -82,7 +84,11 @@ class LocalHost:
             self._device = self._make_device()
         try:
             async with LocalEngine(self._device, version=-1) as engine:  # of no policy yet
-                yield engine
+
+                async def publish(params: Params, version: int) -> None:
+                    await engine.publish(_kept(params), version)
+
+                yield _Published(engine, publish, engine.release)
         finally:
             self._device.unload()
 
@@ -93,14 +99,35 @@ class LocalHost:
         """Holds nothing that has to be closed."""
 
 
-class _Published:
-    """An engine whose parameters somebody else brings to it, and that holds none."""
+def _kept(params: Params) -> Params:
+    """The parameters without what the sampler would share with the trainer (local/weights.py), who donates its own to
+    the next step. Of what is stacked, and of what comes from other processes, the sampler has arrays of its own."""
+    if jax.process_count() > 1:
+        return params
+    return params | _copy({key: value for key, value in params.items() if key != STACKED})
 
-    def __init__(self, engine: Engine, publish: Callable[[Params, int], Awaitable[None]]):
-        self._engine, self._bring = engine, publish
+
+@jax.jit
+def _copy(params: Params) -> Params:
+    return jax.tree.map(jnp.copy, params)
+
+
+class _Published:
+    """An engine whose parameters somebody else brings to it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        publish: Callable[[Params, int], Awaitable[None]],
+        release: Callable[[], Awaitable[None]],
+    ):
+        self._engine, self._publish, self._release = engine, publish, release
 
     async def publish(self, params: Params, version: int) -> None:
-        await self._bring(params, version)
+        await self._publish(params, version)
+
+    async def release(self) -> None:
+        await self._release()
 
     async def generate(self, request: Request) -> Turn:
         return await self._engine.generate(request)
@@ -108,8 +135,9 @@ class _Published:
     def forget(self, session: str) -> None:
         self._engine.forget(session)
 
-    async def release(self) -> None:
-        """Nothing of it is on these devices."""
+
+async def _nothing() -> None:
+    """Nothing of servers is on these devices."""
 
 
 class RemoteHost:
@@ -124,12 +152,13 @@ class RemoteHost:
         """Raises ConfigError where a server cannot be used, OutageError where none takes the parameters."""
         if self._engine is None:
             self._engine = await self._make_engine().__aenter__()
+        # In a thread: episodes wait for their tools meanwhile.
         publication = await asyncio.to_thread(self._weights.publish, params, version)
         first = jax.process_index() == 0
         try:
             if first:
                 await self._engine.use(publication)
-            barrier(f"weights {publication.label}")
+            await asyncio.to_thread(meet)
             if not first:  # the servers have them by now
                 await self._engine.use(publication)
         except EngineError as error:
@@ -147,7 +176,7 @@ class RemoteHost:
     async def stream(self) -> AsyncIterator[PublishedEngine]:
         if self._engine is None:
             self._engine = await self._make_engine().__aenter__()
-        yield _Published(self._engine, self.load)
+        yield _Published(self._engine, self.load, _nothing)
 
     def counts(self) -> Mapping[str, int]:
         return {"sampled_tokens": 0 if self._engine is None else self._engine.sampled_tokens}

@@ -9,6 +9,7 @@ they are asked for, or replaces groups that would teach nothing. Rows are made o
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ from mirothinker_jax.config import ConfigError, GRPOConfig
 from mirothinker_jax.config_tree import numbers_by_name
 from mirothinker_jax.data.packing import pack_rows
 from mirothinker_jax.models.qwen import Params
-from mirothinker_jax.parallel.processes import max_over_processes, mean_figures
+from mirothinker_jax.parallel.processes import gather_texts, max_over_processes, mean_figures, meet
 from mirothinker_jax.rollout.background import Background
 from mirothinker_jax.rollout.buffer import Slots
 from mirothinker_jax.rollout.collector import Collector
 from mirothinker_jax.rollout.stream import Deadline
-from mirothinker_jax.rollout.walk import Walk, part_name
+from mirothinker_jax.rollout.walk import Walk, part_name, part_of
 from mirothinker_jax.tasks.types import Task
 from mirothinker_jax.trajectory.groups import GroupRows, group_rows
+from mirothinker_jax.trajectory.journal import History, of_others
 from mirothinker_jax.trajectory.reward import violates_format, with_reward
 from mirothinker_jax.trajectory.types import Stop, Trajectory
 from mirothinker_jax.types import Batch
@@ -63,8 +65,9 @@ class GRPOSource:
         self._config, self._collector, self._walk = config, collector, Walk(tasks, config.questions, seed)
         self._folder, self._seed, self._microbatch_size = folder, seed, microbatch_size
         self._reference, self._routes, self._reason_to_drop = reference, routes, reason_to_drop
+        self._shard, self._block = shard, block or shard
         self._sampled, self._trained = (
-            _part(config.questions * config.group, *p) for p in (shard, block or shard)
+            _part(config.questions * config.group, *p) for p in (self._shard, self._block)
         )
         self._steps = steps
 
@@ -72,13 +75,15 @@ class GRPOSource:
     def _stream(self) -> Background:
         c = self._config
         slots = Slots(c.questions, c.group, c.staleness, c.window, c.refill, self._steps)
+        slots = slots.share(*self._shard)
         deadline = Deadline(c.group_deadline_s, c.min_group)
         equal = lambda group: self._rows(group).equal  # noqa: E731
         return self._collector.stream(self._walk, slots, self._folder, equal, deadline)
 
     def next(self, step: int, params: Params) -> tuple[Batch, dict[str, float]]:
         c = self._config
-        found, figures = self._stream.next(step, params) if c.streamed else self._of_this_step(step, params)
+        take = self._of_stream if c.streamed else self._of_this_step
+        found, figures = take(step, params)
         groups = [self._rows(group) for group in found]
         pieces = [piece for group in groups for piece in group.pieces]
         batch = pack_rows(
@@ -112,6 +117,26 @@ class GRPOSource:
             wanted=self._trained,
         )
         return [found[i : i + c.group] for i in range(0, len(found), c.group)], figures
+
+    def _of_stream(self, step: int, params: Params) -> tuple[list[list[Trajectory]], dict[str, float]]:
+        """The groups that are the step's, of this process's share; and those of the others that hold the same rows."""
+        found, figures = self._stream.next(step, params)
+        meet()  # a share may be late, and the devices have to sample
+        if self._block[1] == self._shard[1]:
+            return found, figures
+        told = [self._block, [[t.id for t in group] for group in found]]
+        groups = []
+        for index, text in enumerate(gather_texts(json.dumps(told))):
+            block, ids = json.loads(text)
+            if tuple(block) == self._block:
+                read = functools.cache(lambda number, index=index: self._history(number, index))
+                groups += [[read(part_of(id)).require(id) for id in group] for group in ids]
+        return groups, figures
+
+    def _history(self, number: int, index: int) -> History:
+        """Of a part, what process `index` has sampled of it, or found."""
+        path = self._folder / part_name(number)
+        return History(path, without=of_others(path, index, self._shard[1]))
 
     def _rewarded(self, trajectory: Trajectory) -> Trajectory:
         c = self._config

@@ -7,6 +7,9 @@ nothing is trained twice. Episodes go on through a change of weights; a turn's t
 A group whose deadline has passed ends as soon as `min_group` of its members are judged. They are the group that is
 trained, and their rewards its mean; the others stay under way, and belong to the next group that is admitted.
 
+Of several processes each has a stream of its share of the questions, on its own devices. They meet in `next`: all of
+them publish together, and what a step takes of each share is up to that share alone.
+
 Not exact: what is sampled after a restart, and with staleness above 0 at all, depends on when weights came. A group's
 deadline counts anew after a restart.
 """
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +30,7 @@ from mirothinker_jax.rollout.buffer import Buffer, Group, Slots
 from mirothinker_jax.rollout.collect import Runtime, Worker
 from mirothinker_jax.rollout.group_log import GroupLog
 from mirothinker_jax.rollout.walk import Walk, part_name
-from mirothinker_jax.trajectory.journal import History, Journal
+from mirothinker_jax.trajectory.journal import History, Journal, of_others, share
 from mirothinker_jax.trajectory.types import Trajectory
 
 
@@ -53,8 +57,9 @@ class Deadline:
 class _Part:
     """The journal of some places, open for writing, and what it held before."""
 
-    def __init__(self, path: Path, make_worker: Callable[[Journal, History], Worker]):
-        self.history, self.journal = History(path), Journal(path)
+    def __init__(self, path: Path, index: int, count: int, make_worker: Callable[[Journal, History], Worker]):
+        self.history = History(path, without=of_others(path, index, count))
+        self.journal = Journal(share(path, index, count))
         self.worker = make_worker(self.journal, self.history)
 
 
@@ -82,7 +87,7 @@ class Groups:
         self._found: dict[int, list[Trajectory]] = {}  # of finished groups
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
-        self._begun = False
+        self._begun = self._closing = False
         self._given: float | None = None  # when the last batch was
         self._tokens = 0  # that were sampled by then
         self._replaced = self._buffer.replaced
@@ -98,8 +103,9 @@ class Groups:
         if step < len(self._log.consumed):
             groups = self._log.consumed[step]
             found = [list(await asyncio.gather(*self._run(group))) for group in groups]
+            self._show(groups)
             self._forget(groups)
-            return found, {}
+            return found, _staleness(step, found)
         if step > len(self._log.consumed):
             raise DataError(
                 f"{self._folder}: step {step} comes next, and the log has what was trained up to step "
@@ -117,29 +123,28 @@ class Groups:
         while (groups := self._log.take()) is None:
             if self._failure is not None:
                 raise self._failure
+            assert self._games, "nothing is sampled, and no batch is ready"
             self._changed.clear()
             await self._changed.wait()
         if self._buffer.slots.staleness == 0:
             await self._engine.release()
         found = [self._found.pop(group.number) for group in groups]
+        self._show(groups)
         now = clock()
         seconds = max(now - (asked if self._given is None else self._given), 1e-9)
         idle = now - asked - (self._engine.busy_s() - busy)
         tokens, self._tokens = self._engine.sampled_tokens - self._tokens, self._engine.sampled_tokens
         self._given = now
         self._forget(groups)
-        return found, self._figures(step, found) | {
+        return found, self._figures() | _staleness(step, found) | {
             "rollout/seconds": now - asked,  # that the trainer waited
             "rollout/idle_share": max(0.0, idle) / seconds,
             "rollout/sampled_tokens_per_s": tokens / seconds,
         }
 
-    def _figures(self, step: int, found: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
-        ages = [step - t.policy_version for group in found for t in group]
+    def _figures(self) -> dict[str, float]:
         replaced, self._replaced = self._buffer.replaced - self._replaced, self._buffer.replaced
         return {
-            "staleness/mean": sum(ages) / len(ages),
-            "staleness/max": float(max(ages)),
             "rollout/groups_in_flight": float(len(self._buffer.open)),
             "rollout/groups_waiting": float(len(self._buffer.waiting)),
             "rollout/groups_replaced": float(replaced),
@@ -148,13 +153,15 @@ class Groups:
 
     async def aclose(self) -> None:
         """Ends what is under way. The journals have it."""
+        self._closing = True
         tasks = [*self._games, *self._episodes.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for part in self._parts.values():
-            part.journal.close()
-        self._log.close()
+        with contextlib.ExitStack() as stack:  # all of them, also where a disk is full
+            stack.callback(self._log.close)
+            for part in self._parts.values():
+                stack.callback(part.journal.close)
 
     def _admit(self) -> None:
         while (group := self._log.admit()) is not None:
@@ -163,12 +170,16 @@ class Groups:
     def _begin(self, group: Group) -> None:
         task = asyncio.get_running_loop().create_task(self._play(group))
         self._games.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(functools.partial(self._ended, group))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, group: Group, task: asyncio.Task[None]) -> None:
         self._games.discard(task)
-        if not task.cancelled() and task.exception() is not None:
+        if not task.cancelled():
             self._failure = self._failure or task.exception()
+        elif not self._closing:
+            self._failure = self._failure or RuntimeError(
+                f"group {group.number}: an episode of place {group.place} was cancelled by what it called"
+            )
         self._changed.set()
 
     async def _play(self, group: Group) -> None:
@@ -177,7 +188,7 @@ class Groups:
         ended = await self._wait(tasks)
         kept = [m for m, task in zip(group.members, tasks, strict=True) if task in ended]
         found = [task.result() for task in tasks if task in ended]
-        part = self._part(group.place)
+        part = self._part(self._walk.part(group.place))
         if out := [t.id for t in found if t.correct is None and not part.history.finished(t.id)]:
             part.journal.leave_out(out)
         if self._buffer.may_replace and self._equal(found):
@@ -200,23 +211,31 @@ class Groups:
 
     def _run(self, group: Group) -> list[asyncio.Task[Trajectory]]:
         """Its episodes, those that are under way already among them."""
-        worker, tasks = self._part(group.place).worker, []
+        worker, tasks = self._part(self._walk.part(group.place)).worker, []
         for spec in self._walk.episodes(group.place, group.members, group.version):
             if spec.id not in self._episodes:
                 self._episodes[spec.id] = asyncio.get_running_loop().create_task(worker.trajectory(spec))
             tasks.append(self._episodes[spec.id])
         return tasks
 
-    def _part(self, place: int) -> _Part:
-        number, s = self._walk.part(place), self._buffer.slots
+    def _part(self, number: int) -> _Part:
+        s = self._buffer.slots
         if number not in self._parts:
             self._parts[number] = _Part(
                 self._folder / part_name(number),
+                s.index,
+                s.count,
                 lambda journal, history: Worker(
                     self._engine, self._runtime, journal, history, Sampling(), s.questions * s.group
                 ),
             )
         return self._parts[number]
+
+    def _show(self, groups: Sequence[Group]) -> None:
+        """Other processes, which may train on these too, can read them."""
+        if self._buffer.slots.count > 1:
+            for number in {self._walk.part(group.place) for group in groups}:
+                self._part(number).journal.sync()
 
     def _forget(self, groups: Sequence[Group]) -> None:
         """Nobody asks for these episodes again; nor for the journals that have no others to come."""
@@ -227,6 +246,11 @@ class Groups:
         needed = {self._walk.part(g.place) for g in (*buffer.open, *buffer.waiting, *buffer.queue)}
         for number in self._parts.keys() - needed:
             self._parts.pop(number).journal.close()
+
+
+def _staleness(step: int, found: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
+    ages = [step - t.policy_version for group in found for t in group]
+    return {"staleness/mean": sum(ages) / len(ages), "staleness/max": float(max(ages))}
 
 
 class _Watched:

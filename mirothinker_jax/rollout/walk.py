@@ -33,9 +33,19 @@ class Walk:
         task = self.tasks[int(order[place % total])]
         seeds = [int(np.random.default_rng((self.seed, step, place, m)).integers(2**31)) for m in members]
         return [
-            EpisodeSpec(f"grpo-{step}-{place}-{member}", task, seed, version=version)
+            EpisodeSpec(episode_name(self.questions, place, member), task, seed, version=version)
             for member, seed in zip(members, seeds, strict=True)
         ]
+
+
+def episode_name(questions: int, place: int, member: int) -> str:
+    """Of one member of a place, where a step has so many questions."""
+    return f"grpo-{place // questions}-{place}-{member}"
+
+
+def part_of(episode: str) -> int:
+    """Which journal has the episode of this name."""
+    return int(episode.split("-")[1])
 
 
 def part_name(number: int) -> str:

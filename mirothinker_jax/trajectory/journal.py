@@ -19,9 +19,10 @@ import io
 import itertools
 import json
 import logging
+import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ def share(path: Path, index: int, count: int) -> Path:
     'step_3.0-of-2.jsonl'
     """
     return path if count == 1 else path.with_name(f"{path.stem}.{index}-of-{count}{path.suffix}")
+
+
+def of_others(path: Path, index: int, count: int) -> set[Path]:
+    """The parts that the other ones of `count` processes write."""
+    return {share(path, other, count) for other in range(count) if other != index}
 
 
 def parts(path: Path) -> list[Path]:
@@ -117,6 +123,11 @@ class Journal:
         """These ended broken or unjudged, and all others ended well: what was asked for is complete without them."""
         self._append({"event": "left_out", "episodes": list(episodes)})
 
+    def sync(self) -> None:
+        """What was written is on disk, and other hosts that open the files see it."""
+        for file in filter(None, (self._columns, self._lines)):
+            os.fsync(file.fileno())
+
     def close(self) -> None:
         files, self._lines, self._columns = (self._lines, self._columns), None, None
         with contextlib.ExitStack() as stack:
@@ -166,16 +177,17 @@ _REQUIRED = {
 
 
 class History:
-    """What a journal holds, from all its parts. Episodes that ended stay on disk until they are asked for."""
+    """What a journal holds, from all its parts but some. Episodes that ended stay on disk until they are asked for."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, without: Collection[Path] = ()):
         self.unfinished: dict[str, Unfinished] = {}
         self.verdicts: dict[str, Verdict] = {}
         self.left_out: set[str] = set()
         self.damaged = 0  # lines and columns that count as never written
         self._ended: dict[str, tuple[Path, int, int]] = {}
         for part in parts(path):
-            self._read(part)
+            if part not in without:
+                self._read(part)
 
     def _read(self, part: Path) -> None:
         wrong = []

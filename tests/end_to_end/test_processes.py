@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mirothinker_jax import checked_lines
 from mirothinker_jax.trajectory import journal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,6 +161,56 @@ def test_rollouts_of_two_processes_are_repeated_from_the_record_and_completed(fo
 
 
 @pytest.mark.slow
+def test_processes_that_sample_ahead_train_every_episode_once(folder, monkeypatch):
+    """Two processes that share each row, so each trains on what both have sampled. One is killed in the middle."""
+    (folder / "coin.py").write_text(
+        "def grade(task, attempt):\n    return sum(attempt.segments[-1].tokens) % 2 == 0\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{folder}")
+    settings = (
+        "stages=sft,grpo",
+        "sft.training.steps=2",
+        "tasks.grader=coin:grade",
+        "evaluation.questions=0",
+    )
+    settings += ("grpo.staleness=1", "grpo.window=3", "grpo.loss=clip", "grpo.training.steps=6")
+    settings += ("mesh.fsdp=1", "mesh.context=2")
+    command = [f"--config.{setting}" for setting in settings]
+    smoke, rollouts = ROOT / "configs" / "toy" / "smoke.py", folder / "ahead" / "grpo" / "rollouts"
+    run, log = launch(folder, "ahead", 2, 1, *command, config=smoke), rollouts / "groups.1-of-2.jsonl"
+    deadline = time.monotonic() + 400
+    while not log.exists() or log.read_bytes().count(b'"consumed"') < 3:
+        assert run.poll() is None and time.monotonic() < deadline, run.communicate(timeout=60)
+        time.sleep(0.002)
+    (second,) = [pid for pid in trainers(folder / "ahead") if b"PROCESS_ID=1\0" in environment(pid)]
+    os.kill(int(second), signal.SIGKILL)
+    run.communicate(timeout=60)
+    assert run.returncode == 128 + signal.SIGKILL and trainers(folder / "ahead") == []
+
+    before = log.read_bytes()
+    finish(launch(folder, "ahead", 2, 1, *command, config=smoke))
+    assert log.read_bytes().startswith(before[: before.rindex(b"\n")])
+    steps = [[] for _ in range(6)]  # episodes that each has trained, of both
+    for index in range(2):
+        members = {}
+        for _, _, text in checked_lines.read_lines(rollouts / f"groups.{index}-of-2.jsonl"):
+            event = json.loads(text)
+            if event["event"] == "admitted":
+                place = event["place"]
+                members[event["group"]] = [f"grpo-{place // 4}-{place}-{m}" for m in event["members"]]
+            elif event["event"] == "consumed":
+                steps[event["step"]] += [id for number in event["groups"] for id in members[number]]
+    assert [len(step) for step in steps] == [16] * 6
+    trained = sorted(id for step in steps for id in step)
+    assert trained == sorted(f"grpo-{p // 4}-{p}-{m}" for p in range(24) for m in range(4))
+    found = {t.id: t for n in range(6) for t in journal.read(rollouts / f"step_{n:06d}.jsonl")}
+    tokens = [sum(found[id].tokens for id in step) / len(step) for step in steps]
+    assert losses(folder, "ahead", "grpo", "episode_tokens") == pytest.approx(tokens)
+    assert all(losses(folder, "ahead", "grpo", "grad_norm")) and found.keys() == set(trained)
+    assert {0, 1} <= set(losses(folder, "ahead", "grpo", "staleness/max")) <= {0, 1, 2}
+
+
+@pytest.mark.slow
 def test_a_failure_of_one_ends_all(folder):
     lines = (folder / "sums.jsonl").read_text().splitlines()[:40]
     record = json.loads(lines[31])  # of shard 1, which the second process reads
@@ -204,6 +255,10 @@ def test_a_signal_ends_every_process(folder):
     run.communicate(timeout=60)
     assert run.returncode == 143
     assert trainers(folder / "stopped") == []
+
+
+def environment(pid):
+    return b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
 
 
 def trainers(run):

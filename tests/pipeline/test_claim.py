@@ -9,6 +9,8 @@ import pytest
 from mirothinker_jax.config import Config, ConfigError, ContextConfig, MoEConfig
 from mirothinker_jax.config_tree import to_plain
 from mirothinker_jax.pipeline.claim import check_same, claim
+from mirothinker_jax.rollout.buffer import Buffer, Slots
+from mirothinker_jax.rollout.group_log import GroupLog
 
 FIRST = Config(stages=("sft",))
 
@@ -177,6 +179,27 @@ def test_rollouts_beyond_the_checkpoint_are_not_those_of_another_schedule(folder
     take(folder, changed(both, grpo={"training": training}))
     found = {p.relative_to(folder / "grpo" / "rollouts").as_posix() for p in folder.rglob("step_*")}
     assert found == {*records[:2], *(f"beyond_step_2/{name}" for name in records[2:])}
+
+
+def test_groups_sampled_ahead_are_taken_back_to_the_checkpoint(folder):
+    """Files of theirs are not of one step: a group of step_000003 may be trained in step 2."""
+    both = dataclasses.replace(FIRST, stages=("sft", "grpo"))
+    take(folder, both)
+    make(folder, "sft/checkpoints/100", "grpo/checkpoints/2", "grpo/rollouts/step_000003.jsonl")
+    rollouts = folder / "grpo" / "rollouts"
+    log = GroupLog(rollouts, Buffer(Slots(questions=1, group=2, staleness=1)))
+    for step in range(4):
+        log.buffer.publish(step)
+        while (group := log.admit()) is not None:
+            log.finish(group.number, group.members)
+        log.take()
+    log.close()
+    before = (rollouts / "groups.jsonl").read_bytes()
+    training = dataclasses.replace(both.grpo.training, steps=200)
+    take(folder, changed(both, grpo={"training": training}))
+    assert (rollouts / "beyond_step_2" / "groups.jsonl").read_bytes() == before
+    assert len(GroupLog(rollouts, Buffer(Slots(questions=1, group=2, staleness=1))).consumed) == 3
+    assert (rollouts / "step_000003.jsonl").exists()
 
 
 def test_what_killed_processes_were_writing_is_removed(folder):

@@ -103,14 +103,14 @@ class Trainer:
     ):
         self.slots, self.deadline, self.equal = slots, deadline or Deadline(), equal
         self.engine, self.tools = engine or Script(), Tools(seconds)
-        self.folder, self.checkpoint = Path(folder), Path(folder) / "checkpoint.json"
+        self.folder, self.checkpoint = Path(folder), Path(folder) / f"checkpoint-{self.slots.index}.json"
         self.batches, self.figures = [], []
 
     async def run(self, train_s=0.03):
         self.batches = json.loads(self.checkpoint.read_text()) if self.checkpoint.exists() else []
         setting = Setting("Answer.", max_calls=5, context_tokens=5000, turn_tokens=500, output_tokens=100)
         runtime = Runtime(self.tools, Chat(CODEC), CODEC.decode, setting, by_answer)
-        walk = Walk(TASKS, self.slots.questions, 0)
+        walk = Walk(TASKS, self.slots.questions * self.slots.count, 0)
         folder = self.folder / "rollouts"
         groups = Groups(self.engine, runtime, walk, self.slots, folder, self.equal, self.deadline)
         try:

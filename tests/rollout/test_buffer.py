@@ -2,6 +2,7 @@
 
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,20 @@ def test_the_bound_holds_and_nothing_is_lost(slots, choices, split):
     placed = Counter((g.place, m) for g in run.admitted for m in g.members)
     left = Counter((g.place, m) for g in run.buffer.queue for m in g.members)
     assert all(placed[key] >= 1 for key in left), "only what was begun is in the queue"
+
+
+@settings(deadline=None, max_examples=100)
+@given(SLOTS, st.integers(1, 4))
+def test_shares_are_the_whole(slots, count):
+    whole = replace(slots, questions=slots.questions * count)
+    shares = [whole.share(index, count) for index in range(count)]
+    assert max(share.bound for share in shares) <= whole.bound
+    assert sum(share.refill for share in shares) == whole.refill
+    dealt = sorted(share.place(n) for share in shares for n in range(3 * slots.questions))
+    assert dealt == list(range(3 * whole.questions))
+    for share in shares:  # each step's places are dealt, as where nothing is sampled ahead
+        steps = {share.place(n) // whole.questions for n in range(slots.questions)}
+        assert steps == {0}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Groups that are sampled ahead: how old they are, what a deadline and equal rewards do, and that kills change
 nothing."""
 
+import asyncio
 import json
 import os
 import random
@@ -19,6 +20,8 @@ from ahead import SLOTS, TASKS, Script, Trainer
 from mirothinker_jax import checked_lines
 from mirothinker_jax.data.strict_json import DataError
 from mirothinker_jax.rollout.collect import OutageError
+from mirothinker_jax.rollout.redeal import redeal
+from mirothinker_jax.rollout.rewind import rewind
 from mirothinker_jax.rollout.stream import Deadline
 from mirothinker_jax.rollout.walk import Walk
 from mirothinker_jax.tools.spec import Failure, ToolResult
@@ -56,6 +59,54 @@ def test_every_episode_is_trained_once_within_the_bound(tmp_path, staleness, win
     assert trainer.engine.released == (SLOTS.batches if staleness == 0 else 0)
     assert all(0 <= f["rollout/idle_share"] <= 1 for f in trainer.figures)
     assert max(f["rollout/groups_in_flight"] for f in trainer.figures) <= (staleness + 1) * SLOTS.questions
+
+
+def test_processes_share_the_questions(tmp_path):
+    """Each has its half of every step's, in files of its own, no older than one process would have them."""
+    halves = [SLOTS.share(index, 2) for index in range(2)]
+    first, second = (run(Trainer(tmp_path, slots)) for slots in halves)
+    assert sorted(first.trained + second.trained) == ALL
+    assert all(len(batch) == 1 for trainer in (first, second) for batch in trainer.batches)
+    assert max(ages(first) + ages(second)) <= SLOTS.bound
+    assert {p.name for p in (tmp_path / "rollouts").glob("groups*")} == {
+        "groups.0-of-2.jsonl",
+        "groups.1-of-2.jsonl",
+    }
+    for count, index in ((1, 0), (2, 0)):  # again: as many as then, or refused
+        trainer = Trainer(tmp_path, SLOTS.share(index, count))
+        if count == 2:
+            assert run(trainer).trained == first.trained and not trainer.engine.turns
+        else:
+            with pytest.raises(DataError, match=r"groups\.0-of-2\.jsonl: .* number of processes than 1"):
+                run(trainer)
+
+
+def test_another_number_of_processes_goes_on(tmp_path):
+    """Two, then one, then three, then two again: each is stopped when it has sampled more than is in its checkpoint."""
+    whole, found = replace(SLOTS, questions=6, window=1), []
+    expected = [s.id for p in range(42) for s in Walk(TASKS, 6, 0).episodes(p, range(SLOTS.group), 0)]
+    for count, steps, trained in ((2, 3, 2), (1, 5, 4), (3, 6, 6), (2, 7, 7)):
+        redeal(tmp_path / "rollouts", whole, count, len(found))
+        for index in range(count):
+            trainer = Trainer(tmp_path, replace(whole.share(index, count), batches=steps))
+            per = whole.questions // count
+            mine = [batch[index * per : (index + 1) * per] for batch in found]
+            trainer.checkpoint.write_text(json.dumps(mine))
+            run(trainer)
+            if index == 0:
+                batches = [[] for _ in range(steps)]
+            for batch, more in zip(batches, trainer.batches, strict=True):
+                batch += more
+            assert max(ages(trainer)) <= whole.bound
+        assert batches[: len(found)] == found
+        found = batches[:trained]
+    assert sorted(id for batch in found for group in batch for id, *_ in group) == sorted(expected)
+    turns = Counter()
+    for path in (tmp_path / "rollouts").glob("step_*.jsonl"):
+        events = [json.loads(text) for _, _, text in checked_lines.read_lines(path)]
+        turns.update((e["episode"], e["number"]) for e in events if e["event"] == "turn")
+    assert set(turns.values()) == {1} and len(turns) == 3 * len(expected), "nothing was sampled again"
+    assert len(list((tmp_path / "rollouts" / "other_processes").iterdir())) == 2 + 1 + 3
 
 
 def test_weights_change_in_the_middle_of_episodes(tmp_path):
@@ -213,14 +264,51 @@ def test_services_that_are_away_end_the_run_with_one_line(tmp_path):
     assert run(Trainer(tmp_path)).trained == ALL
 
 
+def test_an_episode_that_is_cancelled_from_within_ends_the_run(tmp_path):
+    """As where a tool's library cancels its caller. Its group would never end, and the trainer wait for ever."""
+    trainer = Trainer(tmp_path)
+
+    async def execute(call, request_id):
+        raise asyncio.CancelledError
+
+    trainer.tools.execute = execute
+    with pytest.raises(RuntimeError, match=r"group \d: an episode of place \d was cancelled"):
+        run(trainer)
+    assert run(Trainer(tmp_path)).trained == ALL
+
+
 def test_a_folder_that_is_not_the_checkpoints_is_refused(tmp_path):
     run(Trainer(tmp_path))
     (tmp_path / "rollouts" / "groups.jsonl").unlink()
     with pytest.raises(DataError, match=r"step 8 comes next, .* up to step 0; bring back"):
         trainer = Trainer(tmp_path, replace(SLOTS, batches=9))
         trainer.batches = []
-        (tmp_path / "checkpoint.json").write_text("[[], [], [], [], [], [], [], []]")
+        (tmp_path / "checkpoint-0.json").write_text("[[], [], [], [], [], [], [], []]")
         run(trainer)
+
+
+def test_what_was_sampled_beyond_a_step_is_not_that_of_another_schedule(tmp_path):
+    """The run has come to its end, and goes on from step 3 with other weights after it."""
+    slots, rollouts = replace(SLOTS, staleness=2), tmp_path / "rollouts"
+    before = run(Trainer(tmp_path, slots), train_s=0.2).batches
+    whole = {path.name: path.read_bytes() for path in rollouts.iterdir()}
+    (tmp_path / "checkpoint-0.json").write_text(json.dumps(before[:3]))
+    assert not rewind(tmp_path, 3, SLOTS.questions, tmp_path / "none"), "no logs"
+    for _ in range(2):  # as if the start had been killed and begun again
+        assert rewind(rollouts, 3, SLOTS.questions, rollouts / "beyond")
+    aside = {path.name: path.read_bytes() for path in (rollouts / "beyond").iterdir()}
+    assert "groups.jsonl" in aside and aside.items() <= whole.items()
+    again = run(Trainer(tmp_path, slots, engine=Script(lambda session: "anew")))
+    assert again.trained == ALL and again.batches[:4] == before[:4] and max(ages(again)) <= slots.bound
+    late, anew = set(), set()
+    for path in rollouts.glob("step_*.jsonl"):
+        events = [json.loads(text) for _, _, text in checked_lines.read_lines(path)]
+        late |= {
+            e["episode"] for e in events if e["event"] == "turn" and any(v > 3 for v, _ in e["versions"])
+        }
+        anew |= {t.id for t in journal.read(path) if t.answer == "anew"}
+    assert late and late <= anew, "nothing is left that the weights of the former schedule have sampled"
+    assert len(anew) < len(ALL) - 4 * 6, "what had ended by then is kept"
 
 
 def test_a_longer_run_goes_on_where_the_shorter_one_ended(tmp_path):

@@ -20,7 +20,11 @@ AHEAD = {"staleness": 1, "loss": "clip"}
         ),
         (
             {"staleness": 1},
-            r"grpo\.staleness is 1 with grpo\.loss 'reinforce' and no grpo\.sampler_correction",
+            r"grpo\.staleness is 1 with grpo\.loss 'reinforce', grpo\.ratio_to 'sampler' and no grpo\.sampler_corr",
+        ),
+        (
+            AHEAD | {"ratio_to": "start"},
+            r"grpo\.loss 'clip', grpo\.ratio_to 'start' and no grpo\.sampler_correction: nothing would correct",
         ),
         (
             {"group_deadline_s": 60.0, "min_group": 4},
@@ -50,4 +54,5 @@ def test_what_does_is_not():
     assert not GRPOConfig().streamed
     assert GRPOConfig(refill=2).streamed
     assert GRPOConfig(staleness=1, sampler_correction="tis").streamed
+    assert GRPOConfig(**AHEAD, ratio_to="start", sampler_correction="tis").streamed
     assert GRPOConfig(**AHEAD, window=5, refill=2, group_deadline_s=60.0, min_group=6).streamed
