@@ -67,13 +67,13 @@ def make(folder: Path, preset: str, layers: int, shard_bytes: int, seed: int) ->
     write(folder, listed, "bfloat16", read, shard_bytes, iter)
     values = to_hf(model, model.vocab_size, {}) | {"torch_dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(values))
-    _write_tokenizer(folder / "tokenizer.json")
+    write_tokenizer(folder / "tokenizer.json")
     sizes = [2 * int(np.prod(tensor.shape)) for tensor in listed]
     files = len(list(folder.glob("*.safetensors")))
     return {"bytes": sum(sizes), "largest": max(sizes), "tensors": len(sizes), "files": files}
 
 
-def _write_tokenizer(file: Path) -> None:
+def write_tokenizer(file: Path) -> None:
     """The smallest that convert takes: the bytes and Qwen's control tokens."""
     import tokenizers
     from tokenizers import models, pre_tokenizers

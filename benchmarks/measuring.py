@@ -70,19 +70,19 @@ class Options(argparse.ArgumentParser):
         )
 
 
-def forget_peak() -> int:
-    """The resident bytes of this process, from which its highest is counted again. Linux only."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status_bytes("VmRSS")
+def forget_peak(process: int | str = "self") -> int:
+    """The resident bytes of a process, from which its highest is counted again. Linux only."""
+    Path(f"/proc/{process}/clear_refs").write_text("5")
+    return _status_bytes(process, "VmRSS")
 
 
-def peak_bytes() -> int:
+def peak_bytes(process: int | str = "self") -> int:
     """The highest resident size since `forget_peak`."""
-    return _status_bytes("VmHWM")
+    return _status_bytes(process, "VmHWM")
 
 
-def _status_bytes(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+def _status_bytes(process: int | str, key: str) -> int:
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
-    raise SystemExit(f"/proc/self/status has no {key} here")
+    raise SystemExit(f"/proc/{process}/status has no {key} here")

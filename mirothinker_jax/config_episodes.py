@@ -229,6 +229,9 @@ class RolloutConfig:
     tensor: int = 1
     page_tokens: int = 64  # tokens of a page
     pages: int = 0  # of all devices; 0: as many as `slots` whole contexts take
+    # GiB of the host's memory, in each process, for pages that have to leave the devices: they come back instead of
+    # being computed again. 0: none.
+    host_gib: float = 0.0
     prefill_tokens: int = 64  # tokens of a block of prefill; a context takes as many blocks as it needs
     prefill_slots: int = 32  # blocks per prefill dispatch
     decode_steps: int = 8  # tokens per decode dispatch
@@ -253,6 +256,9 @@ class RolloutConfig:
         for key in ("slots", "tensor", "page_tokens", "prefill_tokens", "prefill_slots", "decode_steps"):
             check(getattr(self, key) >= 1, f"rollout.{key} is {getattr(self, key)}; it must be ≥ 1")
         check(self.pages >= 0, f"rollout.pages is {self.pages}; give 0 for as many as all slots take")
+        check(
+            0 <= self.host_gib < float("inf"), f"rollout.host_gib is {self.host_gib}; give 0 for none, or GiB"
+        )
         check(
             not self.deterministic or self.page_tokens % self.prefill_tokens == 0,
             f"rollout.deterministic feeds whole blocks of pages: rollout.page_tokens ({self.page_tokens}) must be a "

@@ -49,11 +49,15 @@ class Capabilities:
       sampling: the fields of Sampling that it honours.
       raw_logprobs: whether turns have them.
       routes: whether turns can have them.
+      stop_ids: the most that a request may name.
+      stop_strings: whether a request may name any.
     """
 
     sampling: frozenset[str] = frozenset(f.name for f in fields(Sampling))
     raw_logprobs: bool = True
     routes: bool = False
+    stop_ids: int = 0
+    stop_strings: bool = False
 
     def check(self, sampling: Sampling, engine: str) -> None:
         """Raises ValueError where the engine of this name cannot draw tokens so."""
@@ -62,6 +66,19 @@ class Capabilities:
             raise ValueError(
                 f"sampling.{name} is {getattr(sampling, name)}, which {engine} cannot do; "
                 f"leave it at {getattr(Sampling(), name)}, or use an engine that can"
+            )
+
+    def check_request(self, request: Request, engine: str) -> None:
+        """Raises ValueError where the engine of this name cannot give the turn that is asked for."""
+        self.check(request.sampling, engine)
+        if len(request.stop_ids) > self.stop_ids:
+            raise ValueError(
+                f"stop_ids are {len(request.stop_ids)}, and {engine} takes at most {self.stop_ids}; name fewer"
+            )
+        if request.stop_strings and not self.stop_strings:
+            raise ValueError(
+                f"stop_strings are {request.stop_strings}, which {engine} cannot look for; leave them out, or use an "
+                "engine that can"
             )
 
 
@@ -88,6 +105,8 @@ class Request:
       ids: the whole context, up to where the turn begins.
       max_tokens: the most that may be sampled.
       seed: equal requests with equal seeds give equal turns. Its lowest 32 bits count.
+      stop_ids: tokens that end the turn beside the model's own, and are its last.
+      stop_strings: texts that end the turn; the token that completes one is its last.
     """
 
     session: str
@@ -95,6 +114,12 @@ class Request:
     max_tokens: int
     seed: int = 0
     sampling: Sampling = Sampling()
+    stop_ids: tuple[int, ...] = ()
+    stop_strings: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if "" in self.stop_strings:
+            raise ValueError("stop_strings has an empty one, which ends nothing; leave it out")
 
 
 class Engine(Protocol):

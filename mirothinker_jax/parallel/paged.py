@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import mirothinker_kernels.paged_attention.tpu as tpu  # pyright: ignore[reportMissingImports]
 import mirothinker_kernels.paged_attention.xla as xla  # pyright: ignore[reportMissingImports]
 from jax.sharding import Mesh, PartitionSpec
@@ -30,6 +31,7 @@ class PagedKernels:
         # Axes of a layer's pages: those of tpu.py and of xla.py.
         axes = ("batch", None, "kv_heads", None) if on_tpu else ("batch", "kv_heads", None, None)
         self.pages, self._parts = spec(*axes), 1 if on_tpu else 2
+        self.contents = PartitionSpec(None, *self.pages)  # of pages of all layers
         self._alone = mesh.size == 1
 
     def empty(self, pages: int, size: int, kv_heads: int, width: int, dtype: Any) -> Pool:
@@ -44,6 +46,26 @@ class PagedKernels:
 
         every = [(self.pages,) * self._parts for _ in pools]
         return self._mapped(local, (every, spec("batch"), spec("batch")), every)(pools, source, target)
+
+    def take(self, pools: list[Pool], pages: jax.Array) -> jax.Array:
+        """The content of pages, int32 [n] of each device, one after the other: [layers · parts, n, …] of each."""
+
+        def local(pools, pages) -> jax.Array:
+            return jnp.stack([part[pages] for pool in pools for part in pool])
+
+        every = [(self.pages,) * self._parts for _ in pools]
+        return self._mapped(local, (every, spec("batch")), self.contents)(pools, pages)
+
+    def put(self, pools: list[Pool], pages: jax.Array, contents: jax.Array) -> list[Pool]:
+        """The pools with these pages as `take` gave them. −1: none."""
+
+        def local(pools, pages, contents) -> list[Pool]:
+            where = jnp.where(pages >= 0, pages, pools[0][0].shape[0])
+            each = iter(contents)
+            return [tuple(part.at[where].set(next(each), mode="drop") for part in pool) for pool in pools]
+
+        every = [(self.pages,) * self._parts for _ in pools]
+        return self._mapped(local, (every, spec("batch"), self.contents), every)(pools, pages, contents)
 
     def attend(self, table: jax.Array, places: jax.Array) -> Attend:
         """Attention of tokens at `places`, int32 [B, C], of rows with the pages `table`, int32 [B, M]. The layer cache

@@ -31,7 +31,7 @@ async def open_served(
         "--weights-dir: new weights have no adapters, and this model has; merge them with "
         "mirothinker_jax.convert --to hf",
     )
-    async with LocalEngine(model.device(config)) as engine:
+    async with LocalEngine(model.device(config), decode=model.tokenizer.decode) as engine:
 
         async def reload(folder: Path, version: int) -> None:
             params = await asyncio.to_thread(lambda: load_params(Folder(folder), model.spec))

@@ -158,7 +158,7 @@ class Sampler:
     weights: float
     pages: float  # keys and values
     moved: (
-        float  # the largest of the weights, which is there twice for a moment when it comes from the trainer
+        float  # the largest weight of a layer, or the embedding: there twice while it comes from the trainer
     )
     temporaries: float  # a rule of thumb
 
@@ -177,7 +177,7 @@ def sampler(config: Config, devices: int) -> Sampler:
     return Sampler(
         weights=(parameters(m).total * item + adapters * ITEM["float32"]) / r.tensor,
         pages=pages(config) / copies * r.page_tokens * kv,
-        moved=max(m.layers * each, m.vocab_size * m.hidden) * item / r.tensor,
+        moved=max(each, m.vocab_size * m.hidden) * item / r.tensor,
         temporaries=tokens * layer * item + rows * m.vocab_size * (4 * ITEM["float32"] + 1),
     )
 

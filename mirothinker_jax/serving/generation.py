@@ -2,7 +2,7 @@
 
 A piece is a short turn in the context of those before it. The engine keeps what it has computed, and a token's random
 number follows from the turn's seed and the token's place, so pieces sample what one long turn would. Streams are made
-so, and stops that the engine does not know (strings, other token ids) are found so, a piece later at most.
+so, and stops that the engine cannot look for itself (Capabilities) are found so, a piece later at most.
 """
 
 from __future__ import annotations
@@ -85,17 +85,21 @@ async def generate(served: Served, asked: Asked) -> AsyncGenerator[Answer, None]
     Raises ApiError.
     """
     try:
-        served.engine.capabilities.check(asked.sampling, "this model's engine")
+        can = served.engine.capabilities
+        can.check(asked.sampling, "this model's engine")
     except ValueError as error:
         raise bad(str(error)) from None
     session, answer = f"http-{next(_sessions)}", Answer()
-    whole = asked.whole and not asked.stops and not asked.stop_ids - served.end_ids
+    stop_ids = tuple(sorted(asked.stop_ids - served.end_ids))
+    known = len(stop_ids) <= can.stop_ids and (can.stop_strings or not asked.stops)
+    whole, stops = asked.whole and known, {"stop_ids": stop_ids, "stop_strings": asked.stops} if known else {}
     try:
         while not answer.finish:
             left = asked.max_tokens - len(answer.tokens)
             size = left if whole else min(left, PIECE_TOKENS)
             ids = (*asked.ids, *answer.tokens)
-            turn = await served.engine.generate(Request(session, ids, size, asked.seed, asked.sampling))
+            request = Request(session, ids, size, asked.seed, asked.sampling, **stops)
+            turn = await served.engine.generate(request)
             answer.add(turn, served.version)
             _finish(served, asked, answer, turn)
             yield answer

@@ -92,6 +92,8 @@ class Turn:
     `raw_logprobs` under the model's own, at temperature 1 and whole; () where the engine does not tell them.
     `versions` are of the policy that sampled each token; () where the engine does not tell them.
 
+    `stop` is what ended it of the request's own stop ids and strings; None: the model's end token, or the limit.
+
     `routes`, where they are recorded: int16 [n, L, k], the experts of the n tokens that were fed to the model for this
     turn. The last token of a turn is fed with what follows it.
     """
@@ -102,6 +104,7 @@ class Turn:
     raw_logprobs: tuple[float, ...] = ()
     versions: tuple[int, ...] = ()
     routes: np.ndarray | None = field(default=None, compare=False)
+    stop: int | str | None = None
 
 
 @dataclass(frozen=True)

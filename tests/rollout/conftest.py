@@ -1,5 +1,6 @@
 """Devices over the tiny model, compiled once, and what the trainer says of the turns that they sample."""
 
+import dataclasses
 import functools
 
 import jax
@@ -15,6 +16,7 @@ from mirothinker_jax.rollout.local.layout import sampling_model
 from mirothinker_jax.trainer.step import make_logprobs
 
 CONTEXT, ENDS = 64, (63, 17)
+HOST = {"host_gib": 1e-3}
 CONFIGS = {
     # Room for everything.
     "wide": RolloutConfig(slots=6, prefill_slots=3, prefill_tokens=8, decode_steps=4, page_tokens=8),
@@ -23,9 +25,12 @@ CONFIGS = {
         slots=4, prefill_slots=2, prefill_tokens=7, decode_steps=3, page_tokens=4, pages=16
     ),
     "narrow": RolloutConfig(slots=1, prefill_slots=1, prefill_tokens=1, decode_steps=3, page_tokens=64),
-    "experts": RolloutConfig(slots=4, prefill_slots=2, prefill_tokens=8, decode_steps=4, page_tokens=8),
+    # Pages go to the host and come back: room for one whole context and a bit, on each device.
+    "experts": RolloutConfig(
+        slots=4, prefill_slots=2, prefill_tokens=8, decode_steps=4, page_tokens=8, pages=10, **HOST
+    ),
     "mesh": RolloutConfig(
-        slots=8, tensor=2, prefill_slots=8, prefill_tokens=8, decode_steps=4, page_tokens=16
+        slots=8, tensor=2, prefill_slots=8, prefill_tokens=8, decode_steps=4, page_tokens=16, pages=20, **HOST
     ),
     "exact": RolloutConfig(
         slots=4,
@@ -37,6 +42,9 @@ CONFIGS = {
         deterministic=True,
     ),
 }
+# And with room in the host's memory.
+for name in ("tight", "exact"):
+    CONFIGS[f"{name}, host"] = dataclasses.replace(CONFIGS[name], **HOST)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from mirothinker_jax.rollout.local.device import Device
 from mirothinker_jax.rollout.local.driver import LocalEngine
 
 TRAINING = Sampling()
+LETTERS = [chr(33 + i) for i in range(tiny.VOCAB)]  # the text of each token
+STEPS = (Device._feed, Device._decode, Device._copy, Device._take, Device._put)
 _sessions = itertools.count()
 
 
@@ -63,12 +65,16 @@ def episodes(count):
     return made
 
 
+def text(ids):
+    return "".join(LETTERS[i] for i in ids)
+
+
 def run(device, work, version=0):
     """What `work(engine)` gives, and the engine, which compiles nothing meanwhile."""
-    shapes = lambda: [f._cache_size() for f in (Device._feed, Device._decode, Device._copy)]  # noqa: E731
+    shapes = lambda: [f._cache_size() for f in STEPS]  # noqa: E731
 
     async def inside():
-        async with LocalEngine(device, version) as engine:
+        async with LocalEngine(device, version, text) as engine:
             before = shapes()
             result = await asyncio.wait_for(work(engine), 120)
             assert shapes() == before

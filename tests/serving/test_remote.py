@@ -47,12 +47,18 @@ def prefers(server, servers):
 )
 def test_token_ids_go_in_and_out_with_every_setting(stub, protocol):
     async def run():
-        stub.turns = [turn(4, END, finish="stop"), turn(4, 5, 6, 7)]
+        stub.turns = [turn(4, END, finish="stop"), turn(4, 5, 6, 7), turn(4, 8, finish="stop")]
         async with stubs(stub), RemoteEngine(settings(stub, protocol=protocol), (END, 17)) as engine:
             first = await engine.generate(request())
-            return first, await engine.generate(request(temperature=0.5, top_p=0.9))
+            second = await engine.generate(request(temperature=0.5, top_p=0.9))
+            with pytest.raises(ValueError, match=r"stop_strings are \('x',\), which http.* cannot look for"):
+                await engine.generate(dataclasses.replace(request(), stop_strings=("x",)))
+            return first, second, await engine.generate(dataclasses.replace(request(), stop_ids=(8,)))
 
-    first, second = asyncio.run(run())
+    first, second, third = asyncio.run(run())
+    assert (third.tokens, third.complete, third.stop) == ((4, 8), False, 8)
+    last = stub.asked()[2]
+    assert last.get("sampling_params", last)["stop_token_ids"] == [END, 17, 8]
     assert first.tokens == (4, END) and first.complete and first.logprobs == (-1.0, -2.25)
     assert first.raw_logprobs == first.logprobs and first.versions == ()
     assert second.tokens == (4, 5, 6, 7) and not second.complete

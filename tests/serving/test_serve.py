@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from mirothinker_jax.agent.policy import Request, Sampling
 from mirothinker_jax.rollout.hosts import RemoteHost
 from mirothinker_jax.rollout.remote.engine import RemoteEngine, RemoteSettings
 from mirothinker_jax.rollout.remote.weights import MARKER, WeightsFolder, read_publication
+from mirothinker_jax.serving.generation import Asked, generate
 
 SAMPLINGS = {
     "as trained": Sampling(),
@@ -61,6 +63,21 @@ def test_turns_over_http_are_those_of_the_engine_behind(running, protocol, name)
         np.testing.assert_allclose(got.raw_logprobs, expected.raw_logprobs[:count], atol=1e-5)
 
 
+def test_a_stop_string_ends_a_stream_and_a_whole_turn_alike(running):
+    """The engine looks for it in the one, the server in the other: within a token, and over two pieces."""
+    (request,) = requests(Sampling(), 1)
+
+    async def last(**fields):
+        asked = Asked(request.ids, 24, 5, Sampling(), **fields)
+        return [answer async for answer in generate(running.served, asked)][-1]
+
+    plain = running.do(last())
+    stop = plain.text[9:13]
+    whole, pieces = (running.do(last(stops=("\n\n", stop), whole=w)) for w in (True, False))
+    assert whole == pieces and whole.stop == stop and whole.finish == "stop"
+    assert whole.text == plain.text[: plain.text.index(stop)]
+
+
 def test_weights_in_the_middle_of_a_turn_are_told_token_by_token(running, spec, params, trainer, weights_dir):
     """Before, between and after: every log-prob is the trainer's for the weights that sampled the token, in a context
     that they computed whole."""
@@ -93,16 +110,25 @@ def test_weights_in_the_middle_of_a_turn_are_told_token_by_token(running, spec, 
     np.testing.assert_allclose(after.logprobs, trainer(params[1], (*prompt, *after.tokens), 3), atol=1e-4)
 
 
-def test_a_collectors_host_gives_servers_every_policy(running, spec, params, trainer, weights_dir):
+def test_a_collectors_host_gives_servers_every_policy(
+    monkeypatch, running, spec, params, trainer, weights_dir
+):
     """Also where two policies have one number, as the first of two stages have."""
     settings, prompt = RemoteSettings((running.url,), timeout_s=60), (72, 105)
 
     async def run():
-        weights = WeightsFolder(weights_dir, spec)
+        weights, go, publish = WeightsFolder(weights_dir, spec), threading.Event(), WeightsFolder.publish
+        monkeypatch.setattr(WeightsFolder, "publish", lambda *given: go.wait(30) and publish(*given))
         host = RemoteHost(lambda: RemoteEngine(settings, (IM_END,), weights.publish), weights)
         turns = []
         for number, weights_now in ((3, params[0]), (3, params[1])):
-            await host.load(weights_now, number)
+            go.clear()
+            loading = asyncio.create_task(host.load(weights_now, number))
+            while host._engine is None:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            go.set()  # writing waits for the event loop, and never the other way round
+            await loading
             async with host.open() as engine:
                 turns.append(await engine.generate(Request("same", prompt, 6, 1)))
             host.unload()

@@ -1,8 +1,9 @@
-"""The device side of the local engine: pages, rows, and the three functions that touch them.
+"""The device side of the local engine: pages, rows, and the functions that touch them.
 
 A row is a turn that is being sampled: its pending token, sampled but not fed, its length, its settings, all of which
 stay on the device, so that the next step can be sent before the tokens of the last one are read. `feed` writes blocks
-of contexts and begins rows; `decode` samples several tokens in chosen rows; `copy` copies pages.
+of contexts and begins rows; `decode` samples several tokens in chosen rows; `copy` copies pages, and `carry_out` and
+`carry_in` carry them to the host's memory and back.
 
 Every function is compiled for a few numbers of rows when the parameters come, and for no other afterwards. On several
 devices each has pages and rows of its own, and arguments are those of the devices one after the other.
@@ -39,6 +40,8 @@ from mirothinker_jax.rollout.local.weights import abstract, place
 from mirothinker_jax.rollout.sampling import Settings, sample, uniforms
 
 COPIES = 16  # pages copied at once, on each device
+CARRIED = 4  # pages carried to or from the host at once, of each device
+STOP_IDS = 8  # of a request, beside the model's own
 
 
 class Rows(NamedTuple):
@@ -47,6 +50,7 @@ class Rows(NamedTuple):
     pending: jax.Array  # int32, the token to feed next
     length: jax.Array  # int32, tokens in the pages
     budget: jax.Array  # int32, tokens the turn may still sample; 0: it has ended
+    stop_ids: jax.Array  # int32 [rows, STOP_IDS], which end the turn, too; −1: none
     settings: Settings
     seen: jax.Array  # bool [rows, V], tokens of the context
 
@@ -57,6 +61,7 @@ class Start(NamedTuple):
     row: np.ndarray  # int32
     last: np.ndarray  # int32, the index in the block of the context's last token
     budget: np.ndarray  # int32
+    stop_ids: np.ndarray  # int32 [blocks, STOP_IDS]; −1: none
     settings: Settings
     seen: jax.Array  # uint8 [blocks, ⌈V / 8⌉], the tokens of the context as bits
 
@@ -88,9 +93,19 @@ class Device:
         self.model, self.config, self.context = model, config, context_tokens
         self.end_ids, self.record_routes = frozenset(end_ids), record_routes
         assert not record_routes or model.config.moe.experts, "a dense model has no routes"
-        self.capabilities = Capabilities(routes=record_routes)
+        self.capabilities = Capabilities(routes=record_routes, stop_ids=STOP_IDS)
         # A block may reach beyond the context's end.
         self.columns = -(-(context_tokens + config.prefill_tokens) // config.page_tokens)
+        c = model.config
+        page_bytes = (
+            2 * c.layers * config.page_tokens * c.kv_heads * c.head_dim * jnp.dtype(c.compute_dtype).itemsize
+        )
+        self.host_pages = int(config.host_gib * 2**30 / page_bytes) // self.shards
+        if config.host_gib and not self.host_pages:
+            raise ConfigError(
+                f"config.rollout.host_gib is {config.host_gib}, less than a page of {page_bytes} bytes for each of "
+                f"{self.shards} devices; give 0 for none, or {page_bytes * self.shards / 2**30:.3g} or more"
+            )
         self.rows = config.slots // self.shards
         one = config.deterministic
         self.decode_rows = buckets(self.rows, () if one else (2, 4, 8))
@@ -156,6 +171,34 @@ class Device:
             with jax.set_mesh(self.model.mesh):
                 self._pools = self._copy(self._pools, source, target)
 
+    def carry_out(self, pages: Sequence[Sequence[int]]) -> list[jax.Array]:
+        """Starts to carry pages of each device to the host: their contents, [layers · parts, shards · CARRIED, …], in
+        batches of CARRIED pages of each."""
+        contents = []
+        for first in range(0, max(map(len, pages)), CARRIED):
+            table = np.zeros((self.shards, CARRIED), np.int32)
+            for shard, part in enumerate(pages):
+                batch = part[first : first + CARRIED]
+                table[shard, : len(batch)] = batch
+            with jax.set_mesh(self.model.mesh):
+                contents.append(self._take(self._pools, table.reshape(-1)))
+            contents[-1].copy_to_host_async()
+        return contents
+
+    def carry_in(self, pages: Sequence[Sequence[tuple[int, np.ndarray]]]) -> None:
+        """Writes pages of each device: (page, content [layers · parts, …])."""
+        for first in range(0, max(map(len, pages)), CARRIED):
+            table = np.full((self.shards, CARRIED), -1, np.int32)
+            some = next(part[0][1] for part in pages if part)
+            contents = np.zeros((len(some), self.shards * CARRIED, *some.shape[1:]), some.dtype)
+            for shard, part in enumerate(pages):
+                for i, (page, content) in enumerate(part[first : first + CARRIED]):
+                    table[shard, i] = page
+                    contents[:, shard * CARRIED + i] = content
+            layout = NamedSharding(self.model.mesh, self._kernels.contents)
+            with jax.set_mesh(self.model.mesh):
+                self._pools = self._put(self._pools, table.reshape(-1), jax.device_put(contents, layout))
+
     def seen(self, contexts: Sequence[np.ndarray | None], rows: int) -> jax.Array:
         """The tokens of contexts as bits, for `Start`; None: nobody asks. All None: an array that is there already."""
         if all(ids is None for ids in contexts):
@@ -179,6 +222,9 @@ class Device:
         for n in (size * self.shards for size in self.decode_rows):
             self.decode(*self._no_rows(n))
         self.copy([[(0, 0)]] * self.shards)
+        if self.host_pages:
+            (contents,) = self.carry_out([[0]] * self.shards)
+            self.carry_in([[(0, np.asarray(contents)[:, 0])]] * self.shards)
 
     def table(self, rows: int) -> np.ndarray:
         """Page numbers of rows that have none, int32 [rows, columns]."""
@@ -191,7 +237,8 @@ class Device:
     def _no_start(self, blocks: int, unseen: Any) -> Start:
         settings = Settings.rows([(Sampling(), 0)] * blocks)
         none, zeros = np.full(blocks, self.config.slots, np.int32), np.zeros(blocks, np.int32)
-        return Start(none, zeros, zeros.copy(), settings, unseen)
+        stops = np.full((blocks, STOP_IDS), -1, np.int32)
+        return Start(none, zeros, zeros.copy(), stops, settings, unseen)
 
     def _no_blocks(self, blocks: int, unseen: Any) -> tuple[Any, ...]:
         nowhere = np.full((blocks, self.config.prefill_tokens), -1, np.int32)
@@ -243,7 +290,8 @@ class Device:
         rows = self.config.slots
         ints = jnp.zeros(rows, jnp.int32)
         settings = Settings(*(jnp.zeros(rows, x.dtype) for x in Settings.rows([(Sampling(), 0)])))
-        made = Rows(ints, ints, ints, settings, jnp.zeros((rows, self.model.vocab_size), bool))
+        stops = jnp.full((rows, STOP_IDS), -1, jnp.int32)
+        made = Rows(ints, ints, ints, stops, settings, jnp.zeros((rows, self.model.vocab_size), bool))
         return self._everywhere(made)
 
     def _everywhere(self, tree: Any) -> Any:
@@ -260,9 +308,10 @@ class Device:
         assert routing is not None
         return jnp.moveaxis(routing.chosen, 0, 2).astype(jnp.int16)
 
-    def _ended(self, tokens: jax.Array) -> jax.Array:
-        no = jnp.zeros(tokens.shape, bool)
-        return functools.reduce(jnp.logical_or, (tokens == i for i in sorted(self.end_ids)), no)
+    def _ended(self, tokens: jax.Array, stop_ids: jax.Array) -> jax.Array:
+        """bool [B] of tokens, int32 [B], in rows with these stop ids."""
+        own = (tokens[:, None] == stop_ids).any(axis=1)
+        return functools.reduce(jnp.logical_or, (tokens == i for i in sorted(self.end_ids)), own)
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))
     def _feed(self, params, pools, state: Rows, tokens, places, tables, start: Start) -> tuple[Any, ...]:
@@ -275,9 +324,10 @@ class Device:
         logits = full_logits(final, module.head_weight)
         seen = jnp.unpackbits(start.seen, axis=1, count=logits.shape[1], bitorder="little") > 0
         drawn = sample(logits, uniforms(start.settings.seed, place), start.settings, seen)
-        budget = jnp.where(self._ended(drawn.tokens), 0, start.budget - 1)
+        stop_ids = jnp.asarray(start.stop_ids)
+        budget = jnp.where(self._ended(drawn.tokens, stop_ids), 0, start.budget - 1)
         seen = seen.at[jnp.arange(len(seen)), drawn.tokens].set(True)
-        begun = Rows(drawn.tokens, place + 1, budget, start.settings, seen)
+        begun = Rows(drawn.tokens, place + 1, budget, stop_ids, start.settings, seen)
         state = jax.tree.map(lambda old, new: old.at[start.row].set(new, mode="drop"), state, begun)
         one = drawn.tokens[:, None], drawn.logprobs[:, None], drawn.raw_logprobs[:, None]
         sampled = Sampled(*one, self._routes(routing))
@@ -309,7 +359,7 @@ class Device:
             if (routes := self._routes(routing)) is not None:
                 new = (*new, routes[:, 0])
             filled = [x.at[:, i].set(y) for x, y in zip(filled, new, strict=True)]
-            ended = self._ended(drawn.tokens) | ~running
+            ended = self._ended(drawn.tokens, row.stop_ids) | ~running
             row = row._replace(
                 pending=jnp.where(running, drawn.tokens, row.pending),
                 length=row.length + running.astype(jnp.int32),
@@ -336,3 +386,13 @@ class Device:
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
     def _copy(self, pools, source, target) -> Any:
         return self._kernels.copy(pools, source, target)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _take(self, pools, pages) -> jax.Array:
+        contents = self._kernels.take(pools, pages)
+        layout = NamedSharding(self.model.mesh, self._kernels.contents)
+        return jax.lax.with_sharding_constraint(contents, layout)
+
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def _put(self, pools, pages, contents) -> Any:
+        return self._kernels.put(pools, pages, contents)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from mirothinker_jax.models.qwen import Params
 from mirothinker_jax.rollout.local.device import Device
 from mirothinker_jax.rollout.local.pages import shared
 from mirothinker_jax.rollout.local.steps import Steps, Work
+from mirothinker_jax.rollout.local.stops import Decode
 from mirothinker_jax.rollout.local.turns import Running
 
 
@@ -28,18 +30,20 @@ class LocalEngine:
     The device must be loaded when the first turn is asked for; `publish` gives it other parameters later on.
     """
 
-    def __init__(self, device: Device, version: int = 0):
-        """`version` is of the parameters that the device holds."""
-        self._device, self._steps = device, Steps(device, version)
+    def __init__(self, device: Device, version: int = 0, decode: Decode | None = None):
+        """`version` is of the parameters that the device holds. `decode` gives the text of ids, which stop strings are
+        looked for in; None: requests may name none."""
+        self._device, self._steps, self._decode = device, Steps(device, version), decode
         self._sessions: dict[str, Running] = {}
         self._told: dict[str, np.ndarray] = {}  # of sessions, the tokens whose routes were told
-        self._orders: list[tuple[Callable[[], None], asyncio.Future[None]]] = []
+        # (in the thread, on the loop after it, who waits for both), between two steps.
+        self._orders: list[tuple[Callable[[], None], Callable[[], None], asyncio.Future[None]]] = []
         self._work = asyncio.Event()
 
     @property
     def capabilities(self) -> Capabilities:
         """What requests may ask for."""
-        return self._device.capabilities
+        return replace(self._device.capabilities, stop_strings=self._decode is not None)
 
     @property
     def sampled_tokens(self) -> int:
@@ -50,6 +54,11 @@ class LocalEngine:
     def prefilled_tokens(self) -> int:
         """Tokens of contexts that were computed, again where their pages had to go."""
         return self._steps.fed_tokens
+
+    @property
+    def restored_tokens(self) -> int:
+        """At most so many came back from the host's memory instead of being computed."""
+        return self._steps.restored_pages * self._device.config.page_tokens
 
     async def __aenter__(self) -> LocalEngine:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -66,18 +75,19 @@ class LocalEngine:
 
         Raises ValueError where the turn does not fit, or asks for what the engine cannot do.
         """
-        self.capabilities.check(request.sampling, "the local engine")
+        self.capabilities.check_request(request, "the local engine")
         room, vocabulary = self._device.context, self._device.model.vocab_size
         if not len(request.ids) or request.max_tokens < 1 or len(request.ids) + request.max_tokens > room:
             raise ValueError(
                 f"a context of {len(request.ids)} tokens and a turn of {request.max_tokens} do not fit {room}; "
                 "give at least one of each, or raise agent.context_tokens"
             )
-        if not 0 <= min(request.ids) <= max(request.ids) < vocabulary:
-            raise ValueError(f"a context has ids outside 0 … {vocabulary - 1}, the model's vocabulary")
+        given = (*request.ids, *request.stop_ids)
+        if not 0 <= min(given) <= max(given) < vocabulary:
+            raise ValueError(f"a context or stop_ids have ids outside 0 … {vocabulary - 1}, the vocabulary")
         assert request.session not in self._sessions, f"two turns of session {request.session} at once"
         self._check()
-        turn = Running.of(request, asyncio.get_running_loop().create_future())
+        turn = Running.of(request, asyncio.get_running_loop().create_future(), self._decode)
         if self._device.record_routes and request.session in self._told:
             told = self._told[request.session]
             count = min(len(told), len(request.ids) - 1)
@@ -106,25 +116,17 @@ class LocalEngine:
         """Samples with other parameters from the next step on. Turns at work keep their tokens; all contexts are
         computed again."""
 
-        def order() -> None:
-            self._device.load(params)
-            self._steps.publish(version)
-
-        await self._at_a_boundary(order)
+        await self._at_a_boundary(lambda: self._device.load(params), lambda: self._steps.publish(version))
 
     async def release(self) -> None:
         """Gives the device's memory back, parameters and pages, until `publish`. Turns at work wait."""
 
-        def order() -> None:
-            self._steps.clear()
-            self._device.unload()
+        await self._at_a_boundary(self._device.unload, self._steps.clear)
 
-        await self._at_a_boundary(order)
-
-    async def _at_a_boundary(self, order: Callable[[], None]) -> None:
+    async def _at_a_boundary(self, work: Callable[[], None], then: Callable[[], None]) -> None:
         self._check()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._orders.append((order, future))
+        self._orders.append((work, then, future))
         self._work.set()
         await future
 
@@ -147,14 +149,15 @@ class LocalEngine:
 
         try:
             while True:
-                if self._orders:
+                while self._orders:
                     await finish(unread)
                     unread = None
-                    for order, future in self._orders:
-                        order()
-                        if not future.done():
-                            future.set_result(None)
-                    self._orders.clear()
+                    work, then, future = self._orders[0]
+                    await call(work)
+                    then()
+                    del self._orders[0]
+                    if not future.done():
+                        future.set_result(None)
                 ready = self._steps.busy and self._device.loaded
                 if not ready and unread is None:
                     self._work.clear()
@@ -166,7 +169,7 @@ class LocalEngine:
                 unread = sent
                 await asyncio.sleep(0)  # let finished turns start their tool calls
         except Exception as error:
-            for future in [turn.done for turn in self._steps.turns] + [future for _, future in self._orders]:
+            for future in [turn.done for turn in self._steps.turns] + [future for *_, future in self._orders]:
                 if not future.done():
                     future.set_exception(error)
             raise

@@ -10,8 +10,10 @@ Only whole pages are shared as they are, since whoever holds one may not write t
 the tokens that agree are copied into a page of one's own; one that nobody uses is taken over without a copy, if all of
 its tokens agree.
 
-Names are compared token by token, so no two contexts are ever taken for one another. Left out: a tier in the host's
-memory.
+Names are compared token by token, so no two contexts are ever taken for one another.
+
+With room in the host's memory (host.py), a page that has to go leaves its node in the tree, and comes back when a
+context finds it. Nodes on the device are always above those that are not.
 """
 
 from __future__ import annotations
@@ -22,6 +24,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mirothinker_jax.rollout.local.host import HostPages
+
+NOWHERE = -1  # the page of a node that is not on the device
+
 
 class OutOfPages(Exception):
     """Every page is in use."""
@@ -29,7 +35,8 @@ class OutOfPages(Exception):
 
 @dataclass(eq=False)
 class Node:
-    """A page of known tokens. `since` is the dispatch that wrote it; `routes` are its tokens', where they are kept."""
+    """A page of known tokens. `since` is the dispatch that wrote it there; `routes` are its tokens', where they are
+    kept."""
 
     parent: Node | None
     ids: bytes  # int32, at most a page of them
@@ -78,10 +85,11 @@ class Copy:
 
 
 class Pages:
-    """A pool of `count` pages of `size` tokens. `routes` is the (L, k) of what is kept beside them, if anything."""
+    """A pool of `count` pages of `size` tokens. `routes` is the (L, k) of what is kept beside them, if anything; `host`
+    the number of pages that the host's memory has room for."""
 
-    def __init__(self, count: int, size: int, routes: tuple[int, int] | None = None):
-        self.count, self.size, self._routes = count, size, routes
+    def __init__(self, count: int, size: int, routes: tuple[int, int] | None = None, host: int = 0):
+        self.count, self.size, self._routes, self.host = count, size, routes, HostPages[Node](host)
         self.clear()
 
     def clear(self) -> None:
@@ -89,6 +97,7 @@ class Pages:
         self._free = list(range(self.count))[::-1]
         self._idle: OrderedDict[Node, None] = OrderedDict()  # nobody's, in the order in which they may go
         self._roots: dict[int, Node] = {}
+        self.host.clear()
 
     @property
     def available(self) -> int:
@@ -103,22 +112,27 @@ class Pages:
         """Frees what only other versions' contexts could find; of what is in use, when its lease ends."""
         for version in [v for v in self._roots if v != current]:
             for node in list(_below(self._roots.pop(version))):
+                self.host.drop(node)
                 if node.references == 0:
                     self._remove(node)
-                    self._free.append(node.page)
+                    if node.page != NOWHERE:
+                        self._free.append(node.page)
 
-    def extend(self, lease: Lease, ids: np.ndarray, now: int, whole_pages: bool = False) -> Copy | None:
+    def extend(
+        self, lease: Lease, ids: np.ndarray, now: int, whole_pages: bool = False, from_host: bool = False
+    ) -> Copy | None:
         """Adds to the lease what is computed of `ids` (int32; all of them may be found) beyond its length.
 
         A lease that ends within a page stays as it is. `now` is the dispatch that is being planned: what it writes
         itself can be shared, but not be copied. With `whole_pages` nothing is taken of a page that agrees in part.
+        With `from_host`, what is in the host's memory comes back, as far as there are pages for it.
         """
         if lease.length % self.size or lease.own:
             return None
         while lease.length + self.size <= len(ids):
             name = ids[lease.length : lease.length + self.size]
             node = lease.last.children.get(int(name[0]), {}).get(name.tobytes())
-            if node is None:
+            if node is None or not (node.page != NOWHERE or (from_host and self._come(node, now))):
                 break
             self._hold(node)
             lease.nodes.append(node)
@@ -130,9 +144,13 @@ class Pages:
         for node in lease.last.children.get(int(rest[0]), {}).values():
             theirs = np.frombuffer(node.ids, np.int32)[: len(rest)]
             same = shared(theirs, rest[: len(theirs)])
-            if same > agreed and node.since < now:
+            there = node.page != NOWHERE or (from_host and self.host.content(node) is not None)
+            if same > agreed and node.since < now and there:
                 best, agreed = node, same
         if best is None:
+            return None
+        if best.page == NOWHERE:
+            self._come_in_part(best, agreed, lease, now)
             return None
         if best.references == 0 and len(best.ids) == 4 * agreed and agreed < self.size:
             self._remove(best)
@@ -140,7 +158,7 @@ class Pages:
             return None
         self._hold(best)  # or its own page might be the one that goes
         try:
-            self.grow(lease, 1)
+            self.grow(lease, 1, now)
         except OutOfPages:
             return None
         finally:
@@ -148,23 +166,59 @@ class Pages:
         lease.length += agreed
         return Copy(best.page, lease.own[0], best.routes, lease.own_routes[0])
 
+    def _come(self, node: Node, now: int) -> bool:
+        """Whether the node comes back from the host."""
+        if self.host.content(node) is None or not self.available:
+            return False
+        page = self._page(now, wanted=node)
+        self.host.come(node, page)
+        node.page, node.since = page, now
+        return True
+
+    def _come_in_part(self, node: Node, agreed: int, lease: Lease, now: int) -> None:
+        """The first tokens of a page come back from the host, into one of the lease's own."""
+        if not self.available:
+            return
+        lease.own = [self._page(now, wanted=node)]
+        lease.own_routes = [None if node.routes is None else node.routes.copy()]
+        self.host.come(node, lease.own[0])
+        lease.length += agreed
+
     def missing(self, lease: Lease, tokens: int) -> int:
         """Pages that `tokens` more would take."""
         return max(0, -(-(lease.length + tokens) // self.size) - len(lease.nodes) - len(lease.own))
 
-    def grow(self, lease: Lease, tokens: int) -> None:
+    def grow(self, lease: Lease, tokens: int, now: int) -> None:
         """Makes room for `tokens` more. Raises OutOfPages, and then changes nothing."""
         wanted = self.missing(lease, tokens)
         if wanted > self.available:
             raise OutOfPages(f"{wanted} pages are wanted, {self.available} of {self.count} are free")
         for _ in range(wanted):
-            if not self._free:
-                oldest = next(iter(self._idle))
-                self._remove(oldest)
-                self._free.append(oldest.page)
-            lease.own.append(self._free.pop())
+            lease.own.append(self._page(now))
             shape = None if self._routes is None else (self.size, *self._routes)
             lease.own_routes.append(None if shape is None else np.full(shape, -1, np.int16))
+
+    def _page(self, now: int, wanted: Node | None = None) -> int:
+        """A page that nobody uses, though somebody may have. `wanted` does not go to make room for what was in it."""
+        if self._free:
+            page = self._free.pop()
+        else:
+            oldest = next(iter(self._idle))
+            page = oldest.page
+            # What this dispatch writes is not there yet: it cannot leave.
+            if self.host.count and (oldest in self.host or oldest.since < now):
+                del self._idle[oldest]
+                oldest.page = NOWHERE
+                for node in self.host.leave(oldest, page, wanted):
+                    if node.page == NOWHERE:
+                        assert not node.children, (
+                            "a page leaves after all that follow it, and so is forgotten later"
+                        )
+                        self._remove(node)
+            else:
+                self._remove(oldest)
+        self.host.taken(page)
+        return page
 
     def commit(self, lease: Lease, ids: np.ndarray, now: int) -> None:
         """Puts the lease's own pages that are full into the tree. `ids`, int32, are its tokens as far as they are known
@@ -176,6 +230,8 @@ class Pages:
             node = lease.last.children.get(int(name[0]), {}).get(name.tobytes())
             if node is None:
                 node = self._add(lease.last, name, page, routes, now)
+            elif node.page == NOWHERE:  # it was computed again
+                node.page, node.since = page, now
             else:  # somebody computed the same meanwhile
                 self._free.append(page)
             self._hold(node)
@@ -206,6 +262,7 @@ class Pages:
         """From the tree; the page is the caller's."""
         assert node.references == 0 and node.parent is not None
         self._idle.pop(node, None)
+        self.host.drop(node)
         first = int(np.frombuffer(node.ids, np.int32)[0])
         siblings = node.parent.children.get(first, {})
         siblings.pop(node.ids, None)

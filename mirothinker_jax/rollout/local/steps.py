@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from mirothinker_jax.agent.policy import Sampling, Turn
-from mirothinker_jax.rollout.local.device import Device, Sampled
-from mirothinker_jax.rollout.local.pages import Copy, Lease, Pages
+from mirothinker_jax.rollout.local.device import CARRIED, Device, Sampled
+from mirothinker_jax.rollout.local.pages import Copy, Lease, Node, Pages
 from mirothinker_jax.rollout.local.schedule import Limits, bucket, plan
 from mirothinker_jax.rollout.local.turns import Running
 from mirothinker_jax.rollout.sampling import Settings
@@ -44,6 +44,8 @@ class Work:
     decoded: Sampled | None
     blocks: list[Block | None]
     fed: Sampled | None
+    leaving: list[list[Node]]  # of each shard, whose pages leave for the host, `carried` in batches
+    carried: list[jax.Array]
 
 
 class Steps:
@@ -53,12 +55,14 @@ class Steps:
         config, c = device.config, device.model.config
         kept = (c.layers, c.moe.experts_per_token) if device.record_routes else None
         self._device, self.version, self._now = device, version, 1
-        self._pages = [Pages(device.pages, config.page_tokens, kept) for _ in range(device.shards)]
+        self._pages = [
+            Pages(device.pages, config.page_tokens, kept, device.host_pages) for _ in range(device.shards)
+        ]
         self._rows = [list(range(device.rows))[::-1] for _ in range(device.shards)]
         self._active: list[list[Running]] = [[] for _ in range(device.shards)]  # of each shard, oldest first
         self._waiting: deque[Running] = deque()
         self._limits = Limits(config.prefill_tokens, device.blocks, config.page_tokens)
-        self.sampled_tokens = self.fed_tokens = self.preemptions = self._count = 0
+        self.sampled_tokens = self.fed_tokens = self.preemptions = self._count = self.restored_pages = 0
 
     @property
     def busy(self) -> bool:
@@ -103,12 +107,12 @@ class Steps:
             self._leave(turn, keep=False)
         self._waiting.extendleft(sorted(again, key=lambda t: -t.number))
 
-    def _leave(self, turn: Running, keep: bool = True) -> None:
-        """Gives back the row and the pages."""
+    def _leave(self, turn: Running, keep: bool = True, planned: bool = False) -> None:
+        """Gives back the row and the pages; `planned`: some of what these hold may be of the dispatch being planned."""
         assert turn.lease is not None
         # Sampled tokens' keys are of another shape of computation than a context's.
         keep = keep and not self._device.config.deterministic
-        self._pages[turn.shard].release(turn.lease, turn.context, self._now - 1, keep)
+        self._pages[turn.shard].release(turn.lease, turn.context, self._now - (not planned), keep)
         self._rows[turn.shard].append(turn.row)
         self._active[turn.shard].remove(turn)
         turn.row, turn.lease, turn.fed, turn.unread = -1, None, False, 0
@@ -148,29 +152,38 @@ class Steps:
             for index in chosen.preempt:  # the youngest first, so that the oldest is the first to come back
                 self._preempt(active[index])
             for index in chosen.sample:
-                pages.grow(_lease(active[index]), views[index].ahead)
+                pages.grow(_lease(active[index]), views[index].ahead, self._now)
             rows.append([active[index] for index in chosen.sample])
             blocks.append([])
             for index, tokens in chosen.feed:
                 blocks[-1] += self._stretch(active[index], tokens, copies[-1])
-        if not any((*rows, *blocks, *copies)):
+        moves = [pages.host.moves() for pages in self._pages]
+        leaving, coming = [out for out, _ in moves], [back for _, back in moves]
+        if not any((*rows, *blocks, *copies, *leaving, *coming)):
             return None
         self._now += 1
+        carried = self._device.carry_out([[page for _, page in part] for part in leaving])
         if any(copies):
             self._device.copy([[(c.source, c.target) for c in part] for part in copies])
+        self._device.carry_in(coming)
+        self.restored_pages += sum(map(len, coming))
         every_row, decoded = self._decode(rows)
         every_block, fed = self._feed(blocks)
-        return Work(self.version, [c for part in copies for c in part], every_row, decoded, every_block, fed)
+        flat = [c for part in copies for c in part]
+        nodes = [[node for node, _ in part] for part in leaving]
+        return Work(self.version, flat, every_row, decoded, every_block, fed, nodes, carried)
 
     def _extend(self, turn: Running, copies: list[Copy]) -> None:
         if not turn.fed:
-            whole = self._device.config.deterministic
-            copy = self._pages[turn.shard].extend(_lease(turn), turn.context[:-1], self._now, whole)
+            whole, pages, lease = self._device.config.deterministic, self._pages[turn.shard], _lease(turn)
+            # What comes back takes pages: not before the whole context has room.
+            room = pages.missing(lease, turn.known - lease.length) <= pages.available
+            copy = pages.extend(lease, turn.context[:-1], self._now, whole, from_host=room)
             copies += [] if copy is None else [copy]
 
     def _preempt(self, turn: Running) -> None:
         self.preemptions += 1
-        self._leave(turn)
+        self._leave(turn, planned=True)
         if self._device.config.deterministic:
             turn.restart()  # a sampled token that was fed as context would differ in its last bits
         self._waiting.appendleft(turn)
@@ -186,7 +199,7 @@ class Steps:
         self._extend(turn, copies)
         first = lease.length
         end = min(first + tokens, turn.known)
-        pages.grow(lease, end - first)
+        pages.grow(lease, end - first, self._now)
         lease.length, turn.fed = end, end == turn.known
         turn.unread += turn.fed
         self.fed_tokens += end - first
@@ -237,18 +250,34 @@ class Steps:
                 sampling = turn.request.sampling
                 start.row[i] = turn.shard * device.rows + turn.row
                 start.last[i], start.budget[i] = block.count - 1, turn.left
+                start.stop_ids[i, : len(turn.request.stop_ids)] = turn.request.stop_ids
                 settings[i] = sampling, turn.request.seed
                 seen[i] = turn.context if sampling.repetition_penalty != 1 else None
         start = start._replace(settings=Settings.rows(settings), seen=device.seen(seen, count))
         return every, device.feed(tokens, places, tables, start)
 
-    def read(self, work: Work) -> tuple[Sampled | None, Sampled | None]:
-        """What the step sampled, on the host. Waits for the device; changes nothing."""
-        return jax.tree.map(np.asarray, (work.decoded, work.fed))
+    def read(self, work: Work) -> tuple[Sampled | None, Sampled | None, list[tuple[int, Node, np.ndarray]]]:
+        """What the step sampled, and the pages of each (shard, node) that left, on the host. Waits for the device;
+        changes nothing."""
+        contents = [np.asarray(batch) for batch in work.carried]
+        arrived = [
+            (shard, node, contents[i // CARRIED][:, shard * CARRIED + i % CARRIED].copy())
+            for shard, nodes in enumerate(work.leaving)
+            for i, node in enumerate(nodes)
+        ]
+        return *jax.tree.map(np.asarray, (work.decoded, work.fed)), arrived
 
-    def apply(self, work: Work, decoded: Sampled | None, fed: Sampled | None) -> list[tuple[Running, Turn]]:
+    def apply(
+        self,
+        work: Work,
+        decoded: Sampled | None,
+        fed: Sampled | None,
+        arrived: list[tuple[int, Node, np.ndarray]],
+    ) -> list[tuple[Running, Turn]]:
         """The turns that ended by what was read of the oldest step that is not applied yet."""
         page, ended = self._limits.page, []
+        for shard, node, content in arrived:
+            self._pages[shard].host.arrive(node, content)
         for copy in work.copies:
             if copy.source_routes is not None and copy.target_routes is not None:
                 copy.target_routes[:] = copy.source_routes
@@ -260,7 +289,6 @@ class Steps:
             count = int((decoded.tokens[i] >= 0).sum())
             if decoded.routes is not None:
                 _fill(lease.routes[lease.length // page :], lease.length % page, decoded.routes[i, :count])
-            lease.length += count  # a sampled token means that the one before it was fed
             ended += self._take(turn, decoded, i, count, work.version)
         for i, block in enumerate(work.blocks):
             if block is None or fed is None:
@@ -276,12 +304,15 @@ class Steps:
         self, turn: Running, sampled: Sampled, row: int, count: int, version: int
     ) -> list[tuple[Running, Turn]]:
         assert count, "a row that was not known to have ended samples something"
+        # The device may have gone on beyond a string that ends the turn: nothing of that is kept.
+        count, stop = turn.cut(sampled.tokens[row, :count].tolist(), self._device.end_ids)
         one = sampled.tokens[row, :count], sampled.logprobs[row, :count], sampled.raw_logprobs[row, :count]
         turn.take(*one, version)
+        _lease(turn).length = turn.known - 1  # a sampled token means that the one before it was fed
         self.sampled_tokens += count
-        complete = turn.tokens[-1] in self._device.end_ids
-        if complete or not turn.left:
-            result = turn.result(complete, self._limits.page)
+        complete = stop is None and turn.tokens[-1] in self._device.end_ids
+        if complete or stop is not None or not turn.left:
+            result = turn.result(complete, stop, self._limits.page)
             self._leave(turn)
             return [(turn, result)]
         if not self._device.config.deterministic:

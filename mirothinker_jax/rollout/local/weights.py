@@ -3,9 +3,10 @@
 The trainer stacks a block's parameters over the layers, because it scans them. Sampling unrolls the layers, and a
 slice of a stacked array would be copied at every token, so here each layer has arrays of its own.
 
-One leaf at a time is whole on the host, and none where there is one process. What the model computes in float32
-(norms' weights) stays as it is. What is cast here is what the model would cast at every use, so nothing changes but
-memory. A leaf that lies right as it is may be the very array of the trainer's: whoever donates that ends the sampling.
+What the model computes in float32 (norms' weights) stays as it is. What is cast here is what the model would cast at
+every use, so nothing changes but memory. A layer's leaf is taken, cast and laid out at a time, on the devices where
+they are the trainer's own; of other devices, it is whole on the host meanwhile. A leaf that lies right as it is may be
+the very array of the trainer's: whoever donates that ends the sampling.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import functools
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mirothinker_jax.models.layers import ADAPTER_LEAVES
@@ -30,33 +32,26 @@ def place(model: ModelSpec, params: Params) -> Params:
 
     `params` are the trainer's, on any devices of any processes (all of which must call this), or arrays of the host.
     """
-    stacked, shardings = params[STACKED], model.shardings[STACKED]
-    dtype = model.config.compute_dtype
-    whole = {key: value for key, value in params.items() if key != STACKED}
+    stacked, dtype = params[STACKED], model.config.compute_dtype
 
-    def cast(path, leaf, sharding) -> jax.Array:
-        kind = _kind(path, {}, leaf, dtype)
-        moved = _moved(leaf, kind, sharding)
-        with jax.set_mesh(model.mesh):  # the trainer's mesh may be around, and of more processes
-            return _cast(moved, kind)
-
-    whole = jax.tree_util.tree_map_with_path(
-        cast, whole, {key: value for key, value in model.shardings.items() if key != STACKED}
-    )
+    def whole(path, leaf, sharding) -> jax.Array:
+        return _moved(leaf, None, _kind(path, {}, leaf, dtype), sharding)
 
     def layers(path, leaf, sharding) -> list[jax.Array]:
         kind = _kind(path, stacked, leaf, dtype)
-        moved = _moved(leaf, kind, sharding)
-        one = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
-        with jax.set_mesh(model.mesh):
-            return _unstack(moved, kind, one)
+        one = NamedSharding(model.mesh, PartitionSpec(*sharding.spec[1:]))
+        return [_moved(leaf, i, kind, one) for i in range(leaf.shape[0])]
 
-    parts = jax.tree_util.tree_map_with_path(layers, stacked, shardings)
-    count = model.config.layers
+    def mapped(function, *trees) -> Params:
+        return jax.tree_util.tree_map_with_path(function, *trees)
+
+    # Embedding and head first: they are the largest, and nothing else is there yet.
+    rest = ({k: v for k, v in tree.items() if k != STACKED} for tree in (params, model.shardings))
+    found = mapped(whole, *rest)
+    parts = mapped(layers, stacked, model.shardings[STACKED])
     is_list = lambda x: isinstance(x, list)  # noqa: E731
-    return whole | {
-        STACKED: [jax.tree.map(lambda p, i=i: p[i], parts, is_leaf=is_list) for i in range(count)]
-    }
+    every = [jax.tree.map(lambda p, i=i: p[i], parts, is_leaf=is_list) for i in range(model.config.layers)]
+    return found | {STACKED: every}
 
 
 def abstract(model: ModelSpec) -> Params:
@@ -77,13 +72,27 @@ def abstract(model: ModelSpec) -> Params:
     return whole | {STACKED: [layer] * model.config.layers}
 
 
-def _moved(leaf: Any, kind: Any, sharding: NamedSharding) -> jax.Array:
-    """Cast where it lies, if that is on devices: then less has to move, and to find room."""
-    layout = leaf.sharding if isinstance(leaf, jax.Array) else None
-    if leaf.dtype != kind and isinstance(layout, NamedSharding) and isinstance(layout.mesh, Mesh):
-        with jax.set_mesh(layout.mesh):
-            leaf = _cast(leaf, kind)
-    return jax.device_put(to_host(leaf), sharding)
+def _moved(leaf: Any, index: int | None, kind: Any, sharding: NamedSharding) -> jax.Array:
+    """The leaf, or one layer of it, in this dtype and layout."""
+    if not isinstance(leaf, jax.Array):  # of the host
+        part = leaf if index is None else leaf[index]
+        return jax.device_put(part.astype(kind), sharding)
+    source = leaf.sharding
+    if index is None and leaf.dtype == kind and source.is_equivalent_to(sharding, leaf.ndim):
+        return leaf
+    if not isinstance(source, NamedSharding) or not isinstance(source.mesh, Mesh):
+        return jax.device_put(to_host(_part(leaf, index, kind)), sharding)
+    with jax.set_mesh(source.mesh):  # another one may be around
+        if _devices(source) != _devices(sharding):
+            return jax.device_put(to_host(_part(leaf, index, kind)), sharding)
+        where = source if index is None else NamedSharding(source.mesh, PartitionSpec(*source.spec[1:]))
+        return jax.block_until_ready(
+            _laid_out(leaf, index, kind, where, sharding)
+        )  # one at a time is in flight
+
+
+def _devices(sharding: NamedSharding) -> list[Any]:
+    return np.asarray(sharding.mesh.devices).ravel().tolist()
 
 
 def _kind(path: Any, params: Params, leaf: Any, dtype: Any) -> Any:
@@ -96,12 +105,16 @@ def _kind(path: Any, params: Params, leaf: Any, dtype: Any) -> Any:
     return dtype if names[-1] in CAST and not ("moe" in names and adapted) else leaf.dtype
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _cast(leaf: jax.Array, kind: Any) -> jax.Array:
-    return leaf.astype(kind)
+@functools.partial(jax.jit, static_argnums=2)
+def _part(leaf: jax.Array, index: int | None, kind: Any) -> jax.Array:
+    part = leaf if index is None else jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False)
+    return part.astype(kind)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _unstack(leaf: jax.Array, kind: Any, sharding: NamedSharding) -> list[jax.Array]:
-    """Every layer's part, on its own."""
-    return [jax.lax.with_sharding_constraint(leaf[i].astype(kind), sharding) for i in range(leaf.shape[0])]
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _laid_out(
+    leaf: jax.Array, index: int | None, kind: Any, where: NamedSharding, to: NamedSharding
+) -> jax.Array:
+    """The part is cut out and cast where it lies, or all of the leaf would travel."""
+    part = jax.lax.with_sharding_constraint(_part(leaf, index, kind), where)
+    return jax.lax.with_sharding_constraint(part, to)

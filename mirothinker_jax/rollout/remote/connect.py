@@ -15,6 +15,7 @@ from mirothinker_jax.rollout.remote.protocols import OURS, VLLM, Dialect, SGLang
 from mirothinker_jax.rollout.remote.replica import Replica, ReplicaDown, ReplicaRefuses
 
 CHECK_S = 30.0  # for what takes no sampling
+STOP_IDS = 1024  # of a request: no server has a limit; a longer list is a mistake
 _PROBE_S = 300.0  # a server may compile for its first token
 
 
@@ -57,7 +58,8 @@ async def connect(
         raise ConfigError(
             f"config.rollout.urls: {replica.url}/v1/models lists no model; name a server of vLLM, SGLang or ours"
         ) from None
-    return Server(replica, dialect, model, kind, Capabilities(settings, raw_logprobs=kind == "both"))
+    can = Capabilities(settings, raw_logprobs=kind == "both", stop_ids=STOP_IDS)
+    return Server(replica, dialect, model, kind, can)
 
 
 def _dialect(url: str, described: Mapping[str, Any], protocol: str) -> Dialect:

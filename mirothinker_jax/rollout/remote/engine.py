@@ -6,6 +6,8 @@ does not answer is left alone for growing times, in which others do its work.
 
 A turn that new weights cut off goes on where it was, as a new request with what it has so far. So it has tokens of two
 versions, each with its log-prob under the weights that sampled it.
+
+Left out: stop strings. Servers differ in which tokens they give of one, and a string may begin before such a cut.
 """
 
 from __future__ import annotations
@@ -99,7 +101,8 @@ class RemoteEngine:
         """What all servers can do."""
         all_of = [node.server.capabilities for node in self._nodes.values()]
         names = frozenset.intersection(*(c.sampling for c in all_of))
-        return Capabilities(names, raw_logprobs=all(c.raw_logprobs for c in all_of))
+        most = min(c.stop_ids for c in all_of)
+        return Capabilities(names, raw_logprobs=all(c.raw_logprobs for c in all_of), stop_ids=most)
 
     async def __aenter__(self) -> RemoteEngine:
         """Raises ConfigError where a server cannot be used, in one line."""
@@ -130,7 +133,7 @@ class RemoteEngine:
 
         Raises EngineError where no server gives it, ValueError for settings that they cannot do.
         """
-        self.capabilities.check(request.sampling, f"{', '.join(self._nodes)}")
+        self.capabilities.check_request(request, f"{', '.join(self._nodes)}")
         parts, failures = _Parts(), 0
         while True:
             node = await self._node(request.session)
@@ -151,7 +154,7 @@ class RemoteEngine:
                     raise EngineError(f"{error}; asked {failures} times") from None
                 continue
             if not sampled.aborted or len(parts.tokens) == request.max_tokens:
-                return self._turn(parts)
+                return self._turn(parts, request)
 
     def forget(self, session: str) -> None:
         """Servers find what they computed by its tokens, and keep nothing of a session."""
@@ -193,7 +196,8 @@ class RemoteEngine:
     async def _ask(self, node: _Node, request: Request) -> Sampled:
         server, label = node.server, node.label
         try:
-            sampled = await server.dialect.sample(server.replica, request, label, self._end_ids, server.model)
+            ends = (*self._end_ids, *request.stop_ids)
+            sampled = await server.dialect.sample(server.replica, request, label, ends, server.model)
         except ReplicaDown as error:
             self._fail(node, str(error))
             raise
@@ -212,10 +216,11 @@ class RemoteEngine:
         url, count = node.server.replica.url, len(sampled.tokens)
         if len(parts.tokens) + count > request.max_tokens or not (count or sampled.aborted):
             raise EngineError(f"{url}: {count} tokens, asked for 1 to {request.max_tokens}")
-        if sampled.finish == "stop" and sampled.tokens[-1] not in self._end_ids:
+        ends = (*self._end_ids, *request.stop_ids)
+        if sampled.finish == "stop" and sampled.tokens[-1] not in ends:
             raise EngineError(
                 f"{url}: a turn ended by token {sampled.tokens[-1]}, which ends no turn of this model "
-                f"({self._end_ids}); serve the model with the generation_config.json that it was trained with"
+                f"({ends}); serve the model with the generation_config.json that it was trained with"
             )
         logprobs, raw = self._meaning(request, sampled, node)
         parts.tokens += sampled.tokens
@@ -241,14 +246,16 @@ class RemoteEngine:
         zeros = (0.0,) * len(value)
         return zeros, value if kind == "raw" or "temperature" not in settings else None
 
-    def _turn(self, parts: _Parts) -> Turn:
-        complete = bool(parts.tokens) and parts.tokens[-1] in self._end_ids
+    def _turn(self, parts: _Parts, request: Request) -> Turn:
+        complete = parts.tokens[-1] in self._end_ids
+        stopped = not complete and parts.tokens[-1] in request.stop_ids
         return Turn(
             tuple(parts.tokens),
             tuple(parts.logprobs),
             complete,
             tuple(parts.raw or ()),
             tuple(parts.versions),
+            stop=parts.tokens[-1] if stopped else None,
         )
 
     async def _node(self, session: str) -> _Node:

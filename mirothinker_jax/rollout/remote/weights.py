@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,18 @@ class WeightsFolder:
         self.path, self._model = path.absolute(), model
         self._dtype = dtype or model.config.param_dtype
         self._listed = tensors(model.config, model.vocab_size)
+        self._one = threading.Lock()  # the next one begins by clearing away what is not whole
 
     def publish(self, params: Params, version: int) -> Publication:
-        """Writes the parameters, wherever they lie. Every process must call it; the first one writes.
+        """Writes the parameters, wherever they lie. Every process must call it; the first one writes. For a thread: it
+        takes as long as the storage does.
 
         Raises OSError where there is no room.
         """
+        with self._one:
+            return self._publish(params, version)
+
+    def _publish(self, params: Params, version: int) -> Publication:
         label = gather_texts(f"{version}-{secrets.token_hex(4)}")[0]
         folder = self.path / f"version-{label}"
         read = merged(self._model.config, lambda path, index: _slice(params, path, index))

@@ -11,23 +11,33 @@ import tiny
 from mirothinker_jax.config import LoRAConfig
 from mirothinker_jax.models.qwen import STACKED
 from mirothinker_jax.models.spec import ModelSpec
-from mirothinker_jax.rollout.local.weights import _unstack, place
+from mirothinker_jax.rollout.local import weights
+from mirothinker_jax.rollout.local.weights import _laid_out, _part, place
 
 NAMES = ["qwen2.5", "qwen3", "experts", "adapted experts"]
 ADAPTED = dataclasses.replace(tiny.MOE, lora=LoRAConfig(rank=2, targets=("q", "gate")))
 
 
 @pytest.mark.parametrize("config", [tiny.QWEN2, tiny.QWEN3, tiny.MOE, ADAPTED], ids=NAMES)
-def test_every_leaf_arrives_whole_layer_by_layer(config):
-    """From fsdp 4 × tensor 2 to tensor 2. Norms, adapters and what these are added to before the cast stay."""
+@pytest.mark.parametrize("engine", [{"tensor": 2}, {"data": 4, "tensor": 2}], ids=["others", "the same"])
+def test_every_leaf_arrives_whole_layer_by_layer(monkeypatch, config, engine):
+    """From fsdp 4 × tensor 2 to fewer devices, and to another layout of the same ones, where nothing passes through the
+    host. Norms, adapters and what these are added to before the cast stay."""
     config = dataclasses.replace(config, compute_dtype="bfloat16")
     trainer = ModelSpec.build(config, tiny.VOCAB, tiny.mesh(fsdp=4, tensor=2))
-    engine = ModelSpec.build(config, tiny.VOCAB, tiny.mesh(tensor=2))
+    same, engine = len(engine) == 2, ModelSpec.build(config, tiny.VOCAB, tiny.mesh(**engine))
     params = tiny.params(config)
-    found = place(engine, jax.device_put(params, trainer.shardings))
-    before = _unstack._cache_size()
+    trained = jax.device_put(params, trainer.shardings)
+    with monkeypatch.context() as patch:
+        if same:
+            patch.delattr(weights, "to_host")
+            patch.delattr(jax, "device_put")
+        with jax.set_mesh(trainer.mesh):  # as it is around in a stage
+            found = place(engine, trained)
+    shapes = lambda: [f._cache_size() for f in (_laid_out, _part)]  # noqa: E731
+    before = shapes()
     place(engine, jax.device_put(params, trainer.shardings))
-    assert _unstack._cache_size() == before  # new parameters compile nothing
+    assert shapes() == before  # new parameters compile nothing
     assert len(found[STACKED]) == config.layers
     apart = jax.tree.map(lambda *x: np.stack(x), *found[STACKED])
     kinds = {}
@@ -41,5 +51,7 @@ def test_every_leaf_arrives_whole_layer_by_layer(config):
     for name, kind in kinds.items():
         wide = name.endswith(("norm/weight", "lora_a", "lora_b")) or (config.lora.rank and "moe/gate" in name)
         assert kind == ("float32" if wide else "bfloat16"), name
+    on_host = place(engine, jax.device_get(trained))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(on_host), jax.device_get(found))
     for leaf in jax.tree.leaves(found):
         assert leaf.sharding.mesh == engine.mesh

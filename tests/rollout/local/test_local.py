@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from turns import Episode, episodes, play, run
+from turns import Episode, episodes, play, run, text
 
 from mirothinker_jax.agent.policy import Capabilities, Request, Sampling, check_trainable
 from mirothinker_jax.config import Config, ConfigError, RolloutConfig
@@ -47,15 +47,17 @@ def test_turns_end_by_any_end_token_or_by_their_limit(played):
     assert {(63, False), (17, False), (None, True)} <= kinds
 
 
-@pytest.mark.parametrize("name", ["tight", "narrow", "mesh"])
+@pytest.mark.parametrize("name", ["tight", "tight, host", "narrow", "mesh"])
 def test_what_is_sampled_does_not_depend_on_pages_blocks_or_neighbours(played, device, trainer, name):
-    """Where contexts push one another out, one by one and token by token, and on a mesh of eight devices."""
+    """Where contexts push one another out, for good or to the host, one by one and token by token, and on a mesh of
+    eight devices."""
     again, engine = play(device(name), [Episode(e.seed, e.feeds) for e in played])
     for episode, other in zip(played, again, strict=True):
         assert [t.tokens for t in other.turns] == [t.tokens for t in episode.turns]
         np.testing.assert_allclose(other.logprobs, episode.logprobs, atol=1e-5)
     close(again, trainer)
-    if name == "tight":
+    assert (engine.restored_tokens > 0) == (name in ("tight, host", "mesh"))
+    if name.startswith("tight"):
         assert engine._steps.preemptions > 0
         assert engine._steps._pages[0].available == 16
 
@@ -92,12 +94,32 @@ def test_an_edited_context_feeds_what_follows_the_edit(device):
         np.testing.assert_allclose(fresh.logprobs, turn.logprobs, atol=1e-5)
 
 
-def test_deterministic_turns_are_equal_bit_for_bit(device, trainer):
+def test_pages_that_come_back_are_not_computed_again(device):
+    """Conversations in turns, on pages for one of them."""
+    prompts = np.arange(120).reshape(4, 30) % 17
+
+    async def in_turns(engine):
+        said = [[int(t) for t in prompt] for prompt in prompts]
+        for _ in range(3):
+            for i, ids in enumerate(said):
+                turn = await engine.generate(Request(str(i), tuple(ids), 5, seed=i))
+                ids += [*turn.tokens, 1, 2]
+        return said
+
+    (plain, without), (back, engine) = (run(device(name), in_turns) for name in ("tight", "tight, host"))
+    assert back == plain
+    new = sum(map(len, back)) - engine.sampled_tokens
+    assert without.prefilled_tokens > 2 * new and engine.prefilled_tokens <= 1.2 * new
+    assert engine.restored_tokens + engine.prefilled_tokens >= without.prefilled_tokens
+
+
+@pytest.mark.parametrize("name", ["exact", "exact, host"])
+def test_deterministic_turns_are_equal_bit_for_bit(device, trainer, name):
     """Alone, and beside others that take their pages away."""
-    exact, prompt = device("exact"), np.arange(13) % 7
+    exact, prompt = device(name), np.arange(13) % 7
     mixed = [Episode(i, [(prompt if i % 2 else prompt[i:], 24), (np.arange(2 + i), 15)]) for i in range(7)]
     together, engine = play(exact, mixed)
-    assert engine._steps.preemptions > 0
+    assert engine._steps.preemptions > 0 and (engine.restored_tokens > 0) == (name == "exact, host")
     close(together, trainer)
     for episode in together:
         (alone,), _ = play(exact, [Episode(episode.seed, episode.feeds)])
@@ -126,6 +148,52 @@ def test_a_repetition_penalty_counts_the_whole_context(device):
     said = [t for turn in episode.turns for t in turn.tokens]
     assert len(set(said)) == len(said) and not set(said[:12]) & set(range(20))
     assert len(set(plain.turns[0].tokens) | set(range(20))) < 20 + len(plain.turns[0].tokens)
+
+
+@pytest.mark.parametrize("name", ["wide", "tight", "exact"])
+def test_a_turn_ends_at_its_requests_own_stops(device, trainer, name):
+    """At the first of its stop ids or strings, beside neighbours without any; the device may be ahead by then. What
+    follows is computed from what is left of the turn."""
+    prompt, plain = np.arange(11) % 7, []
+
+    def stops(i):
+        """Of the plain turn, from its middle on: a token, or what two of them say, beside what never comes."""
+        tokens, middle = plain[i].tokens, len(plain[i].tokens) // 2
+        if i % 3 == 0:
+            return {}
+        if i % 3 == 1:
+            return {"stop_ids": (tokens[middle],)}
+        return {"stop_strings": ("never", text(tokens[middle - 1 : middle + 1]))}
+
+    async def work(engine):
+        ask = lambda i, ids, most, **more: engine.generate(Request(str(i), ids, most, i, **more))  # noqa: E731
+        first = await asyncio.gather(*(ask(i, prompt[i:].tolist(), 24) for i in range(9)))
+        plain.extend(first)
+        cut = await asyncio.gather(*(ask(i, prompt[i:].tolist(), 24, **stops(i)) for i in range(9)))
+        contexts = [[*prompt[i:].tolist(), *turn.tokens, 3] for i, turn in enumerate(cut)]
+        return cut, contexts, await asyncio.gather(*(ask(i, ids, 5) for i, ids in enumerate(contexts)))
+
+    (cut, contexts, then), engine = run(device(name), work)
+    assert not engine._steps.busy
+    kinds = set()
+    for i, turn in enumerate(cut):
+        whole, own = plain[i].tokens, stops(i)
+        ends = [k + 1 for k, token in enumerate(whole) if token in own.get("stop_ids", ())]
+        ends += [
+            k for k in range(len(whole) + 1) for s in own.get("stop_strings", ()) if s in text(whole[:k])
+        ]
+        count = min(ends, default=len(whole))
+        assert turn.tokens == whole[:count], own
+        np.testing.assert_allclose(turn.logprobs, plain[i].logprobs[:count], atol=1e-5)
+        kinds.add((type(turn.stop), turn.complete))
+        assert turn.stop is None or turn.stop in own.get("stop_ids", ()) + own.get("stop_strings", ())
+    assert {(int, False), (str, False)} < kinds
+    rows = [
+        (np.asarray([*ids, *t.tokens]), np.arange(len(ids) + len(t.tokens)) >= len(ids))
+        for ids, t in zip(contexts, then, strict=True)
+    ]
+    for turn, expected in zip(then, trainer(rows), strict=True):
+        np.testing.assert_allclose(turn.raw_logprobs, expected, atol=1e-4)
 
 
 def test_new_parameters_in_the_middle_of_a_turn(device, trainer):
@@ -175,7 +243,8 @@ def test_every_token_has_its_routes(device):
     """Also those that another member of the group computed, and those of a page that was copied."""
     prompt = np.arange(21) % 9
     group = [Episode(seed, [(prompt, 5), (np.arange(3 + seed), 5), (np.arange(2), 3)]) for seed in range(6)]
-    play(device("experts"), group)
+    engine = play(device("experts"), group)[1]
+    assert engine.restored_tokens > 0
     alone = [play(device("experts"), [Episode(e.seed, e.feeds)])[0][0] for e in group]
     for episode, other in zip(group, alone, strict=True):
         routes, expected = (np.concatenate([t.routes for t in e.turns]) for e in (episode, other))
@@ -199,12 +268,21 @@ def test_an_engine_refuses_what_it_cannot_do():
         ValueError, match=r"^sampling\.top_k is 5, which this one cannot do; leave it at 0, or"
     ):
         few.check(Sampling(top_k=5), "this one")
+    one = Capabilities(stop_ids=1)
+    with pytest.raises(ValueError, match=r"^stop_ids are 2, and this one takes at most 1; name fewer$"):
+        one.check_request(Request("a", (1,), 1, stop_ids=(3, 4)), "this one")
+    with pytest.raises(ValueError, match=r"^stop_strings are \('x',\), which this one cannot look for"):
+        one.check_request(Request("a", (1,), 1, stop_ids=(3,), stop_strings=("x",)), "this one")
+    with pytest.raises(ValueError, match="stop_strings has an empty one"):
+        Request("a", (1,), 1, stop_strings=("x", ""))
 
 
 WRONG = {
     "too long": (Request("a", range(61), 4), r"context of 61 tokens and a turn of 4 do not fit 64; .*"),
     "empty": (Request("a", (), 4), "a context of 0 tokens"),
     "unknown": (Request("a", (64,), 4), r"ids outside 0 … 63"),
+    "unknown stop": (Request("a", (1,), 4, stop_ids=(64,)), r"ids outside 0 … 63"),
+    "too many stops": (Request("a", (1,), 4, stop_ids=tuple(range(9))), r"stop_ids are 9, .* at most 8"),
 }
 
 
