@@ -156,16 +156,11 @@ class SFTConfig:
     validate_every: int = 50  # steps between losses of held-out conversations (data.validation_path)
     expert_calls: int = 6  # the most an expert may make; a question that needs more ends without an answer
     expert_mistake_rate: float = 0.15  # chance per turn that the expert errs and then recovers
-    expert_words: int = 0  # of the question's route that each of its thoughts repeats; 0: all that are left
 
     def __post_init__(self):
         check(self.expert_episodes >= 1, f"sft.expert_episodes is {self.expert_episodes}; it must be ≥ 1")
         check(self.validate_every >= 1, f"sft.validate_every is {self.validate_every}; it must be ≥ 1")
         check(self.expert_calls >= 0, f"sft.expert_calls is {self.expert_calls}; it must be ≥ 0")
-        check(
-            self.expert_words == 0 or self.expert_words >= 2,
-            f"sft.expert_words is {self.expert_words}; give 2 or more (the step done, and the next), or 0 for all",
-        )
         check(
             0 <= self.expert_mistake_rate <= 1,
             f"sft.expert_mistake_rate is {self.expert_mistake_rate}; give 0 ≤ x ≤ 1",

@@ -32,25 +32,22 @@ Said = str | tuple[str, ToolCall]  # a turn's text; or its thought and its call,
 class Plan:
     """What the expert knows of a question: where to start, and what to read on each page in turn.
 
-    All of `reads` but the last are relations whose link is followed; the last is the attribute asked for. `words`: how
-    many of the route a thought repeats, 0 for all that are left.
+    All of `reads` but the last are relations whose link is followed; the last is the attribute asked for.
     """
 
     start: str
     reads: tuple[str, ...]
-    words: int = 0
 
     def thoughts(self) -> tuple[str, ...]:
-        """The thought before each read: the question's words from the step that is done on.
+        """The thought before each read: the question's words from the step that is done to the end.
 
-        Each begins with the second word of the one before, so whoever can go on with a list finds the next step in
+        Each is the one before without its first word, so whoever can go on with a list finds the next step in
         the question, however long the route.
         """
         if len(self.reads) == 1:
             return (f"look up {self.reads[0]}",)
         words = ("go", *self.reads[:-1], "from", self.reads[-1])
-        shown = self.words or len(words)
-        return tuple(" ".join(words[i : i + shown]) for i in range(len(self.reads)))
+        return tuple(" ".join(words[i:]) for i in range(len(self.reads)))
 
 
 class Expert:

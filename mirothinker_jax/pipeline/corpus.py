@@ -55,10 +55,7 @@ def write_expert_episodes(
         EpisodeSpec(f"expert-{number}", task, config.seed * 1_000_003 + number, budget)
         for number, (task, budget) in enumerate(zip(tasks, budgets, strict=True))
     ]
-    plans = {
-        task.question: Plan(task.metadata["start"], tuple(task.metadata["reads"]), config.sft.expert_words)
-        for task in tasks
-    }
+    plans = {task.question: Plan(task.metadata["start"], tuple(task.metadata["reads"])) for task in tasks}
     engine = Expert(plans.__getitem__, config.sft.expert_mistake_rate, call_format, config.seed)
 
     async def play() -> list[Trajectory]:

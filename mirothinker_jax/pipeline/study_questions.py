@@ -55,7 +55,7 @@ class Questions:
         if steps == 0:
             return []
         wire, reads = WIRES[call_format], (*question.relations, question.attribute)
-        thoughts = Plan(question.start, reads, self._config.sft.expert_words).thoughts()
+        thoughts = Plan(question.start, reads).thoughts()
         said = [("search", ToolCall(*SEARCH, {"q": question.start}))]
         for page, wanted, thought in zip(question.path[:steps], reads, thoughts, strict=False):
             url = self.world.entities[page].url

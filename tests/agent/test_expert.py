@@ -78,11 +78,6 @@ def test_a_thought_is_what_is_left_of_the_question():
     assert Plan("KTM", ("city",)).thoughts() == ("look up city",)
 
 
-def test_a_thought_that_repeats_two_words_begins_where_the_last_one_ended():
-    plan = Plan("KTM", ("west", "higher", "city"), words=2)
-    assert plan.thoughts() == ("go west", "west higher", "higher from")
-
-
 def test_a_dead_link_sends_it_searching_for_a_mirror(play):
     web = Web(dead=("http://w/PKR",))
     trajectory, _, tools = play(Expert(lambda question: PLAN, 0.0), Tools(web), max_calls=12)
