@@ -244,3 +244,19 @@ def test_more_than_there_is_changes_nothing():
     with pytest.raises(OutOfPages, match="1 pages are wanted, 0 of 2 are free"):
         device.pages.grow(lease, 1, device.now)
     assert lease.pages == []
+
+
+def test_what_comes_back_for_a_turn_that_gives_way_is_not_written_over_who_takes_its_page():
+    device = Device(count=2, host=4)
+    first, second = tokens(1, 1, 1, 1, 1), tokens(0, 0, 0, 0)
+    device.begin(first)
+    device.end(0)
+    device.begin(second)
+    device.begin(tokens(2, 2))  # the last page of the first context leaves
+    device.end(1, keep=False)
+    device.dispatch([], [])
+    gives_way = device.pages.lease(device.version)
+    device.pages.extend(gives_way, first[:-1], device.now, from_host=True)
+    assert gives_way.length == 4
+    device.pages.release(gives_way, first, device.now)
+    device.begin(tokens(0, 0, 1))  # two tokens of it are copied
