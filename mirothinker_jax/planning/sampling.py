@@ -1,6 +1,8 @@
 """What sampling takes on a slice: the steps of a host's engine, compiled, beside what the trainer keeps meanwhile.
 
-Weights and pages are exact where they are compiled, and temporaries the compiler's. Times are estimates: fusions take
+Where there is a compiler, the steps of two and of four layers are compiled, and a straight line through them says what
+all layers take. Weights and pages are exact then. Of temporaries the line may be some GiB short
+(docs/notes/plans.md#sampling). Times are estimates: fusions take
 the compiler's cycles (planning/schedule.py), paged attention the shares of bandwidth and peak that its authors measured
 on a TPU7x (arXiv 2604.15464), and a step no less than reading its weights once. Contexts count as half full. Left out:
 waiting for tools, steps with fewer turns, what the host does between steps, and the gathering of weights over hosts.
@@ -24,6 +26,8 @@ from mirothinker_jax.rollout.local.layout import check_tensor, pages_of_copy, sa
 # Of the bandwidth while turns are sampled, and of the peak while contexts are fed, that paged attention reaches.
 READING, FEEDING = 0.86, 0.73
 END = 0  # a token that ends a turn: which one changes nothing of the program
+# Of a model, as the engine unrolls them: every layer more takes as much as the one before, and minutes to compile.
+LAYERS = (2, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,35 +125,67 @@ def plan_sampling(
     )
     if not topology.compiles:
         return known
-    from mirothinker_jax.planning.compiling import asked_for, bytes_of, devices_of, peak
-    from mirothinker_jax.rollout.local.weights import abstract
-
     begun = time.monotonic()
-    model = sampling_model(config, m.vocab_size, devices_of(host))
     routes = stage == "grpo" and config.grpo.replay_routes
-    device = Device(model, r, config.agent.context_tokens, (END,), routes)
-    weights, steps, texts = float(bytes_of(abstract(model))), [], []
-    pages = known.kinds["pages"]
+    first = _compile(config, min(m.layers, LAYERS[0]), host, topology.chip, routes, quick)
+    step = first
+    if m.layers > LAYERS[0]:
+        more = _compile(config, LAYERS[1], host, topology.chip, routes, quick)
+        step = first.towards(more, (m.layers - LAYERS[0]) / (LAYERS[1] - LAYERS[0]))
+    kinds = known.kinds | {"weights": step.weights, "pages": step.pages, "temporaries": step.temporaries}
+    decode = prefill = None
+    if step.decode and step.feed:
+        decode, prefill = (
+            hosts * r.slots / step.decode,
+            hosts * r.prefill_slots * r.prefill_tokens / step.feed,
+        )
+    return dataclasses.replace(
+        known, kinds=kinds, decode=decode, prefill=prefill, compile_s=time.monotonic() - begun
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """Bytes of a device, and seconds of a token of all of a copy's turns and of a step that feeds; 0: not asked."""
+
+    weights: float
+    pages: float
+    temporaries: float
+    decode: float
+    feed: float
+
+    def towards(self, other: _Step, share: float) -> _Step:
+        """On the straight line to another one, 0 here, 1 there."""
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return _Step(*(max(0.0, a + share * (b - a)) for a, b in pairs))
+
+
+def _compile(config: Config, layers: int, host: Topology, chip: Chip, routes: bool, quick: bool) -> _Step:
+    """The engine's two steps, of a model of so many layers."""
+    from mirothinker_jax.planning.compiling import asked_for, devices_of, peak
+
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, layers=layers))
+    model = sampling_model(config, config.model.vocab_size, devices_of(host))
+    device = Device(model, config.rollout, config.agent.context_tokens, (END,), routes)
+    rough = arithmetic.sampler(config, host.devices)
+    weights, pages, temporaries, texts = rough.weights, rough.pages, 0.0, []
     for lowered in (device.lower_decode(), device.lower_feed()):
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            steps.append(asked_for(str(error), round(weights + pages)) - weights - pages)
+            asked = asked_for(str(error), round(weights + pages))
+            temporaries = max(temporaries, asked - weights - pages)
             continue
         memory: Any = compiled.memory_analysis()
-        pages = float(memory.alias_size_in_bytes)  # as they are laid out, with the rows
+        pages = float(memory.alias_size_in_bytes)  # what is given back: as they are laid out, with the rows
         weights = memory.argument_size_in_bytes - pages
-        steps.append(peak(memory, round(topology.chip.memory_gib * GIB))[0] - memory.argument_size_in_bytes)
+        beside = peak(memory, round(chip.memory_gib * GIB))[0] - memory.argument_size_in_bytes
+        temporaries = max(temporaries, float(beside))
         texts.append(compiled.as_text())
-    kinds = known.kinds | {"weights": weights, "pages": pages, "temporaries": float(max(0.0, *steps))}
-    decode = prefill = None
-    if len(texts) == 2 and not quick:
-        chip, everyone = topology.chip, hosts * copies
-        decode = everyone * device.rows / _decode_seconds(texts[0], chip, device, weights, pages)
-        prefill = everyone * device.blocks * r.prefill_tokens / _feed_seconds(texts[1], chip, device, weights)
-    return dataclasses.replace(
-        known, kinds=kinds, decode=decode, prefill=prefill, compile_s=time.monotonic() - begun
-    )
+    if quick or len(texts) < 2:
+        return _Step(weights, pages, temporaries, 0.0, 0.0)
+    decode = _decode_seconds(texts[0], chip, device, weights, pages)
+    return _Step(weights, pages, temporaries, decode, _feed_seconds(texts[1], chip, device, weights))
 
 
 def _decode_seconds(text: str, chip: Chip, device: Device, weights: float, pages: float) -> float:
