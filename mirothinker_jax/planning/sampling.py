@@ -2,10 +2,10 @@
 
 Where there is a compiler, the steps of two and of four layers are compiled, and a straight line through them says what
 all layers take. Weights and pages are exact then. Of temporaries the line may be some GiB short
-(docs/notes/plans.md#sampling). Times are estimates: fusions take
-the compiler's cycles (planning/schedule.py), paged attention the shares of bandwidth and peak that its authors measured
-on a TPU7x (arXiv 2604.15464), and a step no less than reading its weights once. Contexts count as half full. Left out:
-waiting for tools, steps with fewer turns, what the host does between steps, and the gathering of weights over hosts.
+(docs/notes/plans.md#sampling). Times are estimates: fusions take the compiler's cycles (planning/schedule.py), paged
+attention the shares of bandwidth and peak that its authors measured on a TPU7x (arXiv 2604.15464), and a step no less
+than reading its weights once. Contexts count as half full. Left out: waiting for tools, steps with fewer turns, what
+the host does between steps, and the gathering of weights over hosts.
 """
 
 from __future__ import annotations
