@@ -74,7 +74,10 @@ def test_a_stop_string_ends_a_stream_and_a_whole_turn_alike(running):
     plain = running.do(last())
     stop = plain.text[9:13]
     whole, pieces = (running.do(last(stops=("\n\n", stop), whole=w)) for w in (True, False))
-    assert whole == pieces and whole.stop == stop and whole.finish == "stop"
+    for kind in ("logprobs", "raw_logprobs"):  # a piece is fed as a context
+        np.testing.assert_allclose(getattr(whole, kind), getattr(pieces, kind), atol=1e-5)
+    assert whole.tokens == pieces.tokens and whole.text == pieces.text
+    assert whole.stop == pieces.stop == stop and whole.finish == pieces.finish == "stop"
     assert whole.text == plain.text[: plain.text.index(stop)]
 
 
@@ -98,10 +101,9 @@ def test_weights_in_the_middle_of_a_turn_are_told_token_by_token(running, spec, 
 
     turn, after = asyncio.run(run())
     assert (
-        len(turn.tokens) == 300
-        and set(turn.versions) == {10, 11}
-        and list(turn.versions) == sorted(turn.versions)
-    )
+        len(turn.tokens) == 300 or turn.tokens[-1] == IM_END
+    )  # which newer weights may say, by when they came
+    assert set(turn.versions) == {10, 11} and list(turn.versions) == sorted(turn.versions)
     assert set(after.versions) == {11}
     versions = np.asarray(turn.versions)
     for version, weights in ((10, params[0]), (11, params[1])):
