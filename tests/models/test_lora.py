@@ -85,6 +85,7 @@ def test_a_step_moves_the_adapters_and_nothing_else(config, objective, rows):
     assert moments == 2 * count_parameters(trained), "the optimizer keeps moments of frozen parameters"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("relaxed_promotion")
 def test_a_step_on_many_devices_is_that_of_one():
     config = adapted(tiny.QWEN3)

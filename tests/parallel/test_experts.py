@@ -54,6 +54,7 @@ def test_a_layout_gives_the_loss_and_gradients_of_one_device(params, expected, l
     tiny.assert_close(gradient(tiny.mesh(**LAYOUTS[layout]), params, packed()), expected, RELATIVE)
 
 
+@pytest.mark.slow
 def test_so_do_micro_batches(params):
     """Of four rows each, by which the balance loss is averaged."""
     mesh = tiny.mesh(**LAYOUTS["expert 2 x fsdp 2 x context 2"])
