@@ -26,7 +26,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from mirothinker_jax.agent.policy import Capabilities, Sampling
-from mirothinker_jax.config import RolloutConfig
+from mirothinker_jax.config import ConfigError, RolloutConfig
 from mirothinker_jax.models.head import full_logits
 from mirothinker_jax.models.moe import Routing
 from mirothinker_jax.models.qwen import STACKED, Params, merge

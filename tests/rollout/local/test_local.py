@@ -337,6 +337,10 @@ def test_a_turn_that_is_cancelled_leaves_no_trace(played, device):
         ({"slots": 6}, r"^config\.rollout\.slots is 6, not a multiple of .* = 4; use 8$"),
         ({"pages": 28}, r"rollout\.pages gives 7 pages of 8 tokens to a device, .* of 64; give 32 or more$"),
         ({"deterministic": True, "prefill_tokens": 3}, r"page_tokens \(8\) must be a multiple of .* \(3\)$"),
+        (
+            {"host_gib": 1e-9},
+            r"rollout\.host_gib is 1e-09, less than a page of \d+ bytes for each of 4 devices; give 0",
+        ),
     ],
 )
 def test_settings_that_cannot_work(change, message):
