@@ -53,7 +53,7 @@ SETTINGS = {
     "world.wrong_first_hit": 0, "world.dead_link": 0, "world.failing_call": 0, "world.slow_call": 0,
     "tools.names": "google_search,", "tools.output_tokens": 24, "tools.search_results": 1, "tools.snippet_chars": 0,
     "agent.max_calls": 2, "agent.context_tokens": 768, "agent.turn_tokens": 18,
-    "rollout.slots": 4, "rollout.prefill_slots": 4, "rollout.prefill_tokens": 256,
+    "rollout.slots": 8, "rollout.prefill_slots": 4, "rollout.prefill_tokens": 256,
     "model.param_dtype": "float32", "model.compute_dtype": "float32",
     "evaluation.questions": 2, "evaluation.budgets": "2,", "evaluation.top_p": 1.0,
     "dpo.sft_coef": 0, "dpo.questions": 2, "dpo.samples": 6,
