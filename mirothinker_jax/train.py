@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     # Only now: what is wrong with config, data or tokenizer is said without waiting for jax.
     run = import_run()
-    from mirothinker_jax.parallel.processes import leave_others
+    from mirothinker_jax.parallel.processes import leave_after_another, leave_others
     from mirothinker_jax.rollout.collect import OutageError
 
     try:
@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             sys.stderr.write(f"error: {line}\n")
             leave_others(STORAGE)
             return STORAGE
+        leave_after_another(error)
         leave_others(1, traceback.format_exc())
         raise
     for stage, accuracy in summary.get("accuracy", {}).items():

@@ -2,7 +2,8 @@
 
 CPU-seconds (of the worker and of the processes that a test started and waited for), because wall time says as
 much about what else the machine does. `--budget` prints the cost of each folder beside its budget and the twenty
-most expensive tests, and fails the run where the total is above the table's.
+most expensive tests, and fails the run where the total is half again above the table's: processors differ by that
+much, and a budget that every slower machine breaks says nothing.
 """
 
 import os
@@ -16,6 +17,7 @@ import pytest
 README = Path(__file__).with_name("README.md")
 MOST_EXPENSIVE = 20
 TOTAL = "all"
+SLOWEST_PROCESSOR = 1.5  # times the CPU-seconds of the one that the table is of
 
 
 def budgets(text: str) -> dict[str, float]:
@@ -77,14 +79,16 @@ class Costs:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if not self._enforce or hasattr(session.config, "workerinput"):
             return
-        allowed = budgets(README.read_text(encoding="utf-8"))[TOTAL]
+        allowed = SLOWEST_PROCESSOR * budgets(README.read_text(encoding="utf-8"))[TOTAL]
         if session.exitstatus == pytest.ExitCode.OK and self.tests.total() > allowed:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--budget", action="store_true", help="print what tests cost; fail above the total of tests/README.md"
+        "--budget",
+        action="store_true",
+        help="print what tests cost; fail far above the total of tests/README.md",
     )
 
 

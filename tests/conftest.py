@@ -56,6 +56,22 @@ def relaxed_promotion():
 
 pytest_plugins = ["budgets"]
 
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--first-case", action="store_true", help="of each parametrised test, run the first case alone"
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("first_case"):
+        firsts = {(item.path, getattr(item, "originalname", item.name)): item for item in reversed(items)}
+        chosen = set(firsts.values())
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = [item for item in items if item in chosen]
+
+
 QWEN3_SHA256 = {
     "tokenizer.json": "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4",
     "tokenizer_config.json": "16ac5853d77c5ca561fc3f7e7cb9baca69b3d3c009d34edb76770699532b712e",

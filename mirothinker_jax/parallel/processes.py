@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import sys
+import time
 from collections.abc import Mapping
 
 import jax
@@ -15,6 +17,9 @@ from jax.experimental import multihost_utils
 from mirothinker_jax.config import ConfigError
 
 MEETING_TIMEOUT_MS = 7 * 24 * 3600 * 1000
+LAUNCHER_S = 15.0  # launch/local.sh takes less to end the processes that are left
+# What jax raises, on CPUs, where another process went away in the middle of what all do together.
+_GONE = re.compile(r"Gloo .*(closed by peer|reset by peer|Broken pipe)", re.DOTALL)
 _meetings = itertools.count()  # each process counts its own, and they come in the same order
 
 
@@ -48,6 +53,18 @@ def leave_others(code: int, why: str = "") -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def leave_after_another(error: Exception) -> None:
+    """Ends this process in one line where the error only says that another one is gone; returns if it says more.
+
+    That one's exit code is the run's: a launcher that has seen it is given the time to end this process itself.
+    """
+    if jax.distributed.is_initialized() and _GONE.search(str(error)):
+        sys.stderr.write("error: another process of this run has ended; its own lines say why\n")
+        sys.stderr.flush()
+        time.sleep(LAUNCHER_S)
+        leave_others(1)
 
 
 def _number(variable: str) -> int:

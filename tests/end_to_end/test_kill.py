@@ -4,7 +4,6 @@ import dataclasses
 import random
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -169,24 +168,3 @@ def test_rollouts_that_were_lost_are_sampled_again(smoke, tmp_path):
     same_episodes(last, kept)
     before, after = (parameters(f, "grpo") for f in (smoke.folder, folder))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), before, after)
-
-
-def test_killed_at_times_that_nobody_chose(smoke, tmp_path):
-    """Every few seconds of SFT, wherever it is by then."""
-    folder = tmp_path / "run"
-    kills = 0
-    for seconds in (6, 9, 7, 11, 8, 13, 10):
-        process = start(SMOKE, f"--config.run_dir={folder}", "--config.stages=sft")
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        code, _, err = finish(process)  # also where it ended by itself: its pipes are closed
-        assert code in (0, -signal.SIGKILL), err
-        if code == 0:
-            break
-    code, _, err = finish(start(SMOKE, f"--config.run_dir={folder}", "--config.stages=sft"))
-    assert code == 0, err
-    assert kills >= 1
-    tiny.assert_equal(parameters(folder, "sft"), parameters(smoke.folder, "sft"))

@@ -42,12 +42,21 @@ CHUNKS, ONE_CHUNK, LOOPS = (
 FP32, BF16 = jnp.float32, jnp.bfloat16
 # Every pair of group size, head size and dtype; not every triple, of which each costs ten seconds.
 PAIRS = [(1, 64, FP32), (1, 128, BF16), (4, 64, BF16), (4, 128, FP32), (8, 64, FP32), (8, 128, BF16)]
+DEAR = (PAIRS[0], PAIRS[2], PAIRS[5])  # with the interpreted kernels
 
 
 @pytest.mark.parametrize(
     ("groups", "size", "dtype", "run"),
     [
-        *[pytest.param(*sizes, FINE, id="tpu-{}-{}-{.__name__}".format(*sizes)) for sizes in PAIRS],
+        *[
+            pytest.param(
+                *sizes,
+                FINE,
+                id="tpu-{}-{}-{.__name__}".format(*sizes),
+                marks=pytest.mark.slow if sizes in DEAR else (),
+            )
+            for sizes in PAIRS
+        ],
         pytest.param(4, 64, FP32, COARSE, id="tpu-coarse-fp32"),
         pytest.param(1, 128, BF16, COARSE, id="tpu-coarse-bf16"),
         pytest.param(1, 128, BF16, GPU, id="gpu-1-128-bf16"),
@@ -97,7 +106,9 @@ def test_stretches_without_a_mask(dtype):
 
 
 @pytest.mark.parametrize(
-    ("blocks", "dtype"), [(gpu.HOPPER, BF16), (gpu.OTHERS, FP32)], ids=["gpu-hopper-bf16", "gpu-others-fp32"]
+    ("blocks", "dtype"),
+    [pytest.param(gpu.HOPPER, BF16, marks=pytest.mark.slow), (gpu.OTHERS, FP32)],
+    ids=["gpu-hopper-bf16", "gpu-others-fp32"],
 )
 def test_blocks_that_gpus_get(blocks, dtype):
     arrays, weights, exact, rounded = case(2, 64, dtype, LONG)
@@ -119,7 +130,9 @@ def test_gradients_begin_with_whatever_the_memory_holds(monkeypatch):
     assert_close(got, exact, rounded, jnp.float32)
 
 
-@pytest.mark.parametrize("run", [FINE, COARSE, GPU], ids=["fine", "coarse", "gpu"])
+@pytest.mark.parametrize(
+    "run", [pytest.param(FINE, marks=pytest.mark.slow), COARSE, GPU], ids=["fine", "coarse", "gpu"]
+)
 def test_a_causal_mask_needs_no_table(run):
     """And gives what the same mask by spans does, bit by bit where one segment holds all keys."""
     arrays, weights, _, _ = case(4, 64, jnp.float32)

@@ -150,6 +150,7 @@ def losses(run):
     return sorted((line["stage"], line["step"], line["loss"]) for line in lines)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_holds_as_many_parameters_as_a_fresh_one(start, tmp_path, monkeypatch):
     """Whether the stage before is done since long, as under a last stage that is lengthened, or was trained by the same
     process."""
