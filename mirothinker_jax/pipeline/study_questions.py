@@ -17,6 +17,7 @@ from mirothinker_jax.world.environment import task
 from mirothinker_jax.world.facts import World, load_world
 from mirothinker_jax.world.question import Question
 from mirothinker_jax.world.questions import make_questions
+from mirothinker_jax.world.walks import PLAIN_HOPS
 
 SPLIT = "heldout"
 BUDGET_NOTE = "You may make at most {} calls."
@@ -69,7 +70,7 @@ class Questions:
         others = [page for page in self._neighbours(needed[0]) if page not in needed]
         pages = [*needed, *rng.sample(others, min(len(needed), len(others)))]
         rng.shuffle(pages)
-        return "\n\n".join([question.text, *(self._page(page, question.attribute) for page in pages)])
+        return "\n\n".join([question.text, *(self._page(page, question, rng) for page in pages)])
 
     def other(self, url: str, wanted: str) -> str | None:
         """Another page of the neighbourhood, on which the same is told otherwise; None where there is none."""
@@ -91,12 +92,19 @@ class Questions:
         home = self.world.neighbourhood[page.id]
         return [e for e in self.world.of_split(SPLIT) if self.world.neighbourhood[e.id] == home]
 
-    def _page(self, page: Entity, attribute: str) -> str:
-        """As a result of reading it whole would begin: what links there are, and the fact that is asked for."""
+    def _page(self, page: Entity, question: Question, rng: random.Random) -> str:
+        """As a result of reading it whole would begin: its links, and the fact that is asked for. Of more links than
+        the facts of any page give, those of the way and some others."""
+        steps = zip(question.path, question.relations, strict=False)
+        needed = {relation for id, relation in steps if id == page.id}
+        others = [relation for relation in page.links if relation not in needed]
+        shown = needed | set(rng.sample(others, min(len(others), max(0, PLAIN_HOPS - len(needed)))))
         links = [
             f"{r}: [{self.world.entities[to].title}]({self.world.entities[to].url})"
             for r, to in page.links.items()
+            if r in shown
         ]
+        attribute = question.attribute
         facts = [f"{attribute}: {page.facts[attribute]}"] if attribute in page.facts else []
         return "\n".join([page.title, *links, *facts])
 

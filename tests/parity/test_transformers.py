@@ -31,6 +31,7 @@ from converted import CASES, MOE, VOCAB, converted, loaded, random_model  # noqa
 
 LOGITS = 2e-5  # of the largest logit
 GRADIENTS = 1e-4  # of the largest gradient of the same parameter
+GENERATED = ("qwen2-untied", "qwen3-yarn", "moe-untied")  # by the fast tests
 
 
 @pytest.fixture(scope="module", params=list(CASES))
@@ -118,6 +119,11 @@ def _one(theirs: dict, name: str) -> np.ndarray:
     return gate if which == "gate_proj" else up
 
 
+@pytest.mark.parametrize(
+    "pair",
+    [pytest.param(name, marks=() if name in GENERATED else pytest.mark.slow) for name in CASES],
+    indirect=True,
+)
 def test_greedy_generation(pair, ids):
     """64 tokens, with our cache and theirs."""
     prompt = ids[0, :7]

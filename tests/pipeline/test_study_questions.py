@@ -52,13 +52,20 @@ def test_the_first_turns_are_the_experts(questions):
     assert questions.first_turns(question, 0, "mcp") == []
 
 
-def test_all_pages_of_the_way_are_in_the_prompt_and_as_many_others(questions):
-    question = questions.walks(3)[0]
+LINES = dataclasses.replace(CONFIG, world=dataclasses.replace(CONFIG.world, lines=12))
+
+
+@pytest.mark.parametrize(("config", "hops"), [(CONFIG, 3), (LINES, 12)], ids=["facts", "lines"])
+def test_all_pages_of_the_way_are_in_the_prompt_and_as_many_others(config, hops):
+    """With few links each, however many there are."""
+    questions = Questions(config)
+    question = questions.walks(hops)[0]
     text = questions.with_pages(question)
     assert text == questions.with_pages(question)
     asked, *pages = text.split("\n\n")
     shown = [page.partition("\n")[0] for page in pages]
-    assert asked == question.text and len(set(shown)) == len(shown) == 2 * len(question.path)
+    assert asked == question.text and len(set(shown)) == len(shown) == 2 * len(set(question.path))
+    assert all(page.count("](") <= 8 for page in pages)
     entities = questions.world.entities
     assert {entities[page].title for page in question.path} < set(shown)
     for page, to, relation in zip(question.path, question.path[1:], question.relations, strict=False):
