@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mirothinker_jax.evals.paired import holm, paired_difference
+from mirothinker_jax.evals.paired import holm, paired_difference, paired_means
 from mirothinker_jax.evals.repeated import Scores, by_question, majority
 from mirothinker_jax.evals.statistics import accuracy_by, wilson
 from mirothinker_jax.trajectory.types import Trajectory
@@ -32,6 +32,23 @@ def by_hops(trajectories: Sequence[Trajectory]) -> dict[str, dict[str, Any]]:
     """`arm_figures` of each depth of the questions."""
     depths = sorted({int(t.metadata["hops"]) for t in trajectories})
     return {str(d): arm_figures([t for t in trajectories if t.metadata["hops"] == d]) for d in depths}
+
+
+def deeper_half(stages: Mapping[str, Sequence[Trajectory]]) -> dict[str, Any]:
+    """Of the deeper half of the questions' depths: `arm_figures` of each stage of training, and the last one's calls
+    minus the first's by question; {} where there is none to compare. Stages come in their order."""
+    judged = {s: [t for t in found if t.correct is not None] for s, found in stages.items()}
+    depths = {int(t.metadata["hops"]) for found in judged.values() for t in found}
+    least = max(depths, default=0) // 2 + 1
+    deep = {s: [t for t in found if t.metadata["hops"] >= least] for s, found in judged.items()}
+    calls = [{t.question_id: float(t.calls) for t in found} for found in deep.values()]
+    if len(calls) < 2 or not calls[0].keys() & calls[-1].keys():
+        return {}
+    return {
+        "links": [least, max(depths)],
+        "stages": {s: arm_figures(found) for s, found in deep.items()},
+        "more_calls": paired_means(calls[0], calls[-1]),
+    }
 
 
 def compare(first: Sequence[Trajectory], second: Sequence[Trajectory]) -> dict[str, Any]:

@@ -62,6 +62,22 @@ def paired_difference(first: Scores, second: Scores, seed: int = 0) -> PairedDif
     )
 
 
+def paired_means(first: Mapping[str, float], second: Mapping[str, float], seed: int = 0) -> dict[str, float]:
+    """Of a number that both have for each question: mean of second − first, its 95% interval `low` and `high`, and `p`
+    of flipping signs. Raises ValueError where they share no question."""
+    both = [q for q in first if q in second]
+    if not both:
+        raise ValueError("no question has a number of both")
+    differences, rng = np.array([second[q] - first[q] for q in both], float), np.random.default_rng(seed)
+    low, high = _interval(differences, rng)
+    return {
+        "mean": float(np.mean(differences)),
+        "low": low,
+        "high": high,
+        "p": _sign_flips(differences, rng),
+    }
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """The exact two-sided p-value of McNemar's test, from the questions on which two policies differ.
 

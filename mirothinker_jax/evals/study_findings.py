@@ -62,22 +62,18 @@ def scaling(figures: Figures) -> str:
 
 
 def training(figures: Figures) -> str:
-    """Of what each stage of training adds on the deepest questions, in accuracy and in calls."""
-    stages = figures["stages_by_hops"]
-    if len(stages) < 2:
-        return "The run measured fewer than two stages, so nothing is said of what training adds."
-    first, *_, last = stages
-    deepest = max(stages[first], key=int)
-    before, after = stages[first][deepest], stages[last][deepest]
-    if not (before["n"] and after["n"]):
-        return "No episode of the deepest questions was judged."
+    """Of what training adds on the deeper half of the questions, in accuracy and in calls."""
+    if not (deep := figures["deeper_half"]):
+        return "The run measured fewer than two stages on deep questions, so nothing is said of what training adds."
+    first, *_, last = deep["stages"]
+    before, after, calls = deep["stages"][first], deep["stages"][last], deep["more_calls"]
+    least, most = deep["links"]
     sure = after["low"] > before["high"]
-    more = after["calls"] > before["calls"]
+    change = ("fall", "rise")[calls["mean"] > 0] if calls["p"] < SURE else "change no more than by chance"
     return (
-        f"On questions of {deepest} links, {percent(before['mean'])} are right after {STAGE_NAMES[first]} with "
+        f"On questions of {least} to {most} links, {percent(before['mean'])} are right after {STAGE_NAMES[first]} with "
         f"{before['calls']:.1f} calls each, and {percent(after['mean'])} after {STAGE_NAMES[last]} with "
-        f"{after['calls']:.1f}: accuracy {'rises' if sure else 'does not rise beyond chance'}, and calls "
-        f"{'rise' if more else 'do not rise'}."
+        f"{after['calls']:.1f}: accuracy {'rises' if sure else 'does not rise beyond chance'}, and calls {change}."
     )
 
 

@@ -115,6 +115,7 @@ class _Study:
             "announced_minus_silent": arms.compare_all({str(n): (silent[n], told[n]) for n in budgets}),
             "stages": {s: arms.accuracy_by_calls(found) for s, found in stages.items()},
             "stages_by_hops": {s: arms.by_hops(found) for s, found in free.items()},
+            "deeper_half": arms.deeper_half(free),
         }
 
     def matched_compute(self) -> dict[str, Any]:

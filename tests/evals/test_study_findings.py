@@ -41,19 +41,20 @@ def test_scaling(after, told, words):
 
 
 @pytest.mark.parametrize(
-    ("after", "calls", "words"),
+    ("after", "more", "p", "words"),
     [
-        (0.9, 8.0, "accuracy rises, and calls rise."),
-        (0.22, 3.0, "accuracy does not rise beyond chance, and calls do not rise."),
+        (0.9, 5.0, 0.001, "accuracy rises, and calls rise."),
+        (0.9, -2.0, 0.001, "accuracy rises, and calls fall."),
+        (0.22, 5.0, 0.3, "accuracy does not rise beyond chance, and calls change no more than by chance."),
     ],
 )
-def test_training(after, calls, words):
-    by = {"sft": {"0": f(0.9), "6": f(0.2)}, "grpo": {"0": f(0.1), "6": f(after, calls=calls)}}
-    text = say.training({"stages_by_hops": by})
-    assert text.startswith(
-        "On questions of 6 links, 20% are right after SFT with 3.0 calls"
-    ) and text.endswith(words)
-    assert "fewer than two stages" in say.training({"stages_by_hops": {}})
+def test_training(after, more, p, words):
+    stages = {"sft": f(0.2), "dpo": f(0.3), "grpo": f(after, calls=3.0 + more)}
+    deep = {"links": [4, 6], "stages": stages, "more_calls": {"mean": more, "p": p}}
+    text = say.training({"deeper_half": deep})
+    assert text.startswith("On questions of 4 to 6 links, 20% are right after SFT with 3.0 calls each, and ")
+    assert f"% after GRPO with {3 + more:.1f}: " in text and text.endswith(words)
+    assert "fewer than two stages" in say.training({"deeper_half": {}})
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ def summary(stages=("sft", "grpo"), faults=("dead", "wrong"), last_band=SHARE):
             "announced_minus_silent": {"1": DIFFERENCE, "8": DIFFERENCE},
             "stages": {stage: {"0": SHARE, "8": SHARE} for stage in stages},
             "stages_by_hops": {stage: {"0": ARM, "6": ARM, "7": {"n": 0}} for stage in stages},
+            "deeper_half": {"links": [4, 7], "stages": dict.fromkeys(stages, ARM), "more_calls": DIFFERENCE}
+            if stages
+            else {},
         },
         "matched_compute": {"depth": {"1": ARM, "8": ARM}, "shallow": {"3": {"1": ARM, "2": ARM}}},
         "arms": {
