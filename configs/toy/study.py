@@ -40,5 +40,5 @@ def get_config():
     c.evaluation.questions, c.evaluation.budgets = 170, (2, 4, 8, 12, 16, 24)
     c.study.questions = 102  # six of each depth
     c.study.budgets = (1, 2, 4, 6, 8, 12, 16, 24)
-    c.study.depths = (2, 4, 8, 16, 32, 64)
+    c.study.depths = (2, 4, 8, 16, 22, 24)  # beyond 24 links no step is right, whoever is heard
     return c

@@ -36,7 +36,8 @@ def by_hops(trajectories: Sequence[Trajectory]) -> dict[str, dict[str, Any]]:
 
 def deeper_half(stages: Mapping[str, Sequence[Trajectory]]) -> dict[str, Any]:
     """Of the deeper half of the questions' depths: `arm_figures` of each stage of training, and the last one's calls
-    minus the first's by question; {} where there is none to compare. Stages come in their order."""
+    minus the first's by question; of all depths, the calls of right answers. {} where there is nothing to compare.
+    Stages come in their order."""
     judged = {s: [t for t in found if t.correct is not None] for s, found in stages.items()}
     depths = {int(t.metadata["hops"]) for found in judged.values() for t in found}
     least = max(depths, default=0) // 2 + 1
@@ -48,6 +49,9 @@ def deeper_half(stages: Mapping[str, Sequence[Trajectory]]) -> dict[str, Any]:
         "links": [least, max(depths)],
         "stages": {s: arm_figures(found) for s, found in deep.items()},
         "more_calls": paired_means(calls[0], calls[-1]),
+        "right_calls": {
+            s: _mean_and_most([t.calls for t in found if t.correct]) for s, found in judged.items()
+        },
     }
 
 
@@ -88,6 +92,10 @@ def accuracy_by_calls(trajectories: Sequence[Trajectory]) -> dict[str, dict[str,
     judged = [t for t in trajectories if t.correct is not None]
     curve = accuracy_by((int(t.metrics["max_calls"]), bool(t.correct)) for t in judged)
     return {str(calls): dataclasses.asdict(accuracy) for calls, accuracy in curve.items()}
+
+
+def _mean_and_most(calls: Sequence[int]) -> dict[str, float] | None:
+    return {"mean": float(np.mean(calls)), "most": max(calls)} if calls else None
 
 
 def _scores(trajectories: Sequence[Trajectory]) -> Scores:

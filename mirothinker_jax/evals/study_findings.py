@@ -70,10 +70,18 @@ def training(figures: Figures) -> str:
     least, most = deep["links"]
     sure = after["low"] > before["high"]
     change = ("fall", "rise")[calls["mean"] > 0] if calls["p"] < SURE else "change no more than by chance"
+    earlier, later = deep["right_calls"][first], deep["right_calls"][last]
+    right = ""
+    if earlier and later:
+        right = (
+            f" Of all depths, right answers took {earlier['mean']:.1f} calls and {later['mean']:.1f}, at most "
+            f"{earlier['most']} and {later['most']}."
+        )
     return (
         f"On questions of {least} to {most} links, {percent(before['mean'])} are right after {STAGE_NAMES[first]} with "
         f"{before['calls']:.1f} calls each, and {percent(after['mean'])} after {STAGE_NAMES[last]} with "
         f"{after['calls']:.1f}: accuracy {'rises' if sure else 'does not rise beyond chance'}, and calls {change}."
+        f"{right}"
     )
 
 

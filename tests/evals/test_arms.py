@@ -24,6 +24,7 @@ def test_calls_of_the_deeper_half_are_compared_by_question():
         "sft": (3, 0.0, 5.0),
         "grpo": (3, 1.0, 7.0),
     }
+    assert found["right_calls"] == {"sft": {"mean": 1.0, "most": 2}, "grpo": {"mean": 5.0, "most": 8}}
     more = found["more_calls"]
     assert (more["mean"], more["low"], more["high"]) == (2.0, 2.0, 2.0)
     assert more["p"] == pytest.approx(0.25, abs=0.02)  # three signs that are alike: two of eight

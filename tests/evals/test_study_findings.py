@@ -51,9 +51,12 @@ def test_scaling(after, told, words):
 def test_training(after, more, p, words):
     stages = {"sft": f(0.2), "dpo": f(0.3), "grpo": f(after, calls=3.0 + more)}
     deep = {"links": [4, 6], "stages": stages, "more_calls": {"mean": more, "p": p}}
+    deep["right_calls"] = {"sft": None, "grpo": None}
     text = say.training({"deeper_half": deep})
     assert text.startswith("On questions of 4 to 6 links, 20% are right after SFT with 3.0 calls each, and ")
     assert f"% after GRPO with {3 + more:.1f}: " in text and text.endswith(words)
+    deep["right_calls"] = {"sft": {"mean": 2.0, "most": 3}, "grpo": {"mean": 4.25, "most": 9}}
+    assert say.training({"deeper_half": deep}).endswith("took 2.0 calls and 4.2, at most 3 and 9.")
     assert "fewer than two stages" in say.training({"deeper_half": {}})
 
 

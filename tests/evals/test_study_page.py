@@ -27,7 +27,12 @@ def summary(stages=("sft", "grpo"), faults=("dead", "wrong"), last_band=SHARE):
             "announced_minus_silent": {"1": DIFFERENCE, "8": DIFFERENCE},
             "stages": {stage: {"0": SHARE, "8": SHARE} for stage in stages},
             "stages_by_hops": {stage: {"0": ARM, "6": ARM, "7": {"n": 0}} for stage in stages},
-            "deeper_half": {"links": [4, 7], "stages": dict.fromkeys(stages, ARM), "more_calls": DIFFERENCE}
+            "deeper_half": {
+                "links": [4, 7],
+                "stages": dict.fromkeys(stages, ARM),
+                "more_calls": DIFFERENCE,
+                "right_calls": dict.fromkeys(stages, None),
+            }
             if stages
             else {},
         },
