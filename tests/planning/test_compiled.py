@@ -1,15 +1,12 @@
 """Whole steps compiled for TPUs that are not there: what fits, and that transfers hide (needs libtpu; slow)."""
 
 import importlib.util
-import itertools
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-from mirothinker_jax.config import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -188,13 +185,10 @@ def test_micro_batches_hold_no_copy_of_gradients_or_parameters(tmp_path):
 
 
 SERVERS = ("--config.rollout.engine=remote", "--config.rollout.urls=http://localhost:8000")
-ABOVE = {("8b", "sft"), ("8b", "grpo")}
 
 
-@pytest.mark.parametrize(
-    ("size", "stage"), [case for case in itertools.product(("8b", "30b", "72b"), STAGES) if case not in ABOVE]
-)
-def test_stages_of_every_size_fit(tmp_path, size, stage):
+@pytest.mark.parametrize(("size", "stage"), [("8b", "dpo"), ("30b", "grpo"), ("72b", "sft"), ("72b", "grpo")])
+def test_every_size_and_every_stage_fits(tmp_path, size, stage):
     """With the least effort, which says of memory what all effort does (above), in half the time. Both engines of a
     size are the same, and of DPO the trainer keeps less meanwhile, so only GRPO's is compiled."""
     servers = SERVERS if stage == "dpo" else ()
