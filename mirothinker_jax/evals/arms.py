@@ -6,7 +6,7 @@ Episodes that could not be judged are in no figure.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,11 @@ def by_hops(trajectories: Sequence[Trajectory]) -> dict[str, dict[str, Any]]:
     return {str(d): arm_figures([t for t in trajectories if t.metadata["hops"] == d]) for d in depths}
 
 
-def deeper_half(stages: Mapping[str, Sequence[Trajectory]]) -> dict[str, Any]:
+def deeper_half(
+    stages: Mapping[str, Sequence[Trajectory]], on_way: Callable[[Trajectory], int]
+) -> dict[str, Any]:
     """Of the deeper half of the questions' depths: `arm_figures` of each stage of training, and the last one's calls
-    minus the first's by question; of all depths, the calls of right answers. {} where there is nothing to compare.
+    minus the first's by question; the same of the calls that `on_way` counts. {} where there is nothing to compare.
     Stages come in their order."""
     judged = {s: [t for t in found if t.correct is not None] for s, found in stages.items()}
     depths = {int(t.metadata["hops"]) for found in judged.values() for t in found}
@@ -45,13 +47,17 @@ def deeper_half(stages: Mapping[str, Sequence[Trajectory]]) -> dict[str, Any]:
     calls = [{t.question_id: float(t.calls) for t in found} for found in deep.values()]
     if len(calls) < 2 or not calls[0].keys() & calls[-1].keys():
         return {}
+    useful = {s: {t.question_id: float(on_way(t)) for t in found} for s, found in deep.items()}
+    first, *_, last = useful.values()
     return {
         "links": [least, max(depths)],
-        "stages": {s: arm_figures(found) for s, found in deep.items()},
-        "more_calls": paired_means(calls[0], calls[-1]),
-        "right_calls": {
-            s: _mean_and_most([t.calls for t in found if t.correct]) for s, found in judged.items()
+        "stages": {
+            s: arm_figures(found) | {"calls_on_way": float(np.mean(list(useful[s].values())))}
+            for s, found in deep.items()
+            if found
         },
+        "more_calls": paired_means(calls[0], calls[-1]),
+        "more_calls_on_way": paired_means(first, last),
     }
 
 
@@ -92,10 +98,6 @@ def accuracy_by_calls(trajectories: Sequence[Trajectory]) -> dict[str, dict[str,
     judged = [t for t in trajectories if t.correct is not None]
     curve = accuracy_by((int(t.metrics["max_calls"]), bool(t.correct)) for t in judged)
     return {str(calls): dataclasses.asdict(accuracy) for calls, accuracy in curve.items()}
-
-
-def _mean_and_most(calls: Sequence[int]) -> dict[str, float] | None:
-    return {"mean": float(np.mean(calls)), "most": max(calls)} if calls else None
 
 
 def _scores(trajectories: Sequence[Trajectory]) -> Scores:

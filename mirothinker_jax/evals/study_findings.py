@@ -66,22 +66,15 @@ def training(figures: Figures) -> str:
     if not (deep := figures["deeper_half"]):
         return "The run measured fewer than two stages on deep questions, so nothing is said of what training adds."
     first, *_, last = deep["stages"]
-    before, after, calls = deep["stages"][first], deep["stages"][last], deep["more_calls"]
+    before, after = deep["stages"][first], deep["stages"][last]
     least, most = deep["links"]
     sure = after["low"] > before["high"]
-    change = ("fall", "rise")[calls["mean"] > 0] if calls["p"] < SURE else "change no more than by chance"
-    earlier, later = deep["right_calls"][first], deep["right_calls"][last]
-    right = ""
-    if earlier and later:
-        right = (
-            f" Of all depths, right answers took {earlier['mean']:.1f} calls and {later['mean']:.1f}, at most "
-            f"{earlier['most']} and {later['most']}."
-        )
     return (
         f"On questions of {least} to {most} links, {percent(before['mean'])} are right after {STAGE_NAMES[first]} with "
         f"{before['calls']:.1f} calls each, and {percent(after['mean'])} after {STAGE_NAMES[last]} with "
-        f"{after['calls']:.1f}: accuracy {'rises' if sure else 'does not rise beyond chance'}, and calls {change}."
-        f"{right}"
+        f"{after['calls']:.1f}: accuracy {'rises' if sure else 'does not rise beyond chance'}, and calls "
+        f"{_trend(deep['more_calls'])}. Of them, {before['calls_on_way']:.1f} and {after['calls_on_way']:.1f} open the "
+        f"next page of the way: these {_trend(deep['more_calls_on_way'])}."
     )
 
 
@@ -213,6 +206,10 @@ def _better(difference: Figures) -> bool:
 
 def _calls(count: str) -> str:
     return "1 call" if count == "1" else f"{count} calls"
+
+
+def _trend(more: Figures) -> str:
+    return ("fall", "rise")[more["mean"] > 0] if more["p"] < SURE else "change no more than by chance"
 
 
 def _change(difference: float) -> str:

@@ -115,8 +115,14 @@ class _Study:
             "announced_minus_silent": arms.compare_all({str(n): (silent[n], told[n]) for n in budgets}),
             "stages": {s: arms.accuracy_by_calls(found) for s, found in stages.items()},
             "stages_by_hops": {s: arms.by_hops(found) for s, found in free.items()},
-            "deeper_half": arms.deeper_half(free),
+            "deeper_half": arms.deeper_half(free, self._calls_on_way),
         }
+
+    def _calls_on_way(self, trajectory: Trajectory) -> int:
+        """The calls of a world's episode that open the next page of its way for what is needed there."""
+        way = self._questions.way_of(trajectory.metadata)
+        walk = read_walk(trajectory, *way, call_format=self._config.data.call_format)
+        return min(walk.done, len(way[0]))
 
     def matched_compute(self) -> dict[str, Any]:
         """One deep episode against the majority of many shallow ones, by the tokens of all."""

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from mirothinker_jax.agent.expert import SCRAPE, SEARCH, Plan
 from mirothinker_jax.agent.wire.formats import WIRES
@@ -50,6 +51,17 @@ class Questions:
     def way(self, question: Question) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The last parts of its pages' addresses, and what is read on each."""
         return question.path, (*question.relations, question.attribute)
+
+    def way_of(self, metadata: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The same of an episode, by its task's `start` and `reads`."""
+        pages, reads = [self._by_title[metadata["start"]]], tuple(metadata["reads"])
+        for relation in reads[:-1]:
+            pages.append(self.world.entities[pages[-1].links[relation]])
+        return tuple(page.id for page in pages), reads
+
+    @functools.cached_property
+    def _by_title(self) -> dict[str, Entity]:
+        return {page.title: page for page in self.world.entities.values()}
 
     def first_turns(self, question: Question, steps: int, call_format: str) -> list[str]:
         """What the expert says until `steps` pages are read, on a web where nothing goes wrong; of 0, nothing."""

@@ -18,14 +18,15 @@ def test_calls_of_the_deeper_half_are_compared_by_question():
     sft = [episode(f"q{n}", n, n, n < 3) for n in range(7)]
     grpo = [episode(f"q{n}", n, n + 2, True) for n in range(7)]
     unjudged = episode("q9", 9, 50, None)
-    found = deeper_half({"sft": [*sft, unjudged], "grpo": grpo})
+    found = deeper_half({"sft": [*sft, unjudged], "grpo": grpo}, lambda t: t.calls // 2)
     assert found["links"] == [4, 6]
-    assert {s: (f["n"], f["mean"], f["calls"]) for s, f in found["stages"].items()} == {
-        "sft": (3, 0.0, 5.0),
-        "grpo": (3, 1.0, 7.0),
+    assert {s: (f["n"], f["mean"], f["calls"], f["calls_on_way"]) for s, f in found["stages"].items()} == {
+        "sft": (3, 0.0, 5.0, 7 / 3),
+        "grpo": (3, 1.0, 7.0, 10 / 3),
     }
-    assert found["right_calls"] == {"sft": {"mean": 1.0, "most": 2}, "grpo": {"mean": 5.0, "most": 8}}
+    assert found["more_calls_on_way"]["mean"] == 1.0
     more = found["more_calls"]
     assert (more["mean"], more["low"], more["high"]) == (2.0, 2.0, 2.0)
     assert more["p"] == pytest.approx(0.25, abs=0.02)  # three signs that are alike: two of eight
-    assert deeper_half({"sft": sft}) == deeper_half({"sft": sft, "grpo": []}) == deeper_half({}) == {}
+    for nothing in ({"sft": sft}, {"sft": sft, "grpo": []}, {}):
+        assert deeper_half(nothing, lambda t: t.calls) == {}

@@ -43,20 +43,25 @@ def test_scaling(after, told, words):
 @pytest.mark.parametrize(
     ("after", "more", "p", "words"),
     [
-        (0.9, 5.0, 0.001, "accuracy rises, and calls rise."),
-        (0.9, -2.0, 0.001, "accuracy rises, and calls fall."),
-        (0.22, 5.0, 0.3, "accuracy does not rise beyond chance, and calls change no more than by chance."),
+        (0.9, 5.0, 0.001, "accuracy rises, and calls rise. "),
+        (0.9, -2.0, 0.001, "accuracy rises, and calls fall. "),
+        (0.22, 5.0, 0.3, "accuracy does not rise beyond chance, and calls change no more than by chance. "),
     ],
 )
 def test_training(after, more, p, words):
     stages = {"sft": f(0.2), "dpo": f(0.3), "grpo": f(after, calls=3.0 + more)}
-    deep = {"links": [4, 6], "stages": stages, "more_calls": {"mean": more, "p": p}}
-    deep["right_calls"] = {"sft": None, "grpo": None}
+    stages = {s: figures | {"calls_on_way": 2.0} for s, figures in stages.items()}
+    change = {"mean": more, "p": p}
+    deep = {
+        "links": [4, 6],
+        "stages": stages,
+        "more_calls": change,
+        "more_calls_on_way": {"mean": 0.0, "p": 1.0},
+    }
     text = say.training({"deeper_half": deep})
     assert text.startswith("On questions of 4 to 6 links, 20% are right after SFT with 3.0 calls each, and ")
-    assert f"% after GRPO with {3 + more:.1f}: " in text and text.endswith(words)
-    deep["right_calls"] = {"sft": {"mean": 2.0, "most": 3}, "grpo": {"mean": 4.25, "most": 9}}
-    assert say.training({"deeper_half": deep}).endswith("took 2.0 calls and 4.2, at most 3 and 9.")
+    assert f"% after GRPO with {3 + more:.1f}: {words}Of them, 2.0 and 2.0 open " in text
+    assert text.endswith("these change no more than by chance.")
     assert "fewer than two stages" in say.training({"deeper_half": {}})
 
 

@@ -29,9 +29,9 @@ def summary(stages=("sft", "grpo"), faults=("dead", "wrong"), last_band=SHARE):
             "stages_by_hops": {stage: {"0": ARM, "6": ARM, "7": {"n": 0}} for stage in stages},
             "deeper_half": {
                 "links": [4, 7],
-                "stages": dict.fromkeys(stages, ARM),
+                "stages": dict.fromkeys(stages, ARM | {"calls_on_way": 3.0}),
                 "more_calls": DIFFERENCE,
-                "right_calls": dict.fromkeys(stages, None),
+                "more_calls_on_way": DIFFERENCE,
             }
             if stages
             else {},

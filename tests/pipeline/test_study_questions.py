@@ -30,6 +30,8 @@ def test_walks_go_deeper_than_the_questions_of_training(questions):
         walks = questions.walks(hops)
         assert [w.hops for w in walks] == [hops] * 3 and walks == Questions(CONFIG).walks(hops)
         assert all(questions.world.split_of(page) == "heldout" for w in walks for page in w.path)
+        for walk, asked in zip(walks, tasks(walks), strict=True):
+            assert questions.way_of(asked.metadata) == questions.way(walk)
 
 
 def test_the_first_turns_are_the_experts(questions):
