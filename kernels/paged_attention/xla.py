@@ -1,7 +1,7 @@
 """Paged attention in plain XLA: a loop over the pages that are alive, with online softmax (arXiv 1805.02867).
 
-A turn of the loop loads one page of every row, so no context is ever gathered whole. It ends with the longest row;
-rows that ended before compute pages of zero weight, which change no bit of theirs.
+A turn of the loop loads one page of each of some rows, so no context is ever gathered whole. It ends with the longest
+of them; rows that ended before compute pages of zero weight, which change no bit of theirs.
 
 A page is [K, P, E], so that both products are batches of plain matrix products.
 """
@@ -51,8 +51,31 @@ def copy(pool, source: jax.Array, target: jax.Array) -> tuple[Any, ...]:
     return jax.lax.fori_loop(0, source.shape[0], one, tuple(pool))
 
 
-def attend(q: jax.Array, pool, table: jax.Array, places: jax.Array) -> jax.Array:
-    """[B, C, H, E] of queries at `places`, int32 [B, C], each over the keys of its row up to its own. −1: zeros."""
+def attend(q: jax.Array, pool, table: jax.Array, places: jax.Array, at_once: int = 0) -> jax.Array:
+    """[B, C, H, E] of queries at `places`, int32 [B, C], each over the keys of its row up to its own. −1: zeros.
+
+    `at_once`: keys of all rows that a turn of the loop may look at; 0: a page of every row. Rows are then taken in
+    blocks, the longest first, so that no block waits for a row much longer than the others, and what it loads stays in
+    a CPU's caches. A wide device has better use for all rows at a time.
+    """
+    rows, size = len(q), pool[1].shape[2]
+    block = max(1, at_once // size) if at_once else rows
+    if block >= rows:
+        return _attend(q, pool, table, places)
+    order = jnp.argsort(-places.max(1))
+    sorted_rows = tuple(x[order] for x in (q, table, places))
+
+    def some(i, out) -> jax.Array:
+        # The last block begins earlier where they do not divide, and has some rows again.
+        first = jnp.minimum(i * block, rows - block)
+        q, table, places = (jax.lax.dynamic_slice_in_dim(x, first, block) for x in sorted_rows)
+        return jax.lax.dynamic_update_slice_in_dim(out, _attend(q, pool, table, places), first, 0)
+
+    out = jax.lax.fori_loop(0, -(-rows // block), some, jnp.zeros_like(q))
+    return jnp.zeros_like(q).at[order].set(out, unique_indices=True)
+
+
+def _attend(q: jax.Array, pool, table: jax.Array, places: jax.Array) -> jax.Array:
     keys, values = pool
     rows, count, heads, width = q.shape
     kv_heads, size = keys.shape[1:3]

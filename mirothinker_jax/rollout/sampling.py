@@ -9,7 +9,7 @@ that, or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -58,39 +58,69 @@ def uniforms(seeds: jax.Array, places: jax.Array) -> jax.Array:
 
 
 def sample(logits: jax.Array, uniform: jax.Array, settings: Settings, seen: jax.Array | None = None) -> Drawn:
-    """Draws a token for every row.
+    """Draws a token for every row. What no row asks for is not computed.
 
     Args:
       logits: float32 [B, V]. uniform: float32 [B] in [0, 1).
       seen: bool [B, V], the tokens that the context holds; None: no row has a repetition penalty.
     """
-    raw = logits
-    if (
-        seen is not None
-    ):  # CTRL (arXiv 1909.05858), §4.1; a negative logit is multiplied, or it would become likelier
-        penalty = settings.repetition_penalty[:, None]
-        logits = jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
-    greedy = settings.temperature == 0
+    raw, greedy, penalised = logits, settings.temperature == 0, settings.repetition_penalty != 1
+    if seen is not None:
+        logits = _where_asked(penalised, lambda x: _penalise(x, seen, settings.repetition_penalty), logits)
     scaled = logits / jnp.where(greedy, 1.0, settings.temperature)[:, None]
     kept = _truncate(scaled, settings)
-    tokens = jnp.where(greedy, jnp.argmax(logits, -1).astype(jnp.int32), _invert(kept, uniform))
-    raw_logprobs = _logprob(raw, tokens)
-    return Drawn(tokens, jnp.where(greedy, raw_logprobs, _logprob(kept, tokens)), raw_logprobs)
+    likely = _Likelihood.of(kept)
+    tokens = likely.invert(uniform)
+    most = lambda x: jnp.where(greedy, jnp.argmax(x, -1).astype(jnp.int32), tokens)  # noqa: E731
+    tokens = jax.lax.cond(jnp.any(greedy), most, lambda _: tokens, logits)
+    logprobs = likely.logprob(kept, tokens)
+    # Of rows that draw from the model's own distribution it is the same number, to the last bit.
+    other = penalised | _truncates(settings) | (settings.temperature != 1)
+    own = lambda x: jnp.where(other, _Likelihood.of(x).logprob(x, tokens), logprobs)  # noqa: E731
+    raw_logprobs = jax.lax.cond(jnp.any(other), own, lambda _: logprobs, raw)
+    return Drawn(tokens, jnp.where(greedy, raw_logprobs, logprobs), raw_logprobs)
 
 
-def _invert(logits: jax.Array, uniform: jax.Array) -> jax.Array:
-    """int32 [B]: the token at which the cumulative distribution of each row passes its uniform number.
+def _where_asked(rows: jax.Array, change: Callable[[jax.Array], jax.Array], logits: jax.Array) -> jax.Array:
+    """`change(logits)` if any of the rows, bool [B], asks for it; it leaves the others as they are."""
+    return jax.lax.cond(jnp.any(rows), change, lambda x: x, logits)
 
-    Sums of blocks find the block, sums within it the token. A token that cannot be drawn never is, also where rounding
-    puts the number beyond the last sum.
-    """
-    rows, size = logits.shape
-    weights = jnp.exp(logits - logits.max(-1, keepdims=True))
-    blocks = jnp.pad(weights, ((0, 0), (0, -size % BLOCK))).reshape(rows, -1, BLOCK)
-    sums = blocks.sum(-1)
-    block, rest = _passes(sums, uniform * sums.sum(-1))
-    within = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
-    return block * BLOCK + _passes(within, rest)[0]
+
+def _penalise(logits: jax.Array, seen: jax.Array, penalty: jax.Array) -> jax.Array:
+    """CTRL's repetition penalty (arXiv 1909.05858, §4.1); a negative logit is multiplied, or it would become
+    likelier."""
+    penalty = penalty[:, None]
+    return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+class _Likelihood(NamedTuple):
+    """The softmax of rows of logits, not normalised. A token is drawn by sums of blocks, which find the block, and sums
+    within it, which find the token."""
+
+    top: jax.Array  # [B], the largest logit
+    weights: jax.Array  # [B, blocks, BLOCK], exp(logit − top)
+    sums: jax.Array  # [B, blocks]
+
+    @staticmethod
+    def of(logits: jax.Array) -> _Likelihood:
+        """Of float32 [B, V]."""
+        top = logits.max(-1)
+        weights = jnp.exp(logits - top[:, None])
+        padded = jnp.pad(weights, ((0, 0), (0, -logits.shape[1] % BLOCK)))
+        blocks = padded.reshape(len(logits), -1, BLOCK)
+        return _Likelihood(top, blocks, blocks.sum(-1))
+
+    def invert(self, uniform: jax.Array) -> jax.Array:
+        """int32 [B]: the token at which the cumulative distribution of each row passes its uniform number. A token that
+        cannot be drawn never is, also where rounding puts the number beyond the last sum."""
+        block, rest = _passes(self.sums, uniform * self.sums.sum(-1))
+        within = jnp.take_along_axis(self.weights, block[:, None, None], axis=1)[:, 0]
+        return block * BLOCK + _passes(within, rest)[0]
+
+    def logprob(self, logits: jax.Array, tokens: jax.Array) -> jax.Array:
+        """float32 [B], of these tokens, int32 [B]."""
+        picked = jnp.take_along_axis(logits, tokens[:, None], -1)[:, 0]
+        return picked - self.top - jnp.log(self.sums.sum(-1))
 
 
 def _passes(weights: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -105,10 +135,15 @@ def _passes(weights: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array
     return place, target - before
 
 
+def _truncates(settings: Settings) -> jax.Array:
+    """bool [B]: whether tokens may be left out."""
+    return (settings.top_k > 0) | (settings.top_p < 1) | (settings.min_p > 0)
+
+
 def _truncate(logits: jax.Array, settings: Settings) -> jax.Array:
     """−inf outside the k most likely tokens, outside the smallest set of them whose probability reaches top_p (arXiv
     1904.09751), and where a token is less than min_p times as likely as the first (arXiv 2407.01082). Tokens as likely
-    as the least likely that is kept stay too. What no row asks for is not computed."""
+    as the least likely that is kept stay too."""
     top_k, top_p, min_p = settings.top_k, settings.top_p, settings.min_p
 
     def by_rank(logits: jax.Array) -> jax.Array:
@@ -118,10 +153,13 @@ def _truncate(logits: jax.Array, settings: Settings) -> jax.Array:
     def by_mass(logits: jax.Array) -> jax.Array:
         return _keep(logits, jax.nn.softmax(logits, axis=-1), top_p, top_p >= 1)
 
-    logits = jax.lax.cond(jnp.any(top_k > 0), by_rank, lambda x: x, logits)
-    logits = jax.lax.cond(jnp.any(top_p < 1), by_mass, lambda x: x, logits)
-    least = logits.max(-1) + jnp.log(min_p)  # −inf where it is off
-    return jnp.where(logits >= least[:, None], logits, -jnp.inf)
+    def by_share(logits: jax.Array) -> jax.Array:
+        least = logits.max(-1) + jnp.log(min_p)  # −inf where it is off
+        return jnp.where(logits >= least[:, None], logits, -jnp.inf)
+
+    logits = _where_asked(top_k > 0, by_rank, logits)
+    logits = _where_asked(top_p < 1, by_mass, logits)
+    return _where_asked(min_p > 0, by_share, logits)
 
 
 def _keep(logits: jax.Array, weights: jax.Array, reach: jax.Array, whole: jax.Array) -> jax.Array:
@@ -143,8 +181,3 @@ def _keep(logits: jax.Array, weights: jax.Array, reach: jax.Array, whole: jax.Ar
     bounds = ranks.min(-1, keepdims=True), ranks.max(-1, keepdims=True) + 1
     low, _ = jax.lax.fori_loop(0, 32, halve, bounds)
     return jnp.where((ranks >= low) | whole[:, None], logits, -jnp.inf)
-
-
-def _logprob(logits: jax.Array, tokens: jax.Array) -> jax.Array:
-    picked = jnp.take_along_axis(logits, tokens[:, None], -1)[:, 0]
-    return picked - jax.nn.logsumexp(logits, axis=-1)

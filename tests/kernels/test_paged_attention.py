@@ -1,5 +1,7 @@
 """Paged attention against its definition, over pages in any order, ragged rows and both layouts."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import mirothinker_kernels.paged_attention.tpu as tpu
@@ -33,23 +35,27 @@ def filled(kernels, keys, values, table, ends, dtype=np.float32):
     return jax.jit(kernels.write)(pool, keys, values, table, places)
 
 
-@pytest.mark.parametrize("count", [1, 5])
+# All rows at once, and blocks of two rows, which five do not divide into.
+@pytest.mark.parametrize(("count", "at_once"), [(1, 2 * PAGE), (5, 0), (5, 2 * PAGE)])
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
-def test_attention_is_the_definition(count, dtype):
+def test_attention_is_the_definition(count, at_once, dtype):
     keys, values, q, places, table = contexts(count, dtype)
     pool = filled(xla, keys, values, table, places[:, -1] + 1, dtype)
-    found = np.asarray(jax.jit(xla.attend)(q, pool, table, places), np.float32)
+    attend = jax.jit(functools.partial(xla.attend, at_once=at_once))
+    found = np.asarray(attend(q, pool, table, places), np.float32)
     tolerance = 2e-6 if dtype == np.float32 else 2e-2
     np.testing.assert_allclose(found, reference.attend(q, keys, values, places), atol=tolerance)
 
 
-def test_padding_sees_nothing_and_changes_nothing():
+@pytest.mark.parametrize("at_once", [0, 2 * PAGE])
+def test_padding_sees_nothing_and_changes_nothing(at_once):
     """Bit for bit: whether rows are none, and how long their neighbours are."""
+    attend = jax.jit(functools.partial(xla.attend, at_once=at_once))
     keys, values, q, places, table = contexts(3)
     pool = filled(xla, keys, values, table, places[:, -1] + 1)
-    whole = np.asarray(jax.jit(xla.attend)(q, pool, table, places))
+    whole = np.asarray(attend(q, pool, table, places))
     places[1], places[3], places[2, 2] = -1, -1, -1
-    padded = np.asarray(jax.jit(xla.attend)(q, pool, table, places))
+    padded = np.asarray(attend(q, pool, table, places))
     assert (padded[[1, 3]] == 0).all() and (padded[2, 2] == 0).all()
     np.testing.assert_array_equal(padded[[0, 4]], whole[[0, 4]])
     np.testing.assert_array_equal(padded[2, :2], whole[2, :2])
