@@ -3,7 +3,8 @@
 A turn of the loop loads one page of each of some rows, so no context is ever gathered whole. It ends with the longest
 of them; rows that ended before compute pages of zero weight, which change no bit of theirs.
 
-A page is [K, P, E], so that both products are batches of plain matrix products.
+A page of values is [K, P, E], one of keys [K, E, P]: both products are batches of plain matrix products that read a page
+in its order. With keys in the order of values, a CPU takes half as long again for theirs.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ NEVER = -1e30
 
 
 def empty(pages: int, size: int, kv_heads: int, width: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """Keys and values of `pages` pages of `size` tokens, zeros [pages, K, size, E] each."""
-    shape = (pages, kv_heads, size, width)
-    return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+    """Keys and values of `pages` pages of `size` tokens, zeros [pages, K, E, size] and [pages, K, size, E]."""
+    keys, values = (pages, kv_heads, width, size), (pages, kv_heads, size, width)
+    return jnp.zeros(keys, dtype), jnp.zeros(values, dtype)
 
 
 def write(pool, k: jax.Array, v: jax.Array, table: jax.Array, places: jax.Array) -> tuple[Any, ...]:
     """The pool with the tokens k, v [B, C, K, E] at `places`, int32 [B, C], of rows whose pages are table, int32
     [B, M]. A token at −1 is not written."""
     keys, values = pool
-    size = keys.shape[2]
+    size = values.shape[2]
     page = jnp.take_along_axis(table, jnp.maximum(places, 0) // size, axis=1)
     page = jnp.where(places >= 0, page, keys.shape[0])
-    at = (page, slice(None), jnp.maximum(places, 0) % size)
+    every, at = slice(None), jnp.maximum(places, 0) % size
     return (
-        keys.at[at].set(k.astype(keys.dtype), mode="drop"),
-        values.at[at].set(v.astype(values.dtype), mode="drop"),
+        keys.at[page, every, every, at].set(k.astype(keys.dtype), mode="drop"),
+        values.at[page, every, at].set(v.astype(values.dtype), mode="drop"),
     )
 
 
@@ -78,7 +79,7 @@ def attend(q: jax.Array, pool, table: jax.Array, places: jax.Array, at_once: int
 def _attend(q: jax.Array, pool, table: jax.Array, places: jax.Array) -> jax.Array:
     keys, values = pool
     rows, count, heads, width = q.shape
-    kv_heads, size = keys.shape[1:3]
+    kv_heads, size = values.shape[1:3]
     groups = heads // kv_heads
     # [B, K, G·C, E]: the queries of a key's head beside each other, one product for all of them.
     grouped = q.reshape(rows, count, kv_heads, groups, width).transpose(0, 2, 3, 1, 4)
@@ -89,7 +90,7 @@ def _attend(q: jax.Array, pool, table: jax.Array, places: jax.Array) -> jax.Arra
         top, total, out = state
         index = jax.lax.dynamic_index_in_dim(table, j, 1, False)
         k, v = keys[index], values[index]
-        scores = jnp.einsum("bkqe,bkse->bkqs", grouped, k, preferred_element_type=jnp.float32) * width**-0.5
+        scores = jnp.einsum("bkqe,bkes->bkqs", grouped, k, preferred_element_type=jnp.float32) * width**-0.5
         seen = (j * size + jnp.arange(size, dtype=jnp.int32))[None, None, None] <= own
         scores = jnp.where(seen, scores, NEVER)
         above = jnp.maximum(top, scores.max(-1))

@@ -20,7 +20,9 @@ from mirothinker_jax.parallel.attend import Attend
 from mirothinker_jax.parallel.sharding import spec
 
 Pool = tuple[jax.Array, ...]  # one layer's pages
-CPU_KEYS = 512  # of a turn of the loop: with 32 rows a decode step is a quarter faster than with a page of each
+CPU_KEYS = (
+    512  # of a turn of the loop: with 32 rows a decode step is a quarter faster than with a page of each
+)
 
 
 class PagedKernels:
@@ -54,7 +56,8 @@ class PagedKernels:
         """The content of pages, int32 [n] of each device, one after the other: [layers · parts, n, …] of each."""
 
         def local(pools, pages) -> jax.Array:
-            return jnp.stack([part[pages] for pool in pools for part in pool])
+            shape = (len(pages), *pools[0][-1].shape[1:])  # of values; keys may lie in another order
+            return jnp.stack([part[pages].reshape(shape) for pool in pools for part in pool])
 
         every = [(self.pages,) * self._parts for _ in pools]
         return self._mapped(local, (every, spec("batch")), self.contents)(pools, pages)
@@ -65,7 +68,11 @@ class PagedKernels:
         def local(pools, pages, contents) -> list[Pool]:
             where = jnp.where(pages >= 0, pages, pools[0][0].shape[0])
             each = iter(contents)
-            return [tuple(part.at[where].set(next(each), mode="drop") for part in pool) for pool in pools]
+
+            def put(part) -> jax.Array:
+                return part.at[where].set(next(each).reshape(-1, *part.shape[1:]), mode="drop")
+
+            return [tuple(map(put, pool)) for pool in pools]
 
         every = [(self.pages,) * self._parts for _ in pools]
         return self._mapped(local, (every, spec("batch"), self.contents), every)(pools, pages, contents)
