@@ -35,7 +35,7 @@ def system(s: Setting):
     config = ModelConfig(**shape, head_dim=HEAD_DIM, remat="none", compute_dtype="float32")
     model = ModelSpec.build(config, VOCAB, make_mesh(MeshConfig()))
     rollout = RolloutConfig(
-        slots=32, page_tokens=128, prefill_tokens=32, prefill_slots=32, decode_steps=8, pages=512
+        slots=32, page_tokens=128, prefill_tokens=32, prefill_slots=32, decode_steps=16, pages=512
     )
     device, params = Device(model, rollout, CONTEXT, end_ids=()), model.init(s.seed)
     device.load(params)
