@@ -3,8 +3,8 @@
 A turn of the loop loads one page of each of some rows, so no context is ever gathered whole. It ends with the longest
 of them; rows that ended before compute pages of zero weight, which change no bit of theirs.
 
-A page of values is [K, P, E], one of keys [K, E, P]: both products are batches of plain matrix products that read a page
-in its order. With keys in the order of values, a CPU takes half as long again for theirs.
+A page of values is [K, P, E], one of keys [K, E, P]: both products are batches of plain matrix products that read a
+page in its order. With keys in the order of values, a CPU takes half as long again for theirs.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def copy(pool, source: jax.Array, target: jax.Array) -> tuple[Any, ...]:
 def attend(q: jax.Array, pool, table: jax.Array, places: jax.Array, at_once: int = 0) -> jax.Array:
     """[B, C, H, E] of queries at `places`, int32 [B, C], each over the keys of its row up to its own. −1: zeros.
 
-    `at_once`: keys of all rows that a turn of the loop may look at; 0: a page of every row. Rows are then taken in
-    blocks, the longest first, so that no block waits for a row much longer than the others, and what it loads stays in
-    a CPU's caches. A wide device has better use for all rows at a time.
+    `at_once`: bytes of pages that a turn of the loop may load; 0: a page of every row. Rows are then taken in blocks,
+    the longest first, so that no block waits for a row much longer than the others, and what it loads stays in a CPU's
+    caches. A wide device has better use for all rows at a time.
     """
-    rows, size = len(q), pool[1].shape[2]
-    block = max(1, at_once // size) if at_once else rows
+    rows = len(q)
+    block = max(1, at_once // sum(part.nbytes // len(part) for part in pool)) if at_once else rows
     if block >= rows:
         return _attend(q, pool, table, places)
     order = jnp.argsort(-places.max(1))

@@ -30,9 +30,9 @@ if TYPE_CHECKING:  # only a run with tools pays for importing HTTP
 
 logger = logging.getLogger(__name__)
 
-# Read in the event loop, and the lines of the last few hundred kept: agents reread. Lexbor's worst page of this
-# size (elements nested 3,000 deep) takes it 20 ms, and four times that for twice the size.
-_SHORT_BYTES = 16_384
+# Read in the event loop, and the lines of the last ones kept: agents reread, and the episodes of a group read the same.
+# Lexbor's worst page of this size (elements nested 3,000 deep) takes it 20 ms, and four times that for twice the size.
+_SHORT_BYTES, _SHORT_PAGES = 16_384, 4_096
 # The host of a slow page is the model's choice: its time ends before the call's does (see executor.py).
 _GRACE_S = 1.0
 _MOST_S = 10.0  # to read a page: others wait for the process
@@ -146,6 +146,6 @@ class ScrapePage:
                 await user.aclose()
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=_SHORT_PAGES)
 def _read_at_once(source: Source) -> Page:
     return read_page(source, _MOST_S)
