@@ -74,9 +74,14 @@ def _of_the_engine(config: Config, plan: Plan) -> Iterator[Change]:
     if s is None or s.fits:
         return
     devices = s.copies * r.tensor
+    if (over := s.host_gib - s.host_room_gib) > 0:
+        setting = f"--config.rollout.host_gib={max(0, int(r.host_gib - over * devices))}"
+        rest = missing(plan.topology.chip, s.peak_gib, max(plan.host_gib, s.host_room_gib))
+        yield Change(setting, "fewer pages wait in the host's memory", s.peak_gib, s.host_room_gib, rest)
     total = arithmetic.pages(config)
     needed = -(-config.agent.context_tokens // r.page_tokens)
-    for tensor in (n for n in range(r.tensor, devices + 1) if devices % n == 0):
+    wider = range(r.tensor, devices + 1) if s.peak_gib > s.limit_gib else ()
+    for tensor in (n for n in wider if devices % n == 0):
         try:
             check_tensor(tensor, config.model, config.model.vocab_size, devices)
         except ConfigError:

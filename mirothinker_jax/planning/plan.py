@@ -155,7 +155,7 @@ def make_plan(config: Config, stage: str, topology: Topology, quick: bool = Fals
     if not topology.compiles:
         peak, host = rough.total / GIB, rough.host / GIB
         fits = rough.total <= limit and host <= topology.chip.host_room_gib
-        sampler = _sampling(config, stage, topology, kinds, rough.total, quick)
+        sampler = _sampling(config, stage, topology, kinds, rough.total, host, quick)
         return Plan(
             *(topology, stage, mesh, fits, peak, host, sampler, kinds, settings, flops, tokens, balance),
             *(None, time.monotonic() - begun, None),
@@ -182,7 +182,7 @@ def make_plan(config: Config, stage: str, topology: Topology, quick: bool = Fals
         "saved activations (rule of thumb)": saved,
         "temporaries": max(0.0, rest - saved),
     }
-    sampler = _sampling(config, stage, topology, kinds, made.peak, quick)
+    sampler = _sampling(config, stage, topology, kinds, made.peak, host, quick)
     return Plan(
         *(topology, stage, mesh, fits, made.peak / GIB, host, sampler, kinds, settings),
         *(flops, tokens, balance, made.seconds, time.monotonic() - begun, program, quick, made.bound),
@@ -190,12 +190,18 @@ def make_plan(config: Config, stage: str, topology: Topology, quick: bool = Fals
 
 
 def _sampling(
-    config: Config, stage: str, topology: Topology, kinds: dict[str, float], step: float, quick: bool
+    config: Config,
+    stage: str,
+    topology: Topology,
+    kinds: dict[str, float],
+    step: float,
+    host: float,
+    quick: bool,
 ) -> Sampling | None:
     """Beside the whole step where GRPO samples ahead; else beside what is kept between steps. DPO samples once, before
-    there is an optimizer."""
+    there is an optimizer. Of the host's memory, what a step takes counts in any case."""
     if not samples(config, stage):
         return None
     ahead = stage == "grpo" and config.grpo.streamed
     between = kinds["parameters"] + (kinds["optimizer"] if stage == "grpo" else 0.0)
-    return plan_sampling(config, stage, topology, step if ahead else between, ahead, quick)
+    return plan_sampling(config, stage, topology, step if ahead else between, host, ahead, quick)

@@ -36,8 +36,8 @@ class Sampling:
 
     beside: sampling and training take turns (False: what the trainer keeps is its parameters, and what it has of the
     optimizer), or happen at once (True: it keeps its whole step). turns: sampled at once, contexts: whole ones that
-    the pages hold, both of the slice. decode, prefill: tokens per second of the slice, an estimate; None without a
-    compiler.
+    the pages hold, both of the slice. host_gib: of the host's memory for each device, the trainer's and that of pages
+    which wait there. decode, prefill: tokens per second of the slice, an estimate; None without a compiler.
     """
 
     hosts: int
@@ -46,6 +46,8 @@ class Sampling:
     turns: int
     contexts: float
     limit_gib: float
+    host_gib: float
+    host_room_gib: float
     kinds: dict[str, float]
     decode: float | None = None
     prefill: float | None = None
@@ -61,8 +63,8 @@ class Sampling:
 
     @property
     def fits(self) -> bool:
-        """Whether a device has room."""
-        return self.peak_gib <= self.limit_gib
+        """Whether a device has room, and the host."""
+        return self.peak_gib <= self.limit_gib and self.host_gib <= self.host_room_gib
 
     def figures(self) -> dict[str, Any]:
         """For programs."""
@@ -70,6 +72,7 @@ class Sampling:
             "fits": self.fits,
             "compiled": self.compile_s is not None,
             "peak_gib_per_device": self.peak_gib,
+            "host_gib_per_device": self.host_gib,
             "gib_by_kind": {kind: size / GIB for kind, size in self.kinds.items()},
             "beside_training": self.beside,
             "hosts": self.hosts,
@@ -98,11 +101,18 @@ def check_host(config: Config, topology: Topology) -> None:
 
 
 def plan_sampling(
-    config: Config, stage: str, topology: Topology, kept: float, beside: bool = False, quick: bool = False
+    config: Config,
+    stage: str,
+    topology: Topology,
+    kept: float,
+    host_gib: float,
+    beside: bool = False,
+    quick: bool = False,
 ) -> Sampling:
     """Of a config that divides over a host (`check_host`).
 
-    kept: bytes of a device that the trainer's arrays take meanwhile; quick: no times.
+    kept, host_gib: bytes of a device, and GiB of its share of the host's memory, that the trainer's arrays take
+    meanwhile; quick: no times.
     """
     m, r, host = config.model, config.rollout, chips.host(topology)
     hosts, copies = topology.devices // host.devices, host.devices // r.tensor
@@ -121,6 +131,8 @@ def plan_sampling(
         turns=hosts * r.slots,
         contexts=hosts * copies * each * r.page_tokens / config.agent.context_tokens,
         limit_gib=topology.chip.memory_gib,
+        host_gib=host_gib + r.host_gib / host.devices,
+        host_room_gib=topology.chip.host_room_gib,
         kinds=kinds | {"a weight on its way": rough.moved},
     )
     if not topology.compiles:

@@ -8,6 +8,7 @@ import pytest
 from mirothinker_jax.flags import parse as parse_config
 from mirothinker_jax.plan import main
 from mirothinker_jax.planning import chips, report
+from mirothinker_jax.planning.advice import advise
 from mirothinker_jax.planning.chips import GPUS, parse
 from mirothinker_jax.planning.plan import make_plan
 from mirothinker_jax.planning.schedule import Schedule, Transfer
@@ -84,6 +85,23 @@ def test_a_plan_fits_where_step_and_sampling_do(capsys, tmp_path):
     assert ahead["sampling"]["beside_training"] and not waits["sampling"]["beside_training"]
     assert waits["fits"] and not ahead["fits"]
     assert ahead["sampling"]["gib_by_kind"]["trainer"] == ahead["peak_gib_per_device"]
+
+
+def test_pages_that_wait_on_the_host_count():
+    """Its share of a device: 64 GiB of a host with eight; and what is said where the host has not so much."""
+    given = ["--config", "qwen/grpo:qwen3-4b", "--config.rollout.host_gib=64"]
+    given += ["--config.rollout.slots=8", "--config.grpo.training.microbatch_size=8"]
+    config, topology = parse_config(given), parse("h100:8")
+    plan = make_plan(config, "grpo", topology)
+    assert plan.sampling.host_gib == plan.host_gib + 8 == plan.sampling.figures()["host_gib_per_device"]
+    assert "    8.00 GiB  of the host's memory" in report.text(plan) and plan.fits
+    small = dataclasses.replace(plan, sampling=dataclasses.replace(plan.sampling, host_room_gib=5.0))
+    assert not small.fits and "8.00 GiB of the host's memory, which has room for 5.00" in report.text(small)
+    first, servers = advise(config, small)
+    assert (first.what, first.fits) == (
+        "--config.rollout.host_gib=40",
+        True,
+    ) and "engine=remote" in servers.what
 
 
 def test_an_engine_that_does_not_fit_a_device_is_split(tmp_path):

@@ -112,7 +112,7 @@ model = ModelConfig(
 )
 rollout = RolloutConfig(slots=8, tensor=2, page_tokens=128, prefill_tokens=256, prefill_slots=4)
 config = Config(model=model, rollout=rollout, agent=AgentConfig(context_tokens=32768))
-found, rough = plan_sampling(config, "grpo", topology, float(GIB)), sampler(config, 4)
+found, rough = plan_sampling(config, "grpo", topology, float(GIB), 0.0), sampler(config, 4)
 print(json.dumps([found.figures(), rough.weights / GIB, rough.pages / GIB]))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
