@@ -24,7 +24,7 @@ from mirothinker_jax.tools.memory import Memory
 from mirothinker_jax.tools.mend import find_spec, mend_arguments
 from mirothinker_jax.tools.recording import Record
 from mirothinker_jax.tools.replay import Replay
-from mirothinker_jax.tools.spec import Failure, Tool, ToolCall, ToolResult, ToolSpec
+from mirothinker_jax.tools.spec import Failure, Tool, ToolCall, ToolResult
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,8 @@ class ToolExecutor:
         self._tools: dict[tuple[str, str], Tool] = {(t.spec.server, t.spec.name): t for t in tools}
         if len(self._tools) != len(tools):
             raise ValueError(f"two tools share a name: {[t.spec.name for t in tools]}")
-        check_tool_names(settings, self._specs())
+        self._specs = tuple(tool.spec for tool in tools)
+        check_tool_names(settings, self._specs)
         self._validators = {
             key: Draft202012Validator({} if tool.spec.checks_arguments else dict(tool.spec.parameters))
             for key, tool in self._tools.items()
@@ -80,12 +81,12 @@ class ToolExecutor:
 
     def concurrent(self, call: ToolCall) -> bool:
         """Whether the call may run at the same time as others of its turn."""
-        spec = find_spec(call, self._specs())
+        spec = find_spec(call, self._specs)
         return spec is None or spec.concurrent
 
     def changes(self, call: ToolCall) -> bool:
         """Whether the call may change something that lasts, such as a sandbox."""
-        spec = find_spec(call, self._specs())
+        spec = find_spec(call, self._specs)
         return spec is not None and not spec.repeatable
 
     async def execute(self, call: ToolCall, request_id: str) -> ToolResult:
@@ -113,7 +114,7 @@ class ToolExecutor:
         return replace(capped, truncated=result.truncated or capped.truncated)
 
     async def _answer(self, call: ToolCall, request_id: str) -> ToolResult:
-        spec = find_spec(call, self._specs())
+        spec = find_spec(call, self._specs)
         if spec is None:
             # A call format without servers is answered without them.
             known = ", ".join(f"{server}/{name}" if call.server else name for server, name in self._tools)
@@ -148,7 +149,7 @@ class ToolExecutor:
             message = f"{where}: {error.message}" if where else error.message
             return await self._failed(Failure.INVALID_ARGUMENTS, message[:MESSAGE_CHARS])
         if self._attempts is None:
-            self._attempts = Attempts(self._settings, self._specs(), self.counters)
+            self._attempts = Attempts(self._settings, self._specs, self.counters)
         return await self._cap(await self._attempts.result(tool, arguments, request_id))
 
     async def _failed(self, failure: Failure, text: str) -> ToolResult:
@@ -162,9 +163,6 @@ class ToolExecutor:
         else:
             text, cut = self._truncate(text, most)
         return replace(result, text=text, truncated=cut)
-
-    def _specs(self) -> list[ToolSpec]:
-        return [tool.spec for tool in self._tools.values()]
 
     async def aclose(self) -> None:
         """Ends calls under way and closes what the tools hold open. The executor may be used again."""

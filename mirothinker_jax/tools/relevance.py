@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 _LINK_TARGET = re.compile(r"\]\([^)]*\)")
 # Letters and the vowel signs and accents that stand on them, which \w leaves out.
@@ -35,6 +36,7 @@ _EMPTY_WORDS = frozenset((
 # fmt: on
 _EMPTY_CHARS = frozenset("的了是在有和与與之为為这這那个個一不其什么多少何")
 _PREFIX_CHARS = 4  # words count as related when one begins with the other and has at least this length
+_CACHED_CHARS = 200  # of a line; longer ones are few, and would fill the memory
 _WANTED_CHARS = 2_000  # of a question; the time taken is its length times the page's at worst
 
 
@@ -53,9 +55,7 @@ def best_lines(lines: Sequence[str], wanted: str, count: int) -> list[str]:
     characters = {c for word in asked for c in _HAN_CHAR.findall(word)} - _EMPTY_CHARS
     scored: list[tuple[int, int, int]] = []
     for place, line in enumerate(lines):
-        text = _folded(_LINK_TARGET.sub("]", line))
-        words = set(_terms(text))
-        key = set(_terms(text.partition(":")[0])) if ":" in text else set()
+        words, key = (_cached_terms if len(line) <= _CACHED_CHARS else _line_terms)(line)
         whole = len(asked & words) + len(asked & key)
         begun = {
             a
@@ -67,6 +67,16 @@ def best_lines(lines: Sequence[str], wanted: str, count: int) -> list[str]:
         if whole or related:
             scored.append((-whole, -related, place))
     return [lines[place] for _, _, place in sorted(scored)[:count]]
+
+
+def _line_terms(line: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The terms of a line, and those before its first colon."""
+    text = _folded(_LINK_TARGET.sub("]", line))
+    key, colon, _ = text.partition(":")
+    return frozenset(_terms(text)), frozenset(_terms(key) if colon else ())
+
+
+_cached_terms = lru_cache(maxsize=8192)(_line_terms)  # pages are read again, and share lines
 
 
 def asked_terms(wanted: str) -> list[str]:
