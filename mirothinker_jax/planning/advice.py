@@ -69,15 +69,18 @@ def _of_the_step(config: Config, plan: Plan) -> list[Change]:
 
 
 def _of_the_engine(config: Config, plan: Plan) -> Iterator[Change]:
-    """Copies over more devices, as many pages as then have room; and servers."""
+    """Fewer pages on the host; copies over more devices, as many pages as then have room; and servers."""
     s, r = plan.sampling, config.rollout
     if s is None or s.fits:
         return
     devices = s.copies * r.tensor
-    if (over := s.host_gib - s.host_room_gib) > 0:
-        setting = f"--config.rollout.host_gib={max(0, int(r.host_gib - over * devices))}"
-        rest = missing(plan.topology.chip, s.peak_gib, max(plan.host_gib, s.host_room_gib))
-        yield Change(setting, "fewer pages wait in the host's memory", s.peak_gib, s.host_room_gib, rest)
+    chip, waits, host = plan.topology.chip, [], s.host_gib
+    if r.host_gib and host > chip.host_room_gib:
+        tier = max(0, int(r.host_gib - (host - chip.host_room_gib) * devices))
+        waits, host = [f"--config.rollout.host_gib={tier}"], host - (r.host_gib - tier) / devices
+    if waits and s.peak_gib <= s.limit_gib:
+        cost = "fewer pages wait in the host's memory"
+        yield Change(waits[0], cost, s.peak_gib, host, missing(chip, s.peak_gib, host))
     total = arithmetic.pages(config)
     needed = -(-config.agent.context_tokens // r.page_tokens)
     wider = range(r.tensor, devices + 1) if s.peak_gib > s.limit_gib else ()
@@ -92,14 +95,16 @@ def _of_the_engine(config: Config, plan: Plan) -> Iterator[Change]:
         pages = min(int((ROOM * s.limit_gib * GIB - rest) / page), total // copies)
         if pages < needed:
             continue
-        settings = [f"--config.rollout.tensor={tensor}"] if tensor != r.tensor else []
+        settings = waits + ([f"--config.rollout.tensor={tensor}"] if tensor != r.tensor else [])
         settings += [f"--config.rollout.pages={pages * copies}"] if pages * copies != total else []
         cost = "fewer contexts at once; a turn that finds no room waits"
         if tensor != r.tensor:
             cost = f"{copies} {'copy' if copies == 1 else 'copies'} of the model on a host"
-        yield Change(" ".join(settings), cost, (rest + pages * page) / GIB, plan.host_gib, 0.0)
+        gib = (rest + pages * page) / GIB
+        yield Change(" ".join(settings), cost, gib, host, missing(chip, gib, host))
     servers = "--config.rollout.engine=remote --config.rollout.urls=http://HOST:8000"
-    yield Change(servers, "servers of yours sample", plan.peak_gib, plan.host_gib, 0.0)
+    here = missing(chip, plan.peak_gib, plan.host_gib)
+    yield Change(servers, "servers of yours sample", plan.peak_gib, plan.host_gib, here)
 
 
 def missing(chip: Chip, gib: float, host_gib: float) -> float:

@@ -140,8 +140,16 @@ def memory(config: Config, stage: str, mesh: dict[str, int]) -> Memory:
         trained * gradients,
         tokens * (m.layers * kept + min(2, m.layers) * waits),
         working,
-        averages * training.optimizer.offload + m.layers * tokens * waits + reference(config, stage, mesh),
+        m.layers * tokens * waits + between_steps(config, stage, mesh),
     )
+
+
+def between_steps(config: Config, stage: str, mesh: dict[str, int]) -> float:
+    """Bytes of the host's memory, for each device, that stay between steps: averages that wait there, and the
+    reference model."""
+    m, offload = config.model, getattr(config, stage).training.optimizer.offload
+    averages = parameters(m).trained / _split(m, mesh) * 2 * ITEM["float32"]
+    return averages * offload + reference(config, stage, mesh)
 
 
 def reference(config: Config, stage: str, mesh: dict[str, int]) -> float:

@@ -199,9 +199,13 @@ def _sampling(
     quick: bool,
 ) -> Sampling | None:
     """Beside the whole step where GRPO samples ahead; else beside what is kept between steps. DPO samples once, before
-    there is an optimizer. Of the host's memory, what a step takes counts in any case."""
+    there is an optimizer. step, host: bytes of a device, and GiB of the host for it, of the whole step."""
     if not samples(config, stage):
         return None
     ahead = stage == "grpo" and config.grpo.streamed
-    between = kinds["parameters"] + (kinds["optimizer"] if stage == "grpo" else 0.0)
-    return plan_sampling(config, stage, topology, step if ahead else between, host, ahead, quick)
+    if not ahead:
+        step, host = kinds["parameters"], 0.0
+        if stage == "grpo":
+            step += kinds["optimizer"]
+            host = arithmetic.between_steps(config, stage, sizes(config.mesh, topology.devices)) / GIB
+    return plan_sampling(config, stage, topology, step, host, ahead, quick)

@@ -70,16 +70,16 @@ def _fits(plan: Plan, gib: float) -> str:
 def _sampling(plan: Plan, s: Sampling) -> list[str]:
     """What a device holds while it samples, and how fast that is."""
     over, limit = s.peak_gib - s.limit_gib, s.limit_gib
-    more = f"{over:.2f} more than its {limit:.2f}"
-    size = f"{s.peak_gib:.2f} GiB of a device"
-    if over <= 0:  # then it is the host that has no room
-        more = f"and {s.host_gib:.2f} GiB of the host's memory, which has room for {s.host_room_gib:.2f}"
+    over_host, room = s.host_gib - s.host_room_gib, s.host_room_gib
+    size = f"{s.peak_gib:.2f} GiB of a device, {over:.2f} more than its {limit:.2f}"
+    waits = f"{s.host_gib:.2f} GiB of the host's memory for each device, {over_host:.2f} more than there is room for"
+    missing = ([size] if over > 0 else []) + ([f"{waits} ({room:.2f})"] if over_host > 0 else [])
     kept = "the trainer's whole step, beside it" if s.beside else "what the trainer keeps meanwhile"
     copies = f"{s.copies} {'copy' if s.copies == 1 else 'copies'} of the model on each host"
     lines = [
         f"sampling {_fits(plan, s.peak_gib)}: {s.peak_gib:.2f} of {limit:.2f} GiB of a device"
         if s.fits
-        else f"sampling DOES NOT FIT: {size}, {more}",
+        else f"sampling DOES NOT FIT: {'; '.join(missing)}",
         *(
             f"  {size / GIB:8.2f} GiB  {kept if kind == 'trainer' else kind}"
             for kind, size in s.kinds.items()

@@ -51,6 +51,12 @@ def sweep(config: Config, stage: str, chip: Chip, quick: bool = False) -> Iterat
                     "give fewer rollout.pages, a larger rollout.tensor, or servers (rollout.engine=remote)"
                 )
                 continue
+            if (gib := _tier_gib(changed, stage, topology)) > chip.host_room_gib:
+                engine = ConfigError(
+                    f"rollout.host_gib takes {gib:.1f} GiB of the host's memory for each device of {topology.name}, "
+                    f"which has room for {chip.host_room_gib:.1f}; give less"
+                )
+                continue
             tried = True
             if rough.host / GIB <= chip.host_room_gib:  # of the host the rule is exact
                 candidates.append((rough.total / GIB, changed))
@@ -77,3 +83,8 @@ def _engine_gib(config: Config, stage: str, topology: chips.Topology) -> float:
         return 0.0
     engine = arithmetic.sampler(config, chips.host(topology).devices)
     return (engine.weights + engine.pages) / GIB
+
+
+def _tier_gib(config: Config, stage: str, topology: chips.Topology) -> float:
+    """Of the host's memory for each device: pages that wait there."""
+    return config.rollout.host_gib / chips.host(topology).devices if samples(config, stage) else 0.0

@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 
 # Read in the event loop, and the lines of the last ones kept: agents reread, and the episodes of a group read the same.
 # Lexbor's worst page of this size (elements nested 3,000 deep) takes it 20 ms, and four times that for twice the size.
-_SHORT_BYTES, _SHORT_PAGES = 16_384, 4_096
+_SHORT_BYTES = 16_384
+_KEPT_PAGES, _KEPT_CHARS = 2_048, 16_384  # a page of many links can have far more characters than bytes
 # The host of a slow page is the model's choice: its time ends before the call's does (see executor.py).
 _GRACE_S = 1.0
 _MOST_S = 10.0  # to read a page: others wait for the process
@@ -146,6 +147,20 @@ class ScrapePage:
                 await user.aclose()
 
 
-@lru_cache(maxsize=_SHORT_PAGES)
+class _TooLarge(Exception):
+    """A page that is not kept."""
+
+
 def _read_at_once(source: Source) -> Page:
-    return read_page(source, _MOST_S)
+    try:
+        return _read_small(source)
+    except _TooLarge as error:
+        return error.args[0]
+
+
+@lru_cache(maxsize=_KEPT_PAGES)
+def _read_small(source: Source) -> Page:
+    page = read_page(source, _MOST_S)
+    if sum(map(len, page.lines)) > _KEPT_CHARS:
+        raise _TooLarge(page)
+    return page

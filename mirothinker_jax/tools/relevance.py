@@ -36,7 +36,7 @@ _EMPTY_WORDS = frozenset((
 # fmt: on
 _EMPTY_CHARS = frozenset("的了是在有和与與之为為这這那个個一不其什么多少何")
 _PREFIX_CHARS = 4  # words count as related when one begins with the other and has at least this length
-_CACHED_CHARS = 200  # of a line; longer ones are few, and would fill the memory
+_CACHED_CHARS = 200  # of a line; longer ones, and those of scripts without spaces, would fill the memory
 _WANTED_CHARS = 2_000  # of a question; the time taken is its length times the page's at worst
 
 
@@ -55,7 +55,8 @@ def best_lines(lines: Sequence[str], wanted: str, count: int) -> list[str]:
     characters = {c for word in asked for c in _HAN_CHAR.findall(word)} - _EMPTY_CHARS
     scored: list[tuple[int, int, int]] = []
     for place, line in enumerate(lines):
-        words, key = (_cached_terms if len(line) <= _CACHED_CHARS else _line_terms)(line)
+        kept = len(line) <= _CACHED_CHARS and line.isascii()
+        words, key = (_cached_terms if kept else _line_terms)(line)
         whole = len(asked & words) + len(asked & key)
         begun = {
             a
@@ -76,7 +77,7 @@ def _line_terms(line: str) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(_terms(text)), frozenset(_terms(key) if colon else ())
 
 
-_cached_terms = lru_cache(maxsize=8192)(_line_terms)  # pages are read again, and share lines
+_cached_terms = lru_cache(maxsize=8192)(_line_terms)  # pages are read again, and share lines; 36 MB at worst
 
 
 def asked_terms(wanted: str) -> list[str]:

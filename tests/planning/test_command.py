@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from mirothinker_jax.config import ConfigError
 from mirothinker_jax.flags import parse as parse_config
 from mirothinker_jax.plan import main
 from mirothinker_jax.planning import chips, report
@@ -12,6 +13,7 @@ from mirothinker_jax.planning.advice import advise
 from mirothinker_jax.planning.chips import GPUS, parse
 from mirothinker_jax.planning.plan import make_plan
 from mirothinker_jax.planning.schedule import Schedule, Transfer
+from mirothinker_jax.planning.sweep import sweep
 
 QWEN = ("--config", "configs/qwen/sft.py:qwen3-8b")
 SWEEP = ("--topology", "h100", "--sweep")
@@ -87,21 +89,39 @@ def test_a_plan_fits_where_step_and_sampling_do(capsys, tmp_path):
     assert ahead["sampling"]["gib_by_kind"]["trainer"] == ahead["peak_gib_per_device"]
 
 
+TIER = ["--config.rollout.host_gib=64", "--config.grpo.training.microbatch_size=8"]
+
+
 def test_pages_that_wait_on_the_host_count():
-    """Its share of a device: 64 GiB of a host with eight; and what is said where the host has not so much."""
-    given = ["--config", "qwen/grpo:qwen3-4b", "--config.rollout.host_gib=64"]
-    given += ["--config.rollout.slots=8", "--config.grpo.training.microbatch_size=8"]
-    config, topology = parse_config(given), parse("h100:8")
-    plan = make_plan(config, "grpo", topology)
-    assert plan.sampling.host_gib == plan.host_gib + 8 == plan.sampling.figures()["host_gib_per_device"]
-    assert "    8.00 GiB  of the host's memory" in report.text(plan) and plan.fits
-    small = dataclasses.replace(plan, sampling=dataclasses.replace(plan.sampling, host_room_gib=5.0))
-    assert not small.fits and "8.00 GiB of the host's memory, which has room for 5.00" in report.text(small)
-    first, servers = advise(config, small)
-    assert (first.what, first.fits) == (
-        "--config.rollout.host_gib=40",
-        True,
-    ) and "engine=remote" in servers.what
+    """Its share of a device: 64 GiB of a host with eight."""
+    config = parse_config([*MODEL[:2], *TIER, "--config.rollout.slots=8"])
+    plan = make_plan(config, "grpo", parse("h100:8"))
+    assert plan.fits and plan.sampling.host_gib == plan.sampling.figures()["host_gib_per_device"] == 8
+    assert "    8.00 GiB  of the host's memory" in report.text(plan)
+
+
+@pytest.mark.parametrize(
+    ("slots", "offload", "missing", "first"),
+    [
+        (8, False, "8.00 GiB of the host's memory for each", "--config.rollout.host_gib=36"),
+        (640, False, "more than its 79.00; 8.00 GiB of", "--config.rollout.host_gib=36 --config.rollout."),
+        (8, True, "GiB of the host's memory for each", "--config.rollout.host_gib=6"),
+    ],
+)
+def test_what_is_said_where_a_host_has_no_room(slots, offload, missing, first, monkeypatch):
+    """The tier's share alone, with the device's pages, and beside averages that wait there."""
+    monkeypatch.setitem(GPUS, "h100", dataclasses.replace(GPUS["h100"], host_gib=5.0))
+    given = [*MODEL[:2], *TIER, f"--config.rollout.slots={slots}"]
+    given += [f"--config.grpo.training.optimizer.offload={offload}"]
+    config = parse_config(given)
+    plan = make_plan(config, "grpo", parse("h100:8"))
+    assert plan.trains and not plan.fits and missing in report.text(plan)
+    change, *_, servers = advise(config, plan)
+    assert change.what.startswith(first) and change.fits and "engine=remote" in servers.what
+    again = make_plan(parse_config([*given, *change.what.split()]), "grpo", parse("h100:8"))
+    assert again.fits
+    with pytest.raises(ConfigError, match="of the host's memory for each device of h100:"):
+        list(sweep(parse_config([*MODEL[:2], "--config.rollout.host_gib=640"]), "grpo", GPUS["h100"], False))
 
 
 def test_an_engine_that_does_not_fit_a_device_is_split(tmp_path):

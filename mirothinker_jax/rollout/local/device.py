@@ -42,6 +42,7 @@ from mirothinker_jax.rollout.sampling import Settings, sample, uniforms
 COPIES = 16  # pages copied at once, on each device
 CARRIED = 4  # pages carried to or from the host at once, of each device
 STOP_IDS = 8  # of a request, beside the model's own
+PLAIN = Settings.rows([(Sampling(), 0)])  # the model's own distribution
 
 
 class Rows(NamedTuple):
@@ -338,11 +339,9 @@ class Device:
         module, steps = self._module(params), self.config.decode_steps
         chosen = jax.tree.map(lambda x: x.at[rows].get(mode="fill", fill_value=0), state)
         settings: Settings = chosen.settings
-        # No row, no temperature: greedy, and nothing else is asked for.
-        settings = settings._replace(
-            top_p=jnp.where(chosen.budget > 0, settings.top_p, 1.0),
-            repetition_penalty=jnp.where(chosen.budget > 0, settings.repetition_penalty, 1.0),
-        )
+        # A row that is none asks for nothing.
+        at_work = chosen.budget > 0
+        settings = Settings(*(jnp.where(at_work, x, y) for x, y in zip(settings, PLAIN, strict=True)))
 
         def one(carry) -> tuple[Any, ...]:
             i, pools, row, filled = carry
