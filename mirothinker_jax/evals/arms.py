@@ -38,8 +38,8 @@ def deeper_half(
     stages: Mapping[str, Sequence[Trajectory]], on_way: Callable[[Trajectory], int]
 ) -> dict[str, Any]:
     """Of the deeper half of the questions' depths: `arm_figures` of each stage of training, and the last one's calls
-    minus the first's by question; the same of the calls that `on_way` counts. {} where there is nothing to compare.
-    Stages come in their order."""
+    minus the first's by question; the same of the calls that `on_way` counts. The two p-values are adjusted for their
+    number as `p_holm`. {} where there is nothing to compare. Stages come in their order."""
     judged = {s: [t for t in found if t.correct is not None] for s, found in stages.items()}
     depths = {int(t.metadata["hops"]) for found in judged.values() for t in found}
     least = max(depths, default=0) // 2 + 1
@@ -47,17 +47,18 @@ def deeper_half(
     calls = [{t.question_id: float(t.calls) for t in found} for found in deep.values()]
     if len(calls) < 2 or not calls[0].keys() & calls[-1].keys():
         return {}
-    useful = {s: {t.question_id: float(on_way(t)) for t in found} for s, found in deep.items()}
-    first, *_, last = useful.values()
+    useful = [{t.question_id: float(on_way(t)) for t in found} for found in deep.values()]
+    more = {"more_calls": paired_means(calls[0], calls[-1])}
+    more["more_calls_on_way"] = paired_means(useful[0], useful[-1])
+    adjusted = holm({name: change["p"] for name, change in more.items()})
     return {
         "links": [least, max(depths)],
         "stages": {
-            s: arm_figures(found) | {"calls_on_way": float(np.mean(list(useful[s].values())))}
+            s: arm_figures(found) | {"calls_on_way": float(np.mean([on_way(t) for t in found]))}
             for s, found in deep.items()
             if found
         },
-        "more_calls": paired_means(calls[0], calls[-1]),
-        "more_calls_on_way": paired_means(first, last),
+        **{name: change | {"p_holm": adjusted[name]} for name, change in more.items()},
     }
 
 

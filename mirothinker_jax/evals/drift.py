@@ -1,13 +1,14 @@
 """How far an episode keeps its way: the steps it does right, and the chance of losing the way at each.
 
-Step k is right when the k-th page of the question's way was opened and read for what the question needs there, after
-all pages before it; what else was tried in between does not matter, so a mistake that is made good is no error. The
+Step k is right when the k-th page of the question's way was asked for what the question needs there, after all pages
+before it; what else was tried in between does not matter, so a mistake that is made good is no error. The
 last step is the right answer. The *hazard* of a band of steps is the share of those that were not done among those that
 an episode came to.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -42,11 +43,21 @@ def read_walk(
     call_format: str = "mcp",
 ) -> Walk:
     """`pages`: the last part of the addresses of the way's pages; `reads`: what is needed on each of them."""
-    done = 0
-    for turn in range(1, len(trajectory.turns) + 1):
-        for call in calls_of_turn(trajectory, turn, call_format):
-            done += done < len(pages) and _reads(call, pages[done], reads[done])
+    done = calls_on_way(trajectory, pages, reads, call_format)
     return Walk(start, done + (done == len(pages) and bool(trajectory.correct)), len(pages) + 1)
+
+
+def calls_on_way(
+    trajectory: Trajectory, pages: Sequence[str], reads: Sequence[str], call_format: str = "mcp"
+) -> int:
+    """The calls that ask for the next page of the way, and for what is needed there, whatever came back. What a turn
+    says beyond the budget of calls is not made, and does not count."""
+    turns = range(1, len(trajectory.turns) + 1)
+    said = (call for turn in turns for call in calls_of_turn(trajectory, turn, call_format))
+    done = 0
+    for call in itertools.islice(said, trajectory.calls):
+        done += done < len(pages) and _reads(call, pages[done], reads[done])
+    return done
 
 
 def calls_of_turn(trajectory: Trajectory, turn: int, call_format: str = "mcp") -> list[ToolCall]:

@@ -73,8 +73,8 @@ def training(figures: Figures) -> str:
         f"On questions of {least} to {most} links, {percent(before['mean'])} are right after {STAGE_NAMES[first]} with "
         f"{before['calls']:.1f} calls each, and {percent(after['mean'])} after {STAGE_NAMES[last]} with "
         f"{after['calls']:.1f}: accuracy {'rises' if sure else 'does not rise beyond chance'}, and calls "
-        f"{_trend(deep['more_calls'])}. Of them, {before['calls_on_way']:.1f} and {after['calls_on_way']:.1f} open the "
-        f"next page of the way: these {_trend(deep['more_calls_on_way'])}."
+        f"{_trend(deep['more_calls'])}. Of them, {before['calls_on_way']:.1f} and {after['calls_on_way']:.1f} ask for "
+        f"the next page of the way: these {_trend(deep['more_calls_on_way'])}."
     )
 
 
@@ -209,7 +209,7 @@ def _calls(count: str) -> str:
 
 
 def _trend(more: Figures) -> str:
-    return ("fall", "rise")[more["mean"] > 0] if more["p"] < SURE else "change no more than by chance"
+    return ("fall", "rise")[more["mean"] > 0] if more["p_holm"] < SURE else "change no more than by chance"
 
 
 def _change(difference: float) -> str:

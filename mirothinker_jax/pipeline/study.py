@@ -21,7 +21,7 @@ from mirothinker_jax.agent.setting import Setting
 from mirothinker_jax.config import Config
 from mirothinker_jax.data.atomic import write_json
 from mirothinker_jax.evals import arms
-from mirothinker_jax.evals.drift import BANDS, Walk, calls_of_turn, hazard, read_walk
+from mirothinker_jax.evals.drift import BANDS, Walk, calls_of_turn, calls_on_way, hazard, read_walk
 from mirothinker_jax.evals.heldout import budget_specs
 from mirothinker_jax.evals.interventions import FAULTS, Faulty, Led, Shuffled, Silent
 from mirothinker_jax.evals.study_findings import findings
@@ -119,10 +119,8 @@ class _Study:
         }
 
     def _calls_on_way(self, trajectory: Trajectory) -> int:
-        """The calls of a world's episode that open the next page of its way for what is needed there."""
         way = self._questions.way_of(trajectory.metadata)
-        walk = read_walk(trajectory, *way, call_format=self._config.data.call_format)
-        return min(walk.done, len(way[0]))
+        return calls_on_way(trajectory, *way, self._config.data.call_format)
 
     def matched_compute(self) -> dict[str, Any]:
         """One deep episode against the majority of many shallow ones, by the tokens of all."""

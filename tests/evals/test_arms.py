@@ -28,5 +28,6 @@ def test_calls_of_the_deeper_half_are_compared_by_question():
     more = found["more_calls"]
     assert (more["mean"], more["low"], more["high"]) == (2.0, 2.0, 2.0)
     assert more["p"] == pytest.approx(0.25, abs=0.02)  # three signs that are alike: two of eight
+    assert more["p_holm"] == pytest.approx(0.5, abs=0.04)
     for nothing in ({"sft": sft}, {"sft": sft, "grpo": []}, {}):
         assert deeper_half(nothing, lambda t: t.calls) == {}

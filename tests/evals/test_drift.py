@@ -2,7 +2,7 @@
 
 import pytest
 
-from mirothinker_jax.evals.drift import BANDS, Walk, calls_of_turn, hazard, read_walk
+from mirothinker_jax.evals.drift import BANDS, Walk, calls_of_turn, calls_on_way, hazard, read_walk
 from mirothinker_jax.tools.spec import ToolCall, render_call
 from mirothinker_jax.trajectory.types import Segment, Source, Stop, Trajectory, TurnContext
 
@@ -17,13 +17,14 @@ SEARCH = render_call(ToolCall("s", "search", {"q": "KTM"}))
 RIGHT = [SEARCH, read("KTM", "west"), read("PKR", "east"), read("KTM", "city")]
 
 
-def episode(*turns, correct=False):
+def episode(*turns, correct=False, calls=None):
     segments = [Segment(Source.PROMPT, (1,), (("user", "?"),))]
     for text in turns:
         segments.append(Segment(Source.POLICY, (1,), (("assistant", f"<think>x</think>{text}"),), (0.0,)))
         segments.append(Segment(Source.OBSERVATION, (1,), (("tool", RIGHT[1]),)))  # a page may hold a call
     spoken = [TurnContext(i, tuple(range(i))) for i, s in enumerate(segments) if s.source is Source.POLICY]
-    fields = dict.fromkeys(("calls", "failed_calls", "malformed_calls"), 0)
+    said = sum(text.count("<use_mcp_tool>") for text in turns)
+    fields = {"calls": said if calls is None else calls, "failed_calls": 0, "malformed_calls": 0}
     return Trajectory(
         "e",
         "q",
@@ -59,6 +60,12 @@ def episode(*turns, correct=False):
 )
 def test_how_far_an_episode_came(turns, correct, done):
     assert read_walk(episode(*turns, correct=correct), PAGES, READS) == Walk(0, done, 4)
+
+
+def test_what_is_said_beyond_the_budget_is_no_step():
+    """Of a turn with more calls than are left, and of a final answer that calls again."""
+    assert calls_on_way(episode(*RIGHT, calls=3), PAGES, READS) == 2
+    assert calls_on_way(episode(*RIGHT, correct=True), PAGES, READS) == 3  # the answer is no call
 
 
 def test_calls_of_a_turn():

@@ -51,16 +51,16 @@ def test_scaling(after, told, words):
 def test_training(after, more, p, words):
     stages = {"sft": f(0.2), "dpo": f(0.3), "grpo": f(after, calls=3.0 + more)}
     stages = {s: figures | {"calls_on_way": 2.0} for s, figures in stages.items()}
-    change = {"mean": more, "p": p}
+    change = {"mean": more, "p_holm": p}
     deep = {
         "links": [4, 6],
         "stages": stages,
         "more_calls": change,
-        "more_calls_on_way": {"mean": 0.0, "p": 1.0},
+        "more_calls_on_way": {"mean": 0.0, "p_holm": 1.0},
     }
     text = say.training({"deeper_half": deep})
     assert text.startswith("On questions of 4 to 6 links, 20% are right after SFT with 3.0 calls each, and ")
-    assert f"% after GRPO with {3 + more:.1f}: {words}Of them, 2.0 and 2.0 open " in text
+    assert f"% after GRPO with {3 + more:.1f}: {words}Of them, 2.0 and 2.0 ask for " in text
     assert text.endswith("these change no more than by chance.")
     assert "fewer than two stages" in say.training({"deeper_half": {}})
 

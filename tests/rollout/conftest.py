@@ -11,6 +11,7 @@ import tiny
 from mirothinker_jax.config import Config, RolloutConfig
 from mirothinker_jax.data.packing import Sample, pack_rows
 from mirothinker_jax.models.spec import ModelSpec
+from mirothinker_jax.parallel import paged
 from mirothinker_jax.rollout.local.device import Device
 from mirothinker_jax.rollout.local.layout import sampling_model
 from mirothinker_jax.trainer.step import make_logprobs
@@ -57,7 +58,12 @@ def device():
         settings = Config(model=shape, rollout=CONFIGS[name])
         devices = jax.devices() if name == "mesh" else jax.devices()[:1]
         model = sampling_model(settings, tiny.VOCAB, devices)
-        made = Device(model, CONFIGS[name], CONTEXT, ENDS, record_routes=name == "experts")
+        with pytest.MonkeyPatch.context() as patch:
+            if name in ("mesh", "exact", "exact, host"):
+                patch.setattr(
+                    paged, "CPU_BYTES", 1
+                )  # attention takes a row at a time, as it does of large pages
+            made = Device(model, CONFIGS[name], CONTEXT, ENDS, record_routes=name == "experts")
         made.load(tiny.params(shape))
         return made
 

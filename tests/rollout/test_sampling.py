@@ -80,7 +80,9 @@ def test_what_was_said_already_is_less_likely():
     np.testing.assert_allclose(logprobs, log(np.asarray([1.0, -2.0, 1.0, -2.0]))[tokens], atol=1e-5)
     np.testing.assert_allclose(raw, log(logits)[tokens], atol=1e-5)
     greedy = Sampling(temperature=0.0, repetition_penalty=4.0)
-    assert set(draw(greedy, jnp.asarray(logits), count=3, seen=seen)[0]) == {2}
+    tokens, logprobs, raw = draw(greedy, jnp.asarray(logits), count=3, seen=seen)
+    assert set(tokens) == {2}
+    np.testing.assert_allclose(np.stack([logprobs, raw]), log(logits)[2], atol=1e-6)
 
 
 def test_every_number_finds_its_token():
@@ -114,14 +116,23 @@ def test_seed_and_place_decide_the_draw():
     assert same == again and len({same, other_place, other_seed}) == 3
 
 
-@pytest.mark.parametrize("setting", [{"top_p": 0.5}, {"top_k": 2}, {"min_p": 0.4}, {"temperature": 0.0}])
+@pytest.mark.parametrize(
+    "setting",
+    [{"top_p": 0.5}, {"top_k": 2}, {"min_p": 0.4}, {"temperature": 0.0}, {"repetition_penalty": 3.0}],
+)
 def test_a_neighbours_settings_change_nothing(setting):
     """Bit for bit, also where what a row does not ask for is computed for its neighbour."""
-    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 500)), jnp.float32)
+    rng = np.random.default_rng(0)
+    logits, seen = jnp.asarray(rng.normal(size=(2, 500)), jnp.float32), rng.random((2, 500)) < 0.5
     uniform = np.asarray([0.37, 0.99], np.float32)
-    plain = _sample(logits, uniform, Settings.rows([(Sampling(), 0)] * 2), None)
-    mixed = _sample(logits, uniform, Settings.rows([(Sampling(), 0), (Sampling(**setting), 0)]), None)
-    assert [float(x[0]) for x in plain] == [float(x[0]) for x in mixed]
+
+    def rows(*settings):
+        drawn = _sample(logits, uniform, Settings.rows([(s, 0) for s in settings]), seen)
+        return np.asarray(drawn, np.float64).T.tolist()
+
+    plain, other = Sampling(), Sampling(**setting)
+    assert rows(plain, other) == [rows(plain, plain)[0], rows(other, other)[1]]
+    assert rows(other, plain) == [rows(other, other)[0], rows(plain, plain)[1]]
 
 
 WRONG = {"temperature": -1.0, "top_p": 0.0, "top_k": -1, "min_p": 1.5, "repetition_penalty": 0.0}
