@@ -74,7 +74,7 @@ DEAR = (PAIRS[0], PAIRS[2], PAIRS[5])  # with the interpreted kernels
         *[pytest.param(*sizes, CHUNKS, id="xla-{}-{}-{.__name__}".format(*sizes)) for sizes in PAIRS],
         pytest.param(4, 64, BF16, ONE_CHUNK, id="xla-one-chunk"),
         pytest.param(4, 64, FP32, LOOPS, id="xla-loops-fp32"),
-        pytest.param(4, 64, BF16, LOOPS, id="xla-loops-bf16"),
+        pytest.param(4, 64, BF16, LOOPS, id="xla-loops-bf16", marks=pytest.mark.slow),
     ],
 )
 def test_spans_against_dense_float32(groups, size, dtype, run):
@@ -105,9 +105,10 @@ def test_stretches_without_a_mask(dtype):
     assert_close(got, exact, rounded, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("blocks", "dtype"),
-    [pytest.param(gpu.HOPPER, BF16, marks=pytest.mark.slow), (gpu.OTHERS, FP32)],
+    [(gpu.HOPPER, BF16), (gpu.OTHERS, FP32)],
     ids=["gpu-hopper-bf16", "gpu-others-fp32"],
 )
 def test_blocks_that_gpus_get(blocks, dtype):

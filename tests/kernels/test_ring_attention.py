@@ -86,7 +86,7 @@ def test_every_strategy_gives_what_one_device_does(strategy, dtype):
     [
         pytest.param(Strategy(RING), 4, FP32, id="ring-4-fp32"),
         pytest.param(Strategy(RING), 1, BF16, id="ring-1-bf16", marks=pytest.mark.slow),
-        pytest.param(Strategy(GATHER), 4, BF16, id="all-gather-4-bf16"),
+        pytest.param(Strategy(GATHER), 4, BF16, id="all-gather-4-bf16", marks=pytest.mark.slow),
         pytest.param(Strategy(GATHER), 1, FP32, id="all-gather-1-fp32", marks=pytest.mark.slow),
     ],
 )

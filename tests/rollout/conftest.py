@@ -59,7 +59,7 @@ def device():
         devices = jax.devices() if name == "mesh" else jax.devices()[:1]
         model = sampling_model(settings, tiny.VOCAB, devices)
         with pytest.MonkeyPatch.context() as patch:
-            if name in ("mesh", "exact", "exact, host"):
+            if name in ("mesh", "exact"):
                 patch.setattr(
                     paged, "CPU_BYTES", 1
                 )  # attention takes a row at a time, as it does of large pages
