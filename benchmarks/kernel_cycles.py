@@ -20,6 +20,10 @@ Experts' products (kernels/grouped_matmul) have the sizes of Qwen3-30B-A3B and t
 matrix units are so deep: of tokens with weights, of two such with weights turned round, added up, and of the weights'
 gradients.
 
+Paged attention over a part of a row's keys (kernels/paged_attention/tpu_part.py), where devices split the tokens of
+pages: pages_read, four rows of 16K keys that meet a token each, as a share of the bandwidth; pages_fed, two rows that
+meet 128 tokens, of the peak.
+
 What it is not: a measurement. HBM's contention and the masked edges of packed rows are not in it.
 
 `--only NAME` makes the figures anew whose names contain it, `--chips` those of some chips, and the others of the
@@ -45,12 +49,19 @@ from measuring import Options
 from results import FOLDER, device, finish
 
 from mirothinker_jax.data.atomic import replacing
+from mirothinker_jax.planning.chips import TPUS
 
 BLOCKS = Path(__file__).parents[1] / "kernels" / "flash_attention" / "blocks.json"
 HEADS = 8
 # Figures that are not made: where the simulator aborts, as of tables and counts on a v5e, having no model of how they
-# are fetched; and those of a v4 that take no block sizes of its own, and would be a v5p's.
-LEFT_OUT = {"v4": ("spans", "experts", "causal"), "v5e": ("spans", "experts"), "tpu7x": ("spans",)}
+# are fetched, or of copies that a kernel makes itself on any chip but a v5p; and those of a v4 that take no block sizes
+# of its own, and would be a v5p's.
+LEFT_OUT = {
+    "v4": ("spans", "experts", "causal", "pages"),
+    "v5e": ("spans", "experts", "pages"),
+    "v6e": ("pages",),
+    "tpu7x": ("spans", "pages"),
+}
 Figures = dict[str, Callable[[], tuple[float, int]]]  # by name, what finds (utilisation, cycles)
 SHORT = {"forward": "fwd", "backward": "bwd"}
 # Block sizes (queries, keys, keys of a product) of which a peer gets the best.
@@ -78,6 +89,10 @@ def ours(chip: str) -> Figures:
         cycles = count(case)
         return case.utilisation(cycles), round(cycles)
 
+    def of_bandwidth(case: Case) -> tuple[float, int]:
+        cycles = cycles_of(case)
+        return case.bytes_read / cycles * TPUS[chip].hertz / TPUS[chip].bandwidth, cycles
+
     def spans() -> tuple[float, int]:
         after, before = growth(chip, "spans"), growth(chip, "full")
         return after / before, after
@@ -91,6 +106,9 @@ def ours(chip: str) -> Figures:
     for way in ("inner", "turned", "outer"):
         case = Case(chip, way, "full", 4096, heads=8, system="experts")
         figures[f"{chip}_experts_{way}"] = make(share, case)
+    for way, name in (("read", "read"), ("feed", "fed")):
+        case = Case(chip, way, "full", 16384, HEADS, system="pages")
+        figures[f"{chip}_pages_{name}"] = make(of_bandwidth if way == "read" else share, case)
     long = Case(chip, "forward", "causal", 32768, heads=2)
     figures[f"{chip}_fwd_causal_32k"] = make(share, long, extrapolate_cycles)
     figures[f"{chip}_fwd_spans_over_full"] = spans

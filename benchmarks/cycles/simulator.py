@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import subprocess
@@ -25,6 +26,7 @@ CHIPS = {
 LIKE = {"v4": "v5p"}
 SIZE = 128
 EXPERT = 2048, 768  # of Qwen3-30B-A3B: size of the residual stream, and inner size
+PAGED = {"read": (4, 1), "feed": (2, 128)}  # rows, and tokens of each that meet its pages
 # Of fast memory, for kernels that do not say: room for the peers' largest blocks, and none for the operands of so small
 # a program, which in a training step are not there either. With 100 MiB a v5e has no room for our backward kernel too.
 VMEM_KIB = 80 * 1024
@@ -36,7 +38,7 @@ class Case:
     """One pass of one system's attention, or one of the products of experts: what to compile, and for which chip."""
 
     chip: str
-    way: str  # forward, backward; inner, turned, outer
+    way: str  # forward, backward; inner, turned, outer; read, feed
     mask: str  # full, causal, or spans: full too, but by a table
     length: int
     heads: int  # of queries; or experts
@@ -48,11 +50,18 @@ class Case:
         """What is computed again does not count."""
         if self.system == "experts":  # turned are two products that are added up
             return (4 if self.way == "turned" else 2) * self.length * EXPERT[0] * EXPERT[1]
+        if self.system == "pages":
+            return 4 * math.prod(PAGED[self.way]) * self.heads * self.length * SIZE
         keys = self.length  # of a call
         if self.way == "backward":
             keys = min(keys, dict(self.sizes).get("segment", keys))
         whole = (4 if self.way == "forward" else 10) * self.length * keys * SIZE * self.heads
         return whole / 2 if self.mask == "causal" else whole
+
+    @property
+    def bytes_read(self) -> float:
+        """Of pages, keys and values."""
+        return PAGED[self.way][0] * self.length * 2 * SIZE * 2
 
     def utilisation(self, cycles: float) -> float:
         """Of the device's peak."""
@@ -71,7 +80,7 @@ def cycles_of(case: Case) -> int:
     names = kernels_of(case)
     if case.way == "backward" and case.system in ("splash", "tokamax"):
         names = [name for name in names if "fwd" not in name]
-    if not names or (case.system in ("ours", "experts") and len(names) > 1):
+    if not names or (case.system in ("ours", "experts", "pages") and len(names) > 1):
         raise DidNotCompile(f"{case}: {len(names)} kernels in the compiled program")
     like = dataclasses.replace(case, chip=LIKE.get(case.chip, case.chip))
     return sum(_cycles(like, name) for name in names)

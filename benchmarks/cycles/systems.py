@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from simulator import EXPERT, SIZE
+from simulator import EXPERT, PAGED, SIZE
 
 KV_HEADS = 2  # keys and values of so many heads
 
@@ -142,4 +142,27 @@ def experts(way: str, mask: str, length: int, heads: int, sizes: dict[str, int])
     return run, [*tables, *((shape, half) for shape in shapes)]
 
 
-SYSTEMS = {"experts": experts, "ours": ours, "splash": splash, "tokamax": tokamax}
+def pages(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) -> tuple[Any, list]:
+    """length: keys of each row, a device's share of a context's. Which page is which reads as zeros: all are the first.
+    Pages of 64 tokens, which is two devices' share of 128."""
+    from mirothinker_kernels.paged_attention import tpu_part  # pyright: ignore[reportMissingImports]
+
+    assert mask == "full" and not sizes, (mask, sizes)
+    size, half = 64, jnp.bfloat16
+    rows, tokens = PAGED[way]
+    keys, queries = tpu_part.KEYS, min(tpu_part.QUERIES, max(16, tokens * heads))
+
+    def run(q, seen, pool, table):
+        at_once = keys // size
+        return tpu_part.attend_blocks(q, seen, (pool,), table, length // keys, queries, at_once)
+
+    of_queries, of_pages = (rows, max(16, tokens * heads)), length // size
+    return run, [
+        ((*of_queries, SIZE), half),
+        (of_queries, jnp.int32),
+        ((rows * of_pages, size, 1, 2 * SIZE), half),
+        ((rows, of_pages), jnp.int32),
+    ]
+
+
+SYSTEMS = {"experts": experts, "ours": ours, "pages": pages, "splash": splash, "tokamax": tokamax}

@@ -17,6 +17,8 @@ from .layout import Layout
 from .outer import outer_sums
 from .places import from_places, to_places
 
+LANES = 128
+
 
 def largest_tile() -> int:
     """Tokens of one expert that fill the matrix units of the chip that is compiled for; 128 where that is no TPU."""
@@ -44,7 +46,12 @@ def _act(gated, plain) -> jax.Array:
 
 def _forward(interpret, rows, gate, up, down, layout) -> tuple[Any, ...]:
     run = functools.partial(products, layout=layout, interpret=interpret)
-    gated, plain = run([(rows, gate)]), run([(rows, up)])
+    if gate.shape[2] % LANES:
+        # A TPU's compiler lays such weights out the other way round, for whole lanes. Turned they are read as they lie;
+        # else all experts of all layers would be copied.
+        gated, plain = (run([(rows, w.swapaxes(1, 2))], turned=True) for w in (gate, up))
+    else:
+        gated, plain = run([(rows, gate)]), run([(rows, up)])
     return run([(_act(gated, plain), down)]), (rows, gated, plain, gate, up, down, layout)
 
 

@@ -59,6 +59,14 @@ def attend(q: jax.Array, pool, table: jax.Array, places: jax.Array, at_once: int
     the longest first, so that no block waits for a row much longer than the others, and what it loads stays in a CPU's
     caches. A wide device has better use for all rows at a time.
     """
+    return attend_part(q, pool, table, places, at_once)[0].astype(q.dtype)
+
+
+def attend_part(
+    q: jax.Array, pool, table: jax.Array, places: jax.Array, at_once: int = 0
+) -> tuple[jax.Array, jax.Array]:
+    """What `attend` gives, in float32, and the log-sum-exp of each query's scores, float32 [B, C, H]: these keys may be
+    a part of the row's. A query that sees none has one of −1e30 or so."""
     rows = len(q)
     block = max(1, at_once // sum(part.nbytes // len(part) for part in pool)) if at_once else rows
     if block >= rows:
@@ -66,17 +74,22 @@ def attend(q: jax.Array, pool, table: jax.Array, places: jax.Array, at_once: int
     order = jnp.argsort(-places.max(1))
     sorted_rows = tuple(x[order] for x in (q, table, places))
 
-    def some(i, out) -> jax.Array:
+    def some(i, found) -> tuple[jax.Array, ...]:
         # The last block begins earlier where they do not divide, and has some rows again.
         first = jnp.minimum(i * block, rows - block)
         q, table, places = (jax.lax.dynamic_slice_in_dim(x, first, block) for x in sorted_rows)
-        return jax.lax.dynamic_update_slice_in_dim(out, _attend(q, pool, table, places), first, 0)
+        new = _attend(q, pool, table, places)
+        return tuple(
+            jax.lax.dynamic_update_slice_in_dim(x, y, first, 0) for x, y in zip(found, new, strict=True)
+        )
 
-    out = jax.lax.fori_loop(0, -(-rows // block), some, jnp.zeros_like(q))
-    return jnp.zeros_like(q).at[order].set(out, unique_indices=True)
+    empty = jnp.zeros(q.shape, jnp.float32), jnp.zeros(q.shape[:3], jnp.float32)
+    found = jax.lax.fori_loop(0, -(-rows // block), some, empty)
+    out, norm = (jnp.zeros_like(x).at[order].set(x, unique_indices=True) for x in found)
+    return out, norm
 
 
-def _attend(q: jax.Array, pool, table: jax.Array, places: jax.Array) -> jax.Array:
+def _attend(q: jax.Array, pool, table: jax.Array, places: jax.Array) -> tuple[jax.Array, jax.Array]:
     keys, values = pool
     rows, count, heads, width = q.shape
     kv_heads, size = values.shape[1:3]
@@ -104,7 +117,10 @@ def _attend(q: jax.Array, pool, table: jax.Array, places: jax.Array) -> jax.Arra
     zeros = jnp.zeros(shape, jnp.float32)
     # Half of NEVER: where all is masked, exp(NEVER − top) still is 0.
     state = (zeros + 0.5 * NEVER, zeros, jnp.zeros(grouped.shape, jnp.float32))
-    _, total, out = jax.lax.fori_loop(0, places.max() // size + 1, page, state)
-    out = (out / jnp.where(total > 0, total, 1.0)[..., None]).astype(q.dtype)
-    out = out.reshape(rows, kv_heads, groups, count, width).transpose(0, 3, 1, 2, 4)
-    return out.reshape(rows, count, heads, width)
+    top, total, out = jax.lax.fori_loop(0, places.max() // size + 1, page, state)
+    total = jnp.where(total > 0, total, 1.0)
+    # Back to a token's heads beside each other, after a last dim of 1 for what has none.
+    parts = (out / total[..., None], (top + jnp.log(total))[..., None])
+    parts = (x.reshape(rows, kv_heads, groups, count, -1).transpose(0, 3, 1, 2, 4) for x in parts)
+    out, norm = (x.reshape(rows, count, heads, -1) for x in parts)
+    return out, norm[..., 0]

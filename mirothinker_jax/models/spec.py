@@ -20,7 +20,11 @@ from mirothinker_jax.parallel.sharding import shardings
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """A model's structure on a mesh: what is needed to make, restore or compile it, without its numbers."""
+    """A model's structure on a mesh: what is needed to make, restore or compile it, without its numbers.
+
+    key_copies: how often each key/value head is there, because more devices share the heads than there are (only where
+    tokens are sampled, rollout/local/layout.py); config.kv_heads counts the copies.
+    """
 
     config: ModelConfig
     vocab_size: int
@@ -28,13 +32,15 @@ class ModelSpec:
     graph: nnx.GraphDef
     abstract: Params
     shardings: Params
+    key_copies: int = 1
 
     @staticmethod
-    def build(config: ModelConfig, vocab_size: int, mesh: Mesh) -> ModelSpec:
+    def build(config: ModelConfig, vocab_size: int, mesh: Mesh, key_copies: int = 1) -> ModelSpec:
         """The spec of a model with `vocab_size` tokens on `mesh`."""
+        config = dataclasses.replace(config, kv_heads=config.kv_heads * key_copies)
         check_model(mesh.shape, config, vocab_size)
         graph, abstract, axes = Qwen.structure(config, vocab_size)
-        return ModelSpec(config, vocab_size, mesh, graph, abstract, shardings(mesh, axes))
+        return ModelSpec(config, vocab_size, mesh, graph, abstract, shardings(mesh, axes), key_copies)
 
     def init(self, seed: int) -> Params:
         """Fresh parameters, each device making its own part."""

@@ -1,6 +1,10 @@
 """Where paged attention meets the mesh: every device of the batch axes has pages and rows of its own, heads go over
 `tensor`. Page numbers are a device's own.
 
+With more devices on `tensor` than key heads, several hold copies of a head, and of each page every one has its share of
+the tokens: of n copies, the i-th has places i, i + n, …. To each of them its share looks like pages of a shorter
+context. Queries of the head meet all shares, each on its device, and the results are put together by their log-sum-exp.
+
 A step first writes its tokens' keys and values and then attends, layer by layer. So a row may see pages that another
 row of the same step writes.
 """
@@ -13,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import mirothinker_kernels.paged_attention.tpu as tpu  # pyright: ignore[reportMissingImports]
+import mirothinker_kernels.paged_attention.tpu_part as tpu_part  # pyright: ignore[reportMissingImports]
 import mirothinker_kernels.paged_attention.xla as xla  # pyright: ignore[reportMissingImports]
 from jax.sharding import Mesh, PartitionSpec
 
@@ -25,22 +30,24 @@ CPU_BYTES = 1 << 20
 
 
 class PagedKernels:
-    """The kernels for the devices of a mesh."""
+    """The kernels for the devices of a mesh; `key_copies` of them next to each other hold copies of a key head."""
 
-    def __init__(self, mesh: Mesh):
+    def __init__(self, mesh: Mesh, key_copies: int = 1):
         platform = mesh.devices.flat[0].platform
         on_tpu = platform == "tpu"
-        self._kernels = tpu if on_tpu else xla
+        self._kernels = (tpu if key_copies == 1 else tpu_part) if on_tpu else xla
         self._how = {"at_once": CPU_BYTES} if platform == "cpu" else {}
-        # Axes of a layer's pages: those of tpu.py and of xla.py.
+        # Axes of a layer's pages: those of tpu.py and tpu_part.py, and of xla.py.
         axes = ("batch", None, "kv_heads", None) if on_tpu else ("batch", "kv_heads", None, None)
         self.pages, self._parts = spec(*axes), 1 if on_tpu else 2
         self.contents = PartitionSpec(None, *self.pages)  # of pages of all layers
-        self._alone = mesh.size == 1
+        self._alone, self.key_copies = mesh.size == 1, key_copies
+        tensor = mesh.shape["tensor"]
+        self._groups = [[*range(i, i + key_copies)] for i in range(0, tensor, key_copies)]
 
     def empty(self, pages: int, size: int, kv_heads: int, width: int, dtype: Any) -> Pool:
-        """One layer's pages, zeros; `pages` of all devices together."""
-        return self._kernels.empty(pages, size, kv_heads, width, dtype)
+        """One layer's pages of `size` tokens, zeros; `pages` of all devices together, `kv_heads` with their copies."""
+        return self._kernels.empty(pages, size // self.key_copies, kv_heads, width, dtype)
 
     def copy(self, pools: list[Pool], source: jax.Array, target: jax.Array) -> list[Pool]:
         """Pages source[i] copied to target[i], int32 [n] of each device, one after the other; −1: none."""
@@ -81,6 +88,8 @@ class PagedKernels:
         is the layer's pages, which it writes first. A token at −1 is not written, and sees nothing."""
 
         def local(q, k, v, pool, table, places) -> tuple[Any, ...]:
+            if self.key_copies > 1:
+                return self._attend_shares(q, k, v, pool, table, places)
             pool = self._kernels.write(pool, k, v, table, places)
             return self._kernels.attend(q, pool, table, places, **self._how), pool
 
@@ -97,6 +106,23 @@ class PagedKernels:
             return mapped(q, k, v, layer_cache, table, places)
 
         return attend
+
+    def _attend_shares(self, q, k, v, pool, table, places) -> tuple[Any, ...]:
+        """What a device does with its share of the pages' tokens, and with its queries [B, C, h, E] of n · h."""
+        n, groups = self.key_copies, self._groups
+        mine = jax.lax.axis_index("tensor") % n
+        own = jnp.where((places >= 0) & (places % n == mine), places // n, -1)
+        pool = self._kernels.write(pool, k, v, table, own)
+        every = jax.lax.all_gather(q, "tensor", axis=2, tiled=True, axis_index_groups=groups)
+        # A query at p sees, of its context's places, those of this share that are not above (p − mine) / n.
+        seen = (places - mine) // n
+        out, norm = self._kernels.attend_part(every, pool, table, seen, **self._how)
+        found = jnp.concatenate([out, norm[..., None]], axis=-1)
+        found = found.reshape(*q.shape[:2], n, q.shape[2], -1)
+        found = jax.lax.all_to_all(found, "tensor", 2, 2, axis_index_groups=groups)  # of my heads, by share
+        out, norm = found[..., :-1], found[..., -1:]
+        weights = jnp.exp(norm - norm.max(2, keepdims=True))
+        return ((out * weights).sum(2) / weights.sum(2)).astype(q.dtype), pool
 
     def _mapped(self, local: Callable, in_specs: Any, out_specs: Any) -> Callable:
         if self._alone:

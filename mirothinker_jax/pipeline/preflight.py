@@ -37,7 +37,7 @@ def check_settings(c: Config) -> None:
             mesh.shape, f"{stage}.training.microbatch_size", getattr(c, stage).training.microbatch_size
         )
     if set(purposes(c)) - {"expert"} and c.rollout.engine == "local":
-        check_tensor(c.rollout.tensor, c.model, c.model.vocab_size, jax.local_device_count())
+        check_tensor(c.rollout, c.model, c.model.vocab_size, jax.local_device_count())
         pages_of_copy(jax.local_device_count() // c.rollout.tensor, c.rollout, c.agent.context_tokens)
     _, blocks = data_shard(mesh)
     if "sft" in c.stages:

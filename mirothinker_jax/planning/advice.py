@@ -86,7 +86,8 @@ def _of_the_engine(config: Config, plan: Plan) -> Iterator[Change]:
     wider = range(r.tensor, devices + 1) if s.peak_gib > s.limit_gib else ()
     for tensor in (n for n in wider if devices % n == 0):
         try:
-            check_tensor(tensor, config.model, config.model.vocab_size, devices)
+            wide = dataclasses.replace(r, tensor=tensor)
+            check_tensor(wide, config.model, config.model.vocab_size, devices)
         except ConfigError:
             continue
         share, copies = r.tensor / tensor, devices // tensor

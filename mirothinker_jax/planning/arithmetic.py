@@ -181,7 +181,8 @@ def sampler(config: Config, devices: int) -> Sampler:
     # A block's layer: its input and sum, what attention and the feed-forward block make of it; and the logits.
     tokens, rows = (max(1, n // copies) for n in (r.prefill_slots * r.prefill_tokens, r.slots))
     wide = m.moe.experts_per_token * m.moe.expert_ffn if m.moe.experts else m.ffn
-    layer = 4 * m.hidden + (3 * wide + (3 * m.heads + 2 * m.kv_heads) * m.head_dim) / r.tensor
+    heads = 3 * m.heads + 2 * max(m.kv_heads, r.tensor)  # with copies of key heads
+    layer = 4 * m.hidden + (3 * wide + heads * m.head_dim) / r.tensor
     return Sampler(
         weights=(parameters(m).total * item + adapters * ITEM["float32"]) / r.tensor,
         pages=pages(config) / copies * r.page_tokens * kv,

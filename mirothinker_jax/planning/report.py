@@ -7,7 +7,7 @@ import collections
 from mirothinker_jax.planning.advice import Change
 from mirothinker_jax.planning.chips import GIB, HOST_LINK, Chip
 from mirothinker_jax.planning.plan import SURE, Plan
-from mirothinker_jax.planning.sampling import FEEDING, READING, Sampling
+from mirothinker_jax.planning.sampling import Sampling
 
 
 def text(plan: Plan) -> str:
@@ -91,8 +91,8 @@ def _sampling(plan: Plan, s: Sampling) -> list[str]:
         lines += [
             f"  ESTIMATED, of the slice, contexts half full: {s.decode:,.0f} tokens/s sampled by all turns, or "
             f"{s.prefill:,.0f} tokens/s of contexts fed",
-            f"  assumed: paged attention reaches {READING:g} of the bandwidth when it samples, {FEEDING:g} of the peak "
-            "when it feeds",
+            f"  assumed: paged attention reaches {s.reading:g} of the bandwidth when it samples, {s.feeding:g} of the "
+            "peak when it feeds",
         ]
     return lines
 

@@ -3,9 +3,10 @@
 Where there is a compiler, the steps of two and of four layers are compiled, and a straight line through them says what
 all layers take. Weights and pages are exact then. Of temporaries the line may be some GiB short
 (docs/notes/plans.md#sampling). Times are estimates: fusions take the compiler's cycles (planning/schedule.py), paged
-attention the shares of bandwidth and peak that its authors measured on a TPU7x (arXiv 2604.15464), and a step no less
-than reading its weights once. Contexts count as half full. Left out: waiting for tools, steps with fewer turns, what
-the host does between steps, and the gathering of weights over hosts.
+attention the shares of bandwidth and peak that its authors measured on a TPU7x (arXiv 2604.15464), or, where devices
+split the tokens of pages, those of the cycle simulator for ours (docs/notes/kernels.md); and a step takes no less than
+reading its weights once. Contexts count as half full. Left out: waiting for tools, steps with fewer turns, what the
+host does between steps, and the gathering of weights over hosts.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from mirothinker_jax.config import Config
 from mirothinker_jax.planning import arithmetic, chips, schedule
 from mirothinker_jax.planning.chips import GIB, Chip, Topology
 from mirothinker_jax.rollout.local.device import Device
-from mirothinker_jax.rollout.local.layout import check_tensor, pages_of_copy, sampling_model
+from mirothinker_jax.rollout.local.layout import check_tensor, key_copies, pages_of_copy, sampling_model
 
-# Of the bandwidth while turns are sampled, and of the peak while contexts are fed, that paged attention reaches.
+# Of the bandwidth while turns are sampled, and of the peak while contexts are fed, that paged attention reaches; and
+# what it does where devices split the tokens of pages.
 READING, FEEDING = 0.86, 0.73
+SPLIT_READING, SPLIT_FEEDING = 0.78, 0.61
 END = 0  # a token that ends a turn: which one changes nothing of the program
 # Of a model, as the engine unrolls them: every layer more takes as much as the one before, and minutes to compile.
 LAYERS = (2, 4)
@@ -52,6 +55,8 @@ class Sampling:
     decode: float | None = None
     prefill: float | None = None
     compile_s: float | None = None
+    reading: float = READING  # of the bandwidth, and
+    feeding: float = FEEDING  # of the peak, that these count on for attention
 
     @property
     def peak_gib(self) -> float:
@@ -82,8 +87,8 @@ class Sampling:
             "decode_tokens_per_s_estimate": self.decode,
             "prefill_tokens_per_s_estimate": self.prefill,
             "compile_s": self.compile_s,
-            "paged_attention_share_of_bandwidth": READING,
-            "paged_attention_share_of_peak": FEEDING,
+            "paged_attention_share_of_bandwidth": self.reading,
+            "paged_attention_share_of_peak": self.feeding,
         }
 
 
@@ -96,8 +101,13 @@ def samples(config: Config, stage: str) -> bool:
 def check_host(config: Config, topology: Topology) -> None:
     """Raises ConfigError where the engine would refuse the settings on a host of the slice."""
     devices, r = chips.host(topology).devices, config.rollout
-    check_tensor(r.tensor, config.model, config.model.vocab_size, devices)
+    check_tensor(r, config.model, config.model.vocab_size, devices)
     pages_of_copy(devices // r.tensor, r, config.agent.context_tokens)
+
+
+def shares(key_copies: int) -> tuple[float, float]:
+    """Of the bandwidth and of the peak, that paged attention reaches."""
+    return (READING, FEEDING) if key_copies == 1 else (SPLIT_READING, SPLIT_FEEDING)
 
 
 def plan_sampling(
@@ -118,6 +128,7 @@ def plan_sampling(
     hosts, copies = topology.devices // host.devices, host.devices // r.tensor
     each = pages_of_copy(copies, r, config.agent.context_tokens)
     rough = arithmetic.sampler(config, host.devices)
+    reading, feeding = shares(key_copies(r.tensor, m))
     kinds = {
         "trainer": kept,
         "weights": rough.weights,
@@ -134,6 +145,8 @@ def plan_sampling(
         host_gib=host_gib + r.host_gib / host.devices,
         host_room_gib=topology.chip.host_room_gib,
         kinds=kinds | {"a weight on its way": rough.moved},
+        reading=reading,
+        feeding=feeding,
     )
     if not topology.compiles:
         return known
@@ -204,7 +217,9 @@ def _decode_seconds(text: str, chip: Chip, device: Device, weights: float, pages
     """Of a token of all of a copy's turns."""
     m, r = device.model.config, device.config
     live = min(device.rows * device.context / 2, device.pages * r.page_tokens)
-    attention = pages * live / (device.pages * r.page_tokens) / (chip.bandwidth * READING)
+    attention = (
+        pages * live / (device.pages * r.page_tokens) / (chip.bandwidth * shares(device.model.key_copies)[0])
+    )
     met, idle = 0.0, 0.0  # of the experts' weights, those that some turn's token is sent to, and the others
     if m.moe.experts:
         moe = m.moe
@@ -223,5 +238,6 @@ def _feed_seconds(text: str, chip: Chip, device: Device, weights: float) -> floa
     """Of a step that feeds all of a copy's blocks."""
     m, r = device.model.config, device.config
     flops = 4 * device.blocks * r.prefill_tokens * device.context / 2 * m.heads * m.head_dim / r.tensor
-    program = schedule.read(text, chip, 1, 1, {"paged_attention": flops / (chip.flops * FEEDING)})
+    feeding = shares(device.model.key_copies)[1]
+    program = schedule.read(text, chip, 1, 1, {"paged_attention": flops / (chip.flops * feeding)})
     return max(program.seconds, weights / chip.bandwidth)

@@ -43,10 +43,12 @@ def gradients(f, x, chosen, weights, *kernels):
 
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize(
-    ("tokens", "k", "experts", "tile"), [(24, 2, 8, 8), (37, 3, 5, 4), (5, 1, 16, 8), (1, 4, 4, 8)]
+    ("tokens", "k", "experts", "tile", "ffn"),
+    [(24, 2, 8, 8, 20), (37, 3, 5, 4, 20), (5, 1, 16, 8, 128), (1, 4, 4, 8, 20)],
 )
-def test_values_and_gradients_are_the_reference_s(how, tokens, k, experts, tile):
-    inputs = operands(tokens, k, experts)
+def test_values_and_gradients_are_the_reference_s(how, tokens, k, experts, tile, ffn):
+    """Also where the experts' inner size is whole lanes of a TPU."""
+    inputs = operands(tokens, k, experts, ffn=ffn)
     run = functools.partial(laid_out, how, tile)
     tiny.assert_close(jax.jit(run)(*inputs), dense_masked(*inputs), FP32)
     tiny.assert_close(gradients(run, *inputs), gradients(dense_masked, *inputs), FP32)

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import mirothinker_kernels.paged_attention.tpu as tpu
+import mirothinker_kernels.paged_attention.tpu_part as tpu_part
 import mirothinker_kernels.paged_attention.xla as xla
 import numpy as np
 import pytest
@@ -106,3 +107,48 @@ def test_the_tpu_kernel_is_asked_for_the_same(monkeypatch, relaxed_promotion, co
     pool = filled(tpu, keys, values, table, places[:, -1] + 1)
     found = np.asarray(tpu.attend(jnp.asarray(q), pool, jnp.asarray(table), jnp.asarray(places)))
     np.testing.assert_allclose(found, reference.attend(q, keys, values, places), atol=2e-6)
+
+
+@pytest.mark.parametrize("kernels", [xla, tpu_part])
+@pytest.mark.parametrize(("count", "dtype"), [(1, np.float32), (5, np.float32), (5, jnp.bfloat16)])
+def test_shares_of_the_keys_add_up(monkeypatch, kernels, count, dtype):
+    """Three devices with every third token of one key head's pages, of 16 tokens each, in several blocks."""
+    shares, size, columns, heads, width = 3, 16, 3, 4, 128
+    rng = np.random.default_rng(0)
+    lengths = np.asarray([0, 47, 100, 139], np.int32)
+    keys, values = (rng.normal(size=(4, columns * shares * size, 1, width)).astype(dtype) for _ in range(2))
+    q = rng.normal(size=(4, count, heads, width)).astype(dtype)
+    places = lengths[:, None] + np.arange(count, dtype=np.int32)
+    places[2] = -1  # a row that is none
+    table = rng.permutation(20)[: 4 * columns].reshape(4, columns).astype(np.int32)
+    every = np.broadcast_to(np.arange(keys.shape[1], dtype=np.int32), keys.shape[:2])
+    attend = kernels.attend_part
+    if kernels is tpu_part:
+        monkeypatch.setattr(tpu_part, "KEYS", 2 * size)
+        monkeypatch.setattr(tpu_part, "QUERIES", 16)
+        attend = functools.partial(attend, interpret=True)
+    found = []
+    for i in range(shares):
+        pool = jax.tree.map(lambda x: x + jnp.asarray(7, x.dtype), kernels.empty(20, size, 1, width, dtype))
+        own = np.where((every % shares == i) & (every <= places.max(1)[:, None]), every // shares, -1)
+        pool = kernels.write(
+            pool, jnp.asarray(keys), jnp.asarray(values), jnp.asarray(table), jnp.asarray(own)
+        )
+        found.append(jax.jit(attend)(q, pool, table, (places - i) // shares))
+    out, norm = (np.stack([np.asarray(x) for x in part]) for part in zip(*found, strict=True))
+    assert out.dtype == norm.dtype == np.float32
+    weights = np.exp(norm - norm.max(0))[..., None]
+    merged = (out * weights).sum(0) / weights.sum(0)
+    tolerance = 2e-6 if dtype == np.float32 else 2e-2
+    np.testing.assert_allclose(merged, reference.attend(q, keys, values, places), atol=tolerance)
+    assert (norm[:, 2] < -1e29).all() and (norm[2, 0, 0] < -1e29).all(), (
+        "the last share has nothing of two tokens"
+    )
+
+
+@pytest.mark.parametrize(("size", "width"), [(8, 128), (16, 64)])
+def test_shares_that_are_no_whole_tiles_are_refused(size, width):
+    with pytest.raises(
+        ValueError, match=r"a multiple of 16 of a page's tokens, .* multiple of 128; these are \d+"
+    ):
+        tpu_part.empty(4, size, 1, width, jnp.bfloat16)

@@ -95,8 +95,8 @@ def test_the_least_effort_says_about_as_much_of_memory_and_nothing_of_times(tmp_
 
 
 def test_a_hosts_sampler(tmp_path):
-    """A small mixture of experts on a host of four chips, two to a copy, contexts of 32K: weights and pages as they are
-    counted, and steps whose temporaries do not grow with the context."""
+    """A small mixture of experts on a host of four chips, two to a key head, contexts of 32K: weights and pages as they
+    are counted, and steps whose temporaries do not grow with the context."""
     code = """
 import dataclasses, json
 import mirothinker_jax.plan as command
@@ -107,10 +107,10 @@ from mirothinker_jax.config import AgentConfig, Config, ModelConfig, MoEConfig, 
 from mirothinker_jax.planning.arithmetic import sampler
 from mirothinker_jax.planning.sampling import plan_sampling
 model = ModelConfig(
-    vocab_size=8192, hidden=512, layers=2, heads=8, kv_heads=4, head_dim=128, ffn=1024, compute_dtype="bfloat16",
+    vocab_size=8192, hidden=512, layers=2, heads=8, kv_heads=2, head_dim=128, ffn=1024, compute_dtype="bfloat16",
     moe=MoEConfig(experts=16, experts_per_token=2, expert_ffn=256),
 )
-rollout = RolloutConfig(slots=8, tensor=2, page_tokens=128, prefill_tokens=256, prefill_slots=4)
+rollout = RolloutConfig(slots=8, tensor=4, page_tokens=128, prefill_tokens=256, prefill_slots=4)
 config = Config(model=model, rollout=rollout, agent=AgentConfig(context_tokens=32768))
 found, rough = plan_sampling(config, "grpo", topology, float(GIB), 0.0), sampler(config, 4)
 print(json.dumps([found.figures(), rough.weights / GIB, rough.pages / GIB]))
@@ -119,7 +119,7 @@ print(json.dumps([found.figures(), rough.weights / GIB, rough.pages / GIB]))
     assert done.returncode == 0, done.stderr[-2000:]
     figures, weights, pages = json.loads(done.stdout)
     kinds = figures["gib_by_kind"]
-    assert figures["fits"] and (figures["hosts"], figures["copies_per_host"], figures["turns"]) == (2, 2, 16)
+    assert figures["fits"] and (figures["hosts"], figures["copies_per_host"], figures["turns"]) == (2, 1, 16)
     assert kinds["pages"] == pytest.approx(pages, rel=0.01) and figures["whole_contexts"] == 16
     assert kinds["weights"] == pytest.approx(weights, rel=0.05)
     assert 0 < kinds["temporaries"] < 0.1

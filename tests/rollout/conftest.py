@@ -30,8 +30,9 @@ CONFIGS = {
     "experts": RolloutConfig(
         slots=4, prefill_slots=2, prefill_tokens=8, decode_steps=4, page_tokens=8, pages=10, **HOST
     ),
+    # Four devices share two key heads: two of them split each page of a head.
     "mesh": RolloutConfig(
-        slots=8, tensor=2, prefill_slots=8, prefill_tokens=8, decode_steps=4, page_tokens=16, pages=20, **HOST
+        slots=8, tensor=4, prefill_slots=8, prefill_tokens=8, decode_steps=4, page_tokens=16, pages=20, **HOST
     ),
     "exact": RolloutConfig(
         slots=4,
@@ -50,7 +51,7 @@ for name in ("tight", "exact"):
 
 @pytest.fixture(scope="session")
 def device():
-    """By the names above; `mesh` is on eight devices, two of them for heads, `experts` a mixture of experts."""
+    """By the names above; `mesh` is on eight devices, four of them for each copy, `experts` a mixture of experts."""
 
     @functools.cache
     def build(name):

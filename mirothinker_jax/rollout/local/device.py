@@ -9,8 +9,6 @@ Every function is compiled for a few numbers of rows when the parameters come, a
 devices each has pages and rows of its own, and arguments are those of the devices one after the other.
 
 Randomness is counter-based: a token's number follows from its turn's seed and its place in the context.
-
-Left out: pages over `context`, where one device cannot hold a sequence.
 """
 
 from __future__ import annotations
@@ -100,7 +98,7 @@ class Device:
         c = model.config
         page_bytes = (
             2 * c.layers * config.page_tokens * c.kv_heads * c.head_dim * jnp.dtype(c.compute_dtype).itemsize
-        )
+        ) // model.key_copies
         self.host_pages = int(config.host_gib * 2**30 / page_bytes) // self.shards
         if config.host_gib and not self.host_pages:
             raise ConfigError(
@@ -112,7 +110,7 @@ class Device:
         self.decode_rows = buckets(self.rows, () if one else (2, 4, 8))
         self.blocks = max(1, config.prefill_slots // self.shards)
         self.feed_rows = buckets(self.blocks, () if one else (4, 16))
-        self._kernels = PagedKernels(model.mesh)
+        self._kernels = PagedKernels(model.mesh, model.key_copies)
         self._params: Params | None = None
         self._pools: list[Pool] | None = None
         self._state: Rows | None = None

@@ -1,7 +1,8 @@
 """How the local engine's model lies on devices of one host.
 
-`rollout.tensor` of them share a copy of the weights and of the keys and values, which are split by heads. The others
-are further copies, each with pages and turns of its own. Left out: a copy over several hosts, and experts on devices of
+`rollout.tensor` of them share a copy of the weights and of the keys and values, which are split by heads; where there
+are more devices than heads, those with the same head split the tokens of each page (parallel/paged.py). The others are
+further copies, each with pages and turns of its own. Left out: a copy over several hosts, and experts on devices of
 their own (a device has its part of every expert).
 """
 
@@ -23,10 +24,16 @@ def sampling_model(config: Config, vocab_size: int, devices: Sequence[Any] | Non
     """The model as the engine has it, on these devices (default: this process's own). Raises ConfigError where
     rollout.tensor does not divide them, or the model."""
     devices = jax.local_devices() if devices is None else devices
-    check_tensor(config.rollout.tensor, config.model, vocab_size, len(devices))
+    check_tensor(config.rollout, config.model, vocab_size, len(devices))
     # A turn's tokens are few, and rows of a batch need not divide over the devices.
     whole = dataclasses.replace(config.model, ffn_tokens=0)
-    return ModelSpec.build(whole, vocab_size, local_mesh(config.rollout.tensor, devices))
+    tensor = config.rollout.tensor
+    return ModelSpec.build(whole, vocab_size, local_mesh(tensor, devices), key_copies(tensor, config.model))
+
+
+def key_copies(tensor: int, model: ModelConfig) -> int:
+    """How many of the devices that share a copy of the model hold the same key/value head."""
+    return max(1, tensor // model.kv_heads)
 
 
 def pages_of_copy(copies: int, config: RolloutConfig, context_tokens: int) -> int:
@@ -46,12 +53,12 @@ def pages_of_copy(copies: int, config: RolloutConfig, context_tokens: int) -> in
     return pages
 
 
-def check_tensor(tensor: int, model: ModelConfig, vocab_size: int, devices: int) -> None:
-    """Raises ConfigError where so many devices cannot share a copy. A vocab_size of 0 is not known yet."""
+def check_tensor(rollout: RolloutConfig, model: ModelConfig, vocab_size: int, devices: int) -> None:
+    """Raises ConfigError where rollout.tensor devices cannot share a copy. A vocab_size of 0 is not known yet."""
+    tensor = rollout.tensor
     sizes = {
         "the devices of this process": devices,
         "model.heads": model.heads,
-        "model.kv_heads": model.kv_heads,
         "model.ffn": model.ffn,
         "the vocabulary": vocab_size,
     }
@@ -63,3 +70,13 @@ def check_tensor(tensor: int, model: ModelConfig, vocab_size: int, devices: int)
                 f"config.rollout.tensor is {tensor}, which does not divide {what} ({size}); give a divisor of "
                 f"{math.gcd(*sizes.values())}"
             )
+    if max(tensor, model.kv_heads) % min(tensor, model.kv_heads):
+        raise ConfigError(
+            f"config.rollout.tensor is {tensor}; it must divide model.kv_heads ({model.kv_heads}) or be a multiple of "
+            "it: devices that hold the same head split each page's tokens"
+        )
+    if rollout.page_tokens % (copies := key_copies(tensor, model)):
+        raise ConfigError(
+            f"config.rollout.page_tokens is {rollout.page_tokens}; with config.rollout.tensor={tensor} and "
+            f"{model.kv_heads} key/value heads, {copies} devices split a page's tokens: give a multiple of {copies}"
+        )

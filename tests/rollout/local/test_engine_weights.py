@@ -15,17 +15,22 @@ from mirothinker_jax.rollout.local import weights
 from mirothinker_jax.rollout.local.weights import _laid_out, _part, place
 
 NAMES = ["qwen2.5", "qwen3", "experts", "adapted experts"]
-ADAPTED = dataclasses.replace(tiny.MOE, lora=LoRAConfig(rank=2, targets=("q", "gate")))
+ADAPTED = dataclasses.replace(tiny.MOE, lora=LoRAConfig(rank=2, targets=("q", "v", "gate")))
 
 
 @pytest.mark.parametrize("config", [tiny.QWEN2, tiny.QWEN3, tiny.MOE, ADAPTED], ids=NAMES)
-@pytest.mark.parametrize("engine", [{"tensor": 2}, {"data": 4, "tensor": 2}], ids=["others", "the same"])
-def test_every_leaf_arrives_whole_layer_by_layer(monkeypatch, config, engine):
+@pytest.mark.parametrize(
+    ("engine", "copies"),
+    [({"tensor": 2}, 1), ({"data": 4, "tensor": 2}, 1), ({"data": 2, "tensor": 4}, 2), ({"tensor": 4}, 2)],
+    ids=["others", "the same", "the same, heads twice", "others, heads twice"],
+)
+def test_every_leaf_arrives_whole_layer_by_layer(monkeypatch, config, engine, copies):
     """From fsdp 4 × tensor 2 to fewer devices, and to another layout of the same ones, where nothing passes through the
-    host. Norms, adapters and what these are added to before the cast stay."""
+    host. Norms, adapters and what these are added to before the cast stay. More devices than key heads have each of
+    these twice, beside each other."""
     config = dataclasses.replace(config, compute_dtype="bfloat16")
     trainer = ModelSpec.build(config, tiny.VOCAB, tiny.mesh(fsdp=4, tensor=2))
-    same, engine = len(engine) == 2, ModelSpec.build(config, tiny.VOCAB, tiny.mesh(**engine))
+    same, engine = len(engine) == 2, ModelSpec.build(config, tiny.VOCAB, tiny.mesh(**engine), copies)
     params = tiny.params(config)
     trained = jax.device_put(params, trainer.shardings)
     with monkeypatch.context() as patch:
@@ -45,6 +50,8 @@ def test_every_leaf_arrives_whole_layer_by_layer(monkeypatch, config, engine):
     def compare(path, ours, theirs):
         names = [entry.key for entry in path]
         kinds["/".join(names[-3:])] = jnp.dtype(ours.dtype).name
+        if {"k", "v"} & {*names} and names[-1] != "lora_a":  # [L, …, K, E]
+            theirs = np.repeat(theirs, copies, axis=theirs.ndim - 2)
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs.astype(ours.dtype)))
 
     jax.tree_util.tree_map_with_path(compare, found | {STACKED: apart}, params)

@@ -1,6 +1,7 @@
 """The local engine: what it samples is what the trainer computes, whatever is shared, moved, evicted or edited."""
 
 import asyncio
+import dataclasses
 
 import jax
 import numpy as np
@@ -350,14 +351,34 @@ def test_settings_that_cannot_work(change, message):
 
 
 @pytest.mark.parametrize(
-    ("tensor", "devices", "message"),
+    ("tensor", "page", "devices", "message"),
     [
-        (3, 8, r"^config\.rollout\.tensor is 3, .* the devices of this process \(8\); give a divisor of 2$"),
-        (4, 8, r"^config\.rollout\.tensor is 4, .* model\.kv_heads \(2\); give a divisor of 2$"),
-        (2, 1, r"^config\.rollout\.tensor is 2, .* the devices of this process \(1\); give a divisor of 1$"),
+        (
+            3,
+            8,
+            8,
+            r"^config\.rollout\.tensor is 3, .* the devices of this process \(8\); give a divisor of 4$",
+        ),
+        (8, 8, 8, r"^config\.rollout\.tensor is 8, .* model\.heads \(4\); give a divisor of 4$"),
+        (4, 7, 8, r"^config\.rollout\.page_tokens is 7; .* 2 devices split .*: give a multiple of 2$"),
+        (
+            2,
+            8,
+            1,
+            r"^config\.rollout\.tensor is 2, .* the devices of this process \(1\); give a divisor of 1$",
+        ),
     ],
 )
-def test_a_model_that_cannot_be_split(tensor, devices, message):
-    config = Config(model=tiny.QWEN3, rollout=RolloutConfig(tensor=tensor))
+def test_a_model_that_cannot_be_split(tensor, page, devices, message):
+    config = Config(model=tiny.QWEN3, rollout=RolloutConfig(tensor=tensor, page_tokens=page))
     with pytest.raises(ConfigError, match=message):
         sampling_model(config, tiny.VOCAB, jax.devices()[:devices])
+
+
+def test_heads_that_devices_cannot_share_evenly():
+    model = dataclasses.replace(tiny.QWEN3, heads=12, kv_heads=6)
+    config = Config(model=model, rollout=RolloutConfig(tensor=4))
+    with pytest.raises(
+        ConfigError, match=r"tensor is 4; it must divide model\.kv_heads \(6\) or be a multiple"
+    ):
+        sampling_model(config, tiny.VOCAB, jax.devices())
