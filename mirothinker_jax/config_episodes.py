@@ -225,7 +225,8 @@ class RolloutConfig:
 
     slots: int = 64  # turns sampled at once
     # Devices of a host over which the sampler's weights are split, and keys and values by heads; each `tensor` of them
-    # are a copy of the model, with pages and turns of its own. For models that one device does not hold.
+    # are a copy of the model, with pages and turns of its own. For models that one device does not hold. Where
+    # there are more devices than key/value heads, those with the same head split the tokens of each page.
     tensor: int = 1
     page_tokens: int = 64  # tokens of a page
     pages: int = 0  # of all devices; 0: as many as `slots` whole contexts take
