@@ -7,6 +7,7 @@ decimal point, an exponent, the marks of scripts in which they are letters. Line
 
 from __future__ import annotations
 
+import functools
 import re
 import string
 import unicodedata
@@ -99,6 +100,7 @@ def plain(text: str) -> str:
     return re.sub(r"(?<=\d) %", "%", text)
 
 
+@functools.lru_cache(maxsize=1024)  # drawing questions compares few texts with each other, many times
 def canonical(text: str) -> str | tuple[Decimal, str]:
     """What is equal for two spellings of one answer, and hashable: `plain` text, or a number and its percent sign.
 
