@@ -150,13 +150,13 @@ def pages(way: str, mask: str, length: int, heads: int, sizes: dict[str, int]) -
     assert mask == "full" and not sizes, (mask, sizes)
     size, half = 64, jnp.bfloat16
     rows, tokens = PAGED[way]
-    keys, queries = tpu_part.KEYS, min(tpu_part.QUERIES, max(16, tokens * heads))
+    of_pages = length // size
+    blocks = tpu_part.fit_blocks(tokens * heads, of_pages, size, SIZE, half)
+    of_queries = rows, max(blocks.queries, tokens * heads)
 
     def run(q, seen, pool, table):
-        at_once = keys // size
-        return tpu_part.attend_blocks(q, seen, (pool,), table, length // keys, queries, at_once)
+        return tpu_part.attend_blocks(q, seen, (pool,), table, of_pages // blocks.pages, blocks)
 
-    of_queries, of_pages = (rows, max(16, tokens * heads)), length // size
     return run, [
         ((*of_queries, SIZE), half),
         (of_queries, jnp.int32),

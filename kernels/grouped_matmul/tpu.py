@@ -47,8 +47,8 @@ def _act(gated, plain) -> jax.Array:
 def _forward(interpret, rows, gate, up, down, layout) -> tuple[Any, ...]:
     run = functools.partial(products, layout=layout, interpret=interpret)
     if gate.shape[2] % LANES:
-        # A TPU's compiler lays such weights out the other way round, for whole lanes. Turned they are read as they lie;
-        # else all experts of all layers would be copied.
+        # A TPU's compiler lays such arguments out the other way round, for whole lanes. Turned they are read as they
+        # lie; else the sampler's steps would copy all experts of all layers first.
         gated, plain = (run([(rows, w.swapaxes(1, 2))], turned=True) for w in (gate, up))
     else:
         gated, plain = run([(rows, gate)]), run([(rows, up)])

@@ -66,7 +66,7 @@ def attend_part(
     q: jax.Array, pool, table: jax.Array, places: jax.Array, at_once: int = 0
 ) -> tuple[jax.Array, jax.Array]:
     """What `attend` gives, in float32, and the log-sum-exp of each query's scores, float32 [B, C, H]: these keys may be
-    a part of the row's. A query that sees none has one of −1e30 or so."""
+    a part of the row's. A query that sees none has one of −5e29."""
     rows = len(q)
     block = max(1, at_once // sum(part.nbytes // len(part) for part in pool)) if at_once else rows
     if block >= rows:

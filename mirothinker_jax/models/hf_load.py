@@ -16,6 +16,7 @@ def load_params(files: Folder, model: ModelSpec) -> Params:
 
     Raises ConfigError where the folder holds others.
     """
+    model = model.stored
     listed = tensors(model.config, model.vocab_size)
     files.check(listed)
     by_path: dict[tuple[str, ...], list[Tensor]] = {}

@@ -6,6 +6,7 @@ Shapes first, then shardings, then arrays born sharded: no full copy of a parame
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -41,6 +42,17 @@ class ModelSpec:
         check_model(mesh.shape, config, vocab_size)
         graph, abstract, axes = Qwen.structure(config, vocab_size)
         return ModelSpec(config, vocab_size, mesh, graph, abstract, shardings(mesh, axes), key_copies)
+
+    @functools.cached_property
+    def stored(self) -> ModelSpec:
+        """The spec of the parameters as files have them: of key heads no copies, all of them on every device."""
+        if self.key_copies == 1:
+            return self
+        config = dataclasses.replace(self.config, kv_heads=self.config.kv_heads // self.key_copies)
+        graph, abstract, axes = Qwen.structure(config, self.vocab_size)
+        whole = lambda axes: tuple(None if axis == "kv_heads" else axis for axis in axes)  # noqa: E731
+        axes = jax.tree.map(whole, axes, is_leaf=lambda a: isinstance(a, tuple))
+        return ModelSpec(config, self.vocab_size, self.mesh, graph, abstract, shardings(self.mesh, axes))
 
     def init(self, seed: int) -> Params:
         """Fresh parameters, each device making its own part."""

@@ -29,6 +29,14 @@ Pool = tuple[jax.Array, ...]  # one layer's pages
 CPU_BYTES = 1 << 20
 
 
+LANES = tpu_part.LANES  # heads are a multiple of so many wide, where TPUs split the tokens of pages
+
+
+def share_multiple(dtype: Any) -> int:
+    """Of what a TPU's share of a page's tokens has to be a multiple."""
+    return tpu_part.tile_rows(dtype)
+
+
 class PagedKernels:
     """The kernels for the devices of a mesh; `key_copies` of them next to each other hold copies of a key head."""
 

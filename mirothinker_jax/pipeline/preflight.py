@@ -37,7 +37,8 @@ def check_settings(c: Config) -> None:
             mesh.shape, f"{stage}.training.microbatch_size", getattr(c, stage).training.microbatch_size
         )
     if set(purposes(c)) - {"expert"} and c.rollout.engine == "local":
-        check_tensor(c.rollout, c.model, c.model.vocab_size, jax.local_device_count())
+        on_tpu = jax.default_backend() == "tpu"
+        check_tensor(c.rollout, c.model, c.model.vocab_size, jax.local_device_count(), on_tpu)
         pages_of_copy(jax.local_device_count() // c.rollout.tensor, c.rollout, c.agent.context_tokens)
     _, blocks = data_shard(mesh)
     if "sft" in c.stages:

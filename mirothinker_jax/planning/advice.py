@@ -87,7 +87,7 @@ def _of_the_engine(config: Config, plan: Plan) -> Iterator[Change]:
     for tensor in (n for n in wider if devices % n == 0):
         try:
             wide = dataclasses.replace(r, tensor=tensor)
-            check_tensor(wide, config.model, config.model.vocab_size, devices)
+            check_tensor(wide, config.model, config.model.vocab_size, devices, plan.topology.compiles)
         except ConfigError:
             continue
         share, copies = r.tensor / tensor, devices // tensor

@@ -176,13 +176,13 @@ def sampler(config: Config, devices: int) -> Sampler:
     m, r, item = config.model, config.rollout, ITEM[config.model.compute_dtype]
     copies = devices // r.tensor
     kv = 2 * m.layers * m.kv_heads * m.head_dim * item / r.tensor  # of a token
+    m = dataclasses.replace(m, kv_heads=max(m.kv_heads, r.tensor))  # with copies of key heads
     adapters = parameters(m).trained if m.lora.rank else 0
     each = m.hidden * (m.moe.expert_ffn * m.moe.experts if m.moe.experts else m.ffn)
     # A block's layer: its input and sum, what attention and the feed-forward block make of it; and the logits.
     tokens, rows = (max(1, n // copies) for n in (r.prefill_slots * r.prefill_tokens, r.slots))
     wide = m.moe.experts_per_token * m.moe.expert_ffn if m.moe.experts else m.ffn
-    heads = 3 * m.heads + 2 * max(m.kv_heads, r.tensor)  # with copies of key heads
-    layer = 4 * m.hidden + (3 * wide + heads * m.head_dim) / r.tensor
+    layer = 4 * m.hidden + (3 * wide + (3 * m.heads + 2 * m.kv_heads) * m.head_dim) / r.tensor
     return Sampler(
         weights=(parameters(m).total * item + adapters * ITEM["float32"]) / r.tensor,
         pages=pages(config) / copies * r.page_tokens * kv,

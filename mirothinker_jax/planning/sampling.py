@@ -4,9 +4,9 @@ Where there is a compiler, the steps of two and of four layers are compiled, and
 all layers take. Weights and pages are exact then. Of temporaries the line may be some GiB short
 (docs/notes/plans.md#sampling). Times are estimates: fusions take the compiler's cycles (planning/schedule.py), paged
 attention the shares of bandwidth and peak that its authors measured on a TPU7x (arXiv 2604.15464), or, where devices
-split the tokens of pages, those of the cycle simulator for ours (docs/notes/kernels.md); and a step takes no less than
-reading its weights once. Contexts count as half full. Left out: waiting for tools, steps with fewer turns, what the
-host does between steps, and the gathering of weights over hosts.
+split the tokens of pages, those of the cycle simulator for ours on a v5p (docs/notes/kernels.md); and a step takes no
+less than reading its weights once. Contexts count as half full. Left out: waiting for tools, steps with fewer turns,
+what the host does between steps, and the gathering of weights over hosts.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from mirothinker_jax.rollout.local.device import Device
 from mirothinker_jax.rollout.local.layout import check_tensor, key_copies, pages_of_copy, sampling_model
 
 # Of the bandwidth while turns are sampled, and of the peak while contexts are fed, that paged attention reaches; and
-# what it does where devices split the tokens of pages.
+# what it does where devices split the tokens of pages, on a v5p.
 READING, FEEDING = 0.86, 0.73
-SPLIT_READING, SPLIT_FEEDING = 0.78, 0.61
+SPLIT_READING, SPLIT_FEEDING = 0.79, 0.62
 END = 0  # a token that ends a turn: which one changes nothing of the program
 # Of a model, as the engine unrolls them: every layer more takes as much as the one before, and minutes to compile.
 LAYERS = (2, 4)
@@ -101,7 +101,7 @@ def samples(config: Config, stage: str) -> bool:
 def check_host(config: Config, topology: Topology) -> None:
     """Raises ConfigError where the engine would refuse the settings on a host of the slice."""
     devices, r = chips.host(topology).devices, config.rollout
-    check_tensor(r, config.model, config.model.vocab_size, devices)
+    check_tensor(r, config.model, config.model.vocab_size, devices, topology.compiles)
     pages_of_copy(devices // r.tensor, r, config.agent.context_tokens)
 
 

@@ -204,9 +204,9 @@ class WebClient:
             url = web_address(url, self._refuse)
         if service or self._through_proxy:
             headers = {**(headers or {}), "X-Request-Id": quote(request_id, _HEADER_SAFE)}
-        merged = httpx.Headers(_HEADERS)
-        merged.update(headers)
         try:
+            merged = httpx.Headers(_HEADERS)
+            merged.update(headers)
             request = httpx.Request(method, url, headers=merged, json=json)
             response = await self._transport.handle_async_request(request)
             response.request = request

@@ -214,6 +214,7 @@ def load_params(folder: str, model: ModelSpec, identity: dict[str, Any], seed: i
 
 def restore_params(step: Path, model: ModelSpec) -> Params:
     """The parameters of the checkpoint in folder `step`, in the model's dtype and sharding."""
+    model = model.stored
     return _restore_params(step, with_shardings(model.abstract, model.shardings))
 
 

@@ -124,8 +124,7 @@ def test_shares_of_the_keys_add_up(monkeypatch, kernels, count, dtype):
     every = np.broadcast_to(np.arange(keys.shape[1], dtype=np.int32), keys.shape[:2])
     attend = kernels.attend_part
     if kernels is tpu_part:
-        monkeypatch.setattr(tpu_part, "KEYS", 2 * size)
-        monkeypatch.setattr(tpu_part, "QUERIES", 16)
+        monkeypatch.setattr(tpu_part, "fit_blocks", lambda *_: tpu_part.Blocks(2, 2, 16))
         attend = functools.partial(attend, interpret=True)
     found = []
     for i in range(shares):
@@ -152,3 +151,19 @@ def test_shares_that_are_no_whole_tiles_are_refused(size, width):
         ValueError, match=r"a multiple of 16 of a page's tokens, .* multiple of 128; these are \d+"
     ):
         tpu_part.empty(4, size, 1, width, jnp.bfloat16)
+
+
+@pytest.mark.parametrize(("dtype", "item"), [(jnp.bfloat16, 2), (np.float32, 4)])
+@pytest.mark.parametrize("width", [128, 256])
+@pytest.mark.parametrize("size", [16, 64, 96, 4096, 8192])
+@pytest.mark.parametrize("queries", [8, 512, 4096])
+def test_blocks_fit_fast_memory(dtype, item, width, size, queries):
+    """Whatever a page has, up to one that alone takes half of the room; at most 8 MiB of keys, and 24 of scores and of
+    weights in the keys' dtype."""
+    blocks = tpu_part.fit_blocks(queries, 10_000, size, width, dtype)
+    keys = blocks.pages * size
+    page = size * 2 * width * item
+    assert blocks.copies * blocks.pages * page <= max(8 << 20, 2 * page)
+    assert blocks.queries % 16 == 0 and blocks.queries <= max(16, queries)
+    assert keys * blocks.queries * (4 + item) <= 24 << 20
+    assert blocks.copies >= 2 and (page > 4 << 20 or keys * 2 * width * item >= 1 << 20)

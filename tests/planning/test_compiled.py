@@ -94,11 +94,12 @@ def test_the_least_effort_says_about_as_much_of_memory_and_nothing_of_times(tmp_
     assert 5 <= figures["peak_gib_per_device"] <= 8, "6.4 with all effort"
 
 
-def test_a_hosts_sampler(tmp_path):
-    """A small mixture of experts on a host of four chips, two to a key head, contexts of 32K: weights and pages as they
-    are counted, and steps whose temporaries do not grow with the context."""
-    code = """
-import dataclasses, json
+@pytest.mark.parametrize(("tensor", "kv_heads"), [(2, 4), (4, 2)], ids=["heads apart", "two to a head"])
+def test_a_hosts_sampler(tensor, kv_heads):
+    """A small mixture of experts on a host of four chips, contexts of 32K: weights and pages as they are counted, and
+    steps whose temporaries do not grow with the context."""
+    code = f"""
+import json
 import mirothinker_jax.plan as command
 from mirothinker_jax.planning.chips import GIB, parse
 topology = parse("v5p:2x2x2")
@@ -107,10 +108,10 @@ from mirothinker_jax.config import AgentConfig, Config, ModelConfig, MoEConfig, 
 from mirothinker_jax.planning.arithmetic import sampler
 from mirothinker_jax.planning.sampling import plan_sampling
 model = ModelConfig(
-    vocab_size=8192, hidden=512, layers=2, heads=8, kv_heads=2, head_dim=128, ffn=1024, compute_dtype="bfloat16",
-    moe=MoEConfig(experts=16, experts_per_token=2, expert_ffn=256),
+    vocab_size=8192, hidden=512, layers=2, heads=8, kv_heads={kv_heads}, head_dim=128, ffn=1024,
+    compute_dtype="bfloat16", moe=MoEConfig(experts=16, experts_per_token=2, expert_ffn=256),
 )
-rollout = RolloutConfig(slots=8, tensor=4, page_tokens=128, prefill_tokens=256, prefill_slots=4)
+rollout = RolloutConfig(slots=8, tensor={tensor}, page_tokens=128, prefill_tokens=256, prefill_slots=4)
 config = Config(model=model, rollout=rollout, agent=AgentConfig(context_tokens=32768))
 found, rough = plan_sampling(config, "grpo", topology, float(GIB), 0.0), sampler(config, 4)
 print(json.dumps([found.figures(), rough.weights / GIB, rough.pages / GIB]))
@@ -119,7 +120,11 @@ print(json.dumps([found.figures(), rough.weights / GIB, rough.pages / GIB]))
     assert done.returncode == 0, done.stderr[-2000:]
     figures, weights, pages = json.loads(done.stdout)
     kinds = figures["gib_by_kind"]
-    assert figures["fits"] and (figures["hosts"], figures["copies_per_host"], figures["turns"]) == (2, 1, 16)
+    assert figures["fits"] and (figures["hosts"], figures["copies_per_host"], figures["turns"]) == (
+        2,
+        4 // tensor,
+        16,
+    )
     assert kinds["pages"] == pytest.approx(pages, rel=0.01) and figures["whole_contexts"] == 16
     assert kinds["weights"] == pytest.approx(weights, rel=0.05)
     assert 0 < kinds["temporaries"] < 0.1
@@ -133,12 +138,19 @@ print(json.dumps([found.figures(), rough.weights / GIB, rough.pages / GIB]))
 
 def test_grpo_fits_with_room_for_its_sampler(tmp_path):
     """Micro-batches in a loop, whose count the data give; and a host's engine, beside parameters and optimizer."""
-    figures = plan(tmp_path, "--config", "configs/mirothinker/grpo.py:8b", "--topology", "v5p:4x4x4")
+    figures = plan(
+        tmp_path,
+        *("--config", "configs/qwen/grpo.py:qwen3-0.6b", "--topology", "v5p:2x2x1"),
+        "--config.grpo.training.microbatch_size=4",
+    )
     kinds = figures["sampling"]["gib_by_kind"]
     assert kinds["trainer"] == figures["gib_by_kind"]["parameters"] + figures["gib_by_kind"]["optimizer"]
-    assert 76 <= figures["sampling"]["peak_gib_per_device"] <= 79
-    # 128 micro-batches: were their loop counted once, or as often as the head's, the share would be far from this.
-    assert 0.5 < figures["mfu_estimate"] < 0.9
+    assert (
+        kinds["pages"] == pytest.approx(3.5, rel=0.01)
+        and 6 <= figures["sampling"]["peak_gib_per_device"] <= 6.5
+    )
+    # 32 micro-batches: were their loop counted once, or as often as the head's, the share would be far from this.
+    assert 0.3 < figures["mfu_estimate"] < 0.6
 
 
 def test_a_million_tokens_fit(tmp_path):
@@ -152,7 +164,7 @@ def test_a_million_tokens_fit(tmp_path):
             "--config.sft.training.batch_size=1",
         ),
         *("--config.sft.training.sequence_length=1048576", "--config.data.shards=1"),
-        "--config.model.remat=offload-all",
+        *("--config.model.remat=offload-all", "--quick"),
     )
     assert figures["peak_gib_per_device"] <= 8
     assert 9 <= figures["host_gib_per_device"] <= 9.2, "attention's results and blocks' inputs of 36 layers"
@@ -187,10 +199,11 @@ def test_micro_batches_hold_no_copy_of_gradients_or_parameters(tmp_path):
 SERVERS = ("--config.rollout.engine=remote", "--config.rollout.urls=http://localhost:8000")
 
 
-@pytest.mark.parametrize(("size", "stage"), [("8b", "dpo"), ("30b", "grpo"), ("72b", "sft"), ("72b", "grpo")])
+@pytest.mark.parametrize(("size", "stage"), [("30b", "grpo"), ("72b", "dpo")])
 def test_every_size_and_every_stage_fits(tmp_path, size, stage):
-    """With the least effort, which says of memory what all effort does (above), in half the time. Both engines of a
-    size are the same, and of DPO the trainer keeps less meanwhile, so only GRPO's is compiled."""
+    """8B's SFT does, above. With the least effort, which says of memory what all effort does (above), in half the time.
+    Both engines of a size are the same, and of DPO the trainer keeps less meanwhile, so only GRPO's is compiled.
+    benchmarks/stage_plans.py has every pair."""
     servers = SERVERS if stage == "dpo" else ()
     config = f"configs/mirothinker/{stage}.py:{size}"
     figures = plan(tmp_path, "--config", config, "--topology", "v5p:4x4x4", "--quick", *servers)

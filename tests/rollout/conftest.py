@@ -30,9 +30,12 @@ CONFIGS = {
     "experts": RolloutConfig(
         slots=4, prefill_slots=2, prefill_tokens=8, decode_steps=4, page_tokens=8, pages=10, **HOST
     ),
-    # Four devices share two key heads: two of them split each page of a head.
     "mesh": RolloutConfig(
-        slots=8, tensor=4, prefill_slots=8, prefill_tokens=8, decode_steps=4, page_tokens=16, pages=20, **HOST
+        slots=8, tensor=2, prefill_slots=8, prefill_tokens=8, decode_steps=4, page_tokens=16, pages=20, **HOST
+    ),
+    # Four devices share two key heads: two of them split each page of a head.
+    "copies": RolloutConfig(
+        slots=4, tensor=4, prefill_slots=4, prefill_tokens=8, decode_steps=4, page_tokens=16, pages=5, **HOST
     ),
     "exact": RolloutConfig(
         slots=4,
@@ -51,13 +54,14 @@ for name in ("tight", "exact"):
 
 @pytest.fixture(scope="session")
 def device():
-    """By the names above; `mesh` is on eight devices, four of them for each copy, `experts` a mixture of experts."""
+    """By the names above; `mesh` is on eight devices, two of them for heads, `copies` on four, `experts` a mixture of
+    experts."""
 
     @functools.cache
     def build(name):
         shape = tiny.MOE if name == "experts" else tiny.QWEN3
         settings = Config(model=shape, rollout=CONFIGS[name])
-        devices = jax.devices() if name == "mesh" else jax.devices()[:1]
+        devices = jax.devices()[: {"mesh": 8, "copies": 4}.get(name, 1)]
         model = sampling_model(settings, tiny.VOCAB, devices)
         with pytest.MonkeyPatch.context() as patch:
             if name in ("mesh", "exact"):

@@ -56,6 +56,14 @@ def test_request_and_response():
     assert "X-Back" in response.headers
 
 
+def test_a_key_that_is_no_header_is_an_error_like_others():
+    """As a typographic quote in it would be."""
+    with pytest.raises(ToolError) as error:
+        headers = {"Authorization": "Bearer “x”"}
+        asyncio.run(WebClient().send("GET", "http://127.0.0.1:1", "r", headers, service=True))
+    assert error.value.failure is Failure.NETWORK and "“" not in str(error.value)
+
+
 def test_redirects_are_left_to_the_caller():
     async def handler(request):
         return web.Response(status=302, headers={"Location": "/next"})

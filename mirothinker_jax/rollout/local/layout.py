@@ -9,7 +9,6 @@ their own (a device has its part of every expert).
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,13 +17,15 @@ import jax
 from mirothinker_jax.config import Config, ConfigError, ModelConfig, RolloutConfig
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.parallel.mesh import check_rows, local_mesh
+from mirothinker_jax.parallel.paged import LANES, share_multiple
 
 
 def sampling_model(config: Config, vocab_size: int, devices: Sequence[Any] | None = None) -> ModelSpec:
     """The model as the engine has it, on these devices (default: this process's own). Raises ConfigError where
     rollout.tensor does not divide them, or the model."""
     devices = jax.local_devices() if devices is None else devices
-    check_tensor(config.rollout, config.model, vocab_size, len(devices))
+    on_tpu = devices[0].platform == "tpu"
+    check_tensor(config.rollout, config.model, vocab_size, len(devices), on_tpu)
     # A turn's tokens are few, and rows of a batch need not divide over the devices.
     whole = dataclasses.replace(config.model, ffn_tokens=0)
     tensor = config.rollout.tensor
@@ -53,30 +54,39 @@ def pages_of_copy(copies: int, config: RolloutConfig, context_tokens: int) -> in
     return pages
 
 
-def check_tensor(rollout: RolloutConfig, model: ModelConfig, vocab_size: int, devices: int) -> None:
-    """Raises ConfigError where rollout.tensor devices cannot share a copy. A vocab_size of 0 is not known yet."""
-    tensor = rollout.tensor
-    sizes = {
-        "the devices of this process": devices,
-        "model.heads": model.heads,
-        "model.ffn": model.ffn,
-        "the vocabulary": vocab_size,
-    }
-    if model.moe.experts:
-        sizes["model.moe.expert_ffn"] = model.moe.expert_ffn
-    for what, size in sizes.items():
-        if size % tensor:
-            raise ConfigError(
-                f"config.rollout.tensor is {tensor}, which does not divide {what} ({size}); give a divisor of "
-                f"{math.gcd(*sizes.values())}"
-            )
-    if max(tensor, model.kv_heads) % min(tensor, model.kv_heads):
-        raise ConfigError(
-            f"config.rollout.tensor is {tensor}; it must divide model.kv_heads ({model.kv_heads}) or be a multiple of "
-            "it: devices that hold the same head split each page's tokens"
-        )
-    if rollout.page_tokens % (copies := key_copies(tensor, model)):
-        raise ConfigError(
-            f"config.rollout.page_tokens is {rollout.page_tokens}; with config.rollout.tensor={tensor} and "
-            f"{model.kv_heads} key/value heads, {copies} devices split a page's tokens: give a multiple of {copies}"
-        )
+def check_tensor(
+    rollout: RolloutConfig, model: ModelConfig, vocab_size: int, devices: int, on_tpu: bool
+) -> None:
+    """Raises ConfigError where rollout.tensor of so many devices cannot share a copy, with those that can. A vocab_size
+    of 0 is not known yet."""
+
+    def reason(tensor: int) -> str:
+        sizes = {
+            "the devices of this process": devices,
+            "model.heads": model.heads,
+            "model.ffn": model.ffn,
+            "the vocabulary": vocab_size,
+        }
+        if model.moe.experts:
+            sizes["model.moe.expert_ffn"] = model.moe.expert_ffn
+        for what, size in sizes.items():
+            if size % tensor:
+                return f"which does not divide {what} ({size})"
+        if max(tensor, model.kv_heads) % min(tensor, model.kv_heads):
+            return f"which neither divides model.kv_heads ({model.kv_heads}) nor is a multiple of it"
+        copies = key_copies(tensor, model)
+        if not on_tpu or copies == 1:
+            least = copies
+        elif model.head_dim % LANES:
+            wide = f"model.head_dim ({model.head_dim}) must be a multiple of {LANES}"
+            return f"by which {copies} TPUs split a page: {wide}"
+        else:
+            least = copies * share_multiple(model.compute_dtype)
+        if rollout.page_tokens % least:
+            long = f"rollout.page_tokens ({rollout.page_tokens}) must be a multiple of {least}"
+            return f"by which {copies} devices split a page: {long}"
+        return ""
+
+    if why := reason(rollout.tensor):
+        fine = [str(n) for n in range(1, devices + 1) if not reason(n)]
+        raise ConfigError(f"config.rollout.tensor is {rollout.tensor}, {why}; give {' or '.join(fine)}")

@@ -76,9 +76,8 @@ def abstract(model: ModelSpec) -> Params:
     return whole | {STACKED: [layer] * model.config.layers}
 
 
-Heads = (
-    tuple[int, int] | None
-)  # the dim of a layer's leaf with key heads, and how often each is wanted; None: once
+# The dim of a layer's leaf that has its key heads, and how often each is wanted; None: once.
+Heads = tuple[int, int] | None
 
 
 def _moved(leaf: Any, index: int | None, kind: Any, heads: Heads, sharding: NamedSharding) -> jax.Array:

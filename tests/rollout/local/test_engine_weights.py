@@ -2,17 +2,22 @@
 
 import dataclasses
 
+import hf_checkpoint
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import tiny
 
 from mirothinker_jax.config import LoRAConfig
+from mirothinker_jax.models.hf_files import Folder
+from mirothinker_jax.models.hf_load import load_params
 from mirothinker_jax.models.qwen import STACKED
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.rollout.local import weights
 from mirothinker_jax.rollout.local.weights import _laid_out, _part, place
+from mirothinker_jax.trainer.checkpoint import restore_params
 
 NAMES = ["qwen2.5", "qwen3", "experts", "adapted experts"]
 ADAPTED = dataclasses.replace(tiny.MOE, lora=LoRAConfig(rank=2, targets=("q", "v", "gate")))
@@ -62,3 +67,22 @@ def test_every_leaf_arrives_whole_layer_by_layer(monkeypatch, config, engine, co
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(on_host), jax.device_get(found))
     for leaf in jax.tree.leaves(found):
         assert leaf.sharding.mesh == engine.mesh
+
+
+def _checkpoint(folder, params):
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save((folder / "state").resolve(), args=ocp.args.PyTreeSave({"params": params}))
+
+
+def test_files_have_key_heads_once(tmp_path):
+    """A checkpoint and a Hugging Face folder, read for four devices that share two heads, and for one device."""
+    config = hf_checkpoint.MODELS["qwen2"]
+    folder = hf_checkpoint.save(tmp_path / "hf", config, hf_checkpoint.numbers(config, "float32"))
+    alone = ModelSpec.build(config, config.vocab_size, tiny.mesh())
+    shared = ModelSpec.build(config, config.vocab_size, tiny.mesh(tensor=4), key_copies=2)
+    whole = load_params(Folder(folder), alone)
+    expected = jax.device_get(place(shared, jax.device_get(whole)))
+    assert expected[STACKED][0]["attention"]["k"]["kernel"].shape == (config.hidden, 4, config.head_dim)
+    _checkpoint(tmp_path / "step", whole)
+    for params in (load_params(Folder(folder), shared), restore_params(tmp_path / "step", shared)):
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(place(shared, params)), expected)

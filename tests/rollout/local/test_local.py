@@ -13,7 +13,7 @@ from mirothinker_jax.agent.policy import Capabilities, Request, Sampling, check_
 from mirothinker_jax.config import Config, ConfigError, RolloutConfig
 from mirothinker_jax.models.spec import ModelSpec
 from mirothinker_jax.rollout.local.device import Device
-from mirothinker_jax.rollout.local.layout import sampling_model
+from mirothinker_jax.rollout.local.layout import check_tensor, sampling_model
 
 ENDS = {63, 17}  # sampled now and then
 
@@ -48,16 +48,16 @@ def test_turns_end_by_any_end_token_or_by_their_limit(played):
     assert {(63, False), (17, False), (None, True)} <= kinds
 
 
-@pytest.mark.parametrize("name", ["tight", "tight, host", "narrow", "mesh"])
+@pytest.mark.parametrize("name", ["tight", "tight, host", "narrow", "mesh", "copies"])
 def test_what_is_sampled_does_not_depend_on_pages_blocks_or_neighbours(played, device, trainer, name):
-    """Where contexts push one another out, for good or to the host, one by one and token by token, and on a mesh of
-    eight devices."""
+    """Where contexts push one another out, for good or to the host, one by one and token by token, on a mesh of eight
+    devices, and on four devices that share two key heads."""
     again, engine = play(device(name), [Episode(e.seed, e.feeds) for e in played])
     for episode, other in zip(played, again, strict=True):
         assert [t.tokens for t in other.turns] == [t.tokens for t in episode.turns]
         np.testing.assert_allclose(other.logprobs, episode.logprobs, atol=1e-5)
     close(again, trainer)
-    assert (engine.restored_tokens > 0) == (name in ("tight, host", "mesh"))
+    assert (engine.restored_tokens > 0) == (name in ("tight, host", "mesh", "copies"))
     if name.startswith("tight"):
         assert engine._steps.preemptions > 0
         assert engine._steps._pages[0].available == 16
@@ -351,34 +351,49 @@ def test_settings_that_cannot_work(change, message):
 
 
 @pytest.mark.parametrize(
-    ("tensor", "page", "devices", "message"),
+    ("change", "tensor", "devices", "message"),
     [
+        ({}, 3, 8, r"is 3, which does not divide the devices of this process \(8\); give 1 or 2 or 4$"),
+        ({}, 8, 8, r"is 8, which does not divide model\.heads \(4\); give 1 or 2 or 4$"),
+        ({}, 2, 1, r"is 2, which does not divide the devices of this process \(1\); give 1$"),
         (
-            3,
+            dict(heads=12, kv_heads=6),
+            4,
             8,
-            8,
-            r"^config\.rollout\.tensor is 3, .* the devices of this process \(8\); give a divisor of 4$",
-        ),
-        (8, 8, 8, r"^config\.rollout\.tensor is 8, .* model\.heads \(4\); give a divisor of 4$"),
-        (4, 7, 8, r"^config\.rollout\.page_tokens is 7; .* 2 devices split .*: give a multiple of 2$"),
-        (
-            2,
-            8,
-            1,
-            r"^config\.rollout\.tensor is 2, .* the devices of this process \(1\); give a divisor of 1$",
+            r"is 4, which neither divides model\.kv_heads \(6\) nor is .*; give 1 or 2$",
         ),
     ],
 )
-def test_a_model_that_cannot_be_split(tensor, page, devices, message):
-    config = Config(model=tiny.QWEN3, rollout=RolloutConfig(tensor=tensor, page_tokens=page))
-    with pytest.raises(ConfigError, match=message):
+def test_a_model_that_cannot_be_split(change, tensor, devices, message):
+    config = Config(model=dataclasses.replace(tiny.QWEN3, **change), rollout=RolloutConfig(tensor=tensor))
+    with pytest.raises(ConfigError, match=r"^config\.rollout\.tensor " + message):
         sampling_model(config, tiny.VOCAB, jax.devices()[:devices])
 
 
-def test_heads_that_devices_cannot_share_evenly():
-    model = dataclasses.replace(tiny.QWEN3, heads=12, kv_heads=6)
-    config = Config(model=model, rollout=RolloutConfig(tensor=4))
-    with pytest.raises(
-        ConfigError, match=r"tensor is 4; it must divide model\.kv_heads \(6\) or be a multiple"
-    ):
-        sampling_model(config, tiny.VOCAB, jax.devices())
+@pytest.mark.parametrize(
+    ("width", "page", "on_tpu", "message"),
+    [
+        (
+            8,
+            7,
+            False,
+            r"2 devices split a page: rollout\.page_tokens \(7\) must be a multiple of 2; give 1 or 2$",
+        ),
+        (8, 32, True, r"2 TPUs split a page: model\.head_dim \(8\) must be a multiple of 128; give 1 or 2$"),
+        (
+            128,
+            24,
+            True,
+            r"2 devices split a page: rollout\.page_tokens \(24\) must be a multiple of 16; give 1 or 2$",
+        ),
+        (128, 32, True, None),
+    ],
+)
+def test_pages_that_cannot_be_split(width, page, on_tpu, message):
+    """Tiles of a TPU are whole: eight rows of 128 float32."""
+    rollout = RolloutConfig(tensor=4, page_tokens=page)
+    check = lambda: check_tensor(rollout, dataclasses.replace(tiny.QWEN3, head_dim=width), 64, 8, on_tpu)  # noqa: E731
+    if message is None:
+        return check()
+    with pytest.raises(ConfigError, match=r"^config\.rollout\.tensor is 4, by which " + message):
+        check()
