@@ -119,6 +119,7 @@ def test_blocks_that_gpus_get(blocks, dtype):
     assert_close(got, exact, rounded, dtype)
 
 
+@pytest.mark.slow
 def test_gradients_begin_with_whatever_the_memory_holds(monkeypatch):
     """dk and dv have a place before they have a value. Sixteen segments: a loop of calls."""
     arrays, weights, exact, rounded = case(2, 64, jnp.float32, LONG)

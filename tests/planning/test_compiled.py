@@ -177,6 +177,7 @@ def test_averages_in_the_hosts_memory_come_a_layer_at_a_time(tmp_path):
         *("--config", "configs/qwen/sft.py:qwen3-0.6b", "--topology", "v5p:2x2x1"),
         *("--config.sft.training.batch_size=4", "--config.sft.training.microbatch_size=4"),
         *("--config.sft.training.sequence_length=512", "--config.sft.training.optimizer.offload=true"),
+        "--quick",
     )
     kinds = figures["gib_by_kind"]
     assert kinds["optimizer"] < 0.001

@@ -33,9 +33,9 @@ CONFIGS = {
     "mesh": RolloutConfig(
         slots=8, tensor=2, prefill_slots=8, prefill_tokens=8, decode_steps=4, page_tokens=16, pages=20, **HOST
     ),
-    # Four devices share two key heads: two of them split each page of a head.
+    # Of each four, two share a key head, and split its pages.
     "copies": RolloutConfig(
-        slots=4, tensor=4, prefill_slots=4, prefill_tokens=8, decode_steps=4, page_tokens=16, pages=5, **HOST
+        slots=8, tensor=4, prefill_slots=8, prefill_tokens=8, decode_steps=4, page_tokens=16, pages=10, **HOST
     ),
     "exact": RolloutConfig(
         slots=4,
@@ -54,14 +54,13 @@ for name in ("tight", "exact"):
 
 @pytest.fixture(scope="session")
 def device():
-    """By the names above; `mesh` is on eight devices, two of them for heads, `copies` on four, `experts` a mixture of
-    experts."""
+    """By the names above; `mesh` and `copies` are on eight devices, `experts` is a mixture of experts."""
 
     @functools.cache
     def build(name):
         shape = tiny.MOE if name == "experts" else tiny.QWEN3
         settings = Config(model=shape, rollout=CONFIGS[name])
-        devices = jax.devices()[: {"mesh": 8, "copies": 4}.get(name, 1)]
+        devices = jax.devices()[: 8 if name in ("mesh", "copies") else 1]
         model = sampling_model(settings, tiny.VOCAB, devices)
         with pytest.MonkeyPatch.context() as patch:
             if name in ("mesh", "exact"):

@@ -48,10 +48,13 @@ def test_turns_end_by_any_end_token_or_by_their_limit(played):
     assert {(63, False), (17, False), (None, True)} <= kinds
 
 
-@pytest.mark.parametrize("name", ["tight", "tight, host", "narrow", "mesh", "copies"])
+@pytest.mark.parametrize(
+    "name",
+    ["tight", "tight, host", "narrow", "copies", pytest.param("mesh", marks=pytest.mark.slow)],
+)
 def test_what_is_sampled_does_not_depend_on_pages_blocks_or_neighbours(played, device, trainer, name):
-    """Where contexts push one another out, for good or to the host, one by one and token by token, on a mesh of eight
-    devices, and on four devices that share two key heads."""
+    """Where contexts push one another out, for good or to the host, one by one and token by token, and on eight
+    devices, two or four to a copy of the model; of four, two share a key head."""
     again, engine = play(device(name), [Episode(e.seed, e.feeds) for e in played])
     for episode, other in zip(played, again, strict=True):
         assert [t.tokens for t in other.turns] == [t.tokens for t in episode.turns]
