@@ -93,6 +93,7 @@ def on(model):
     return jax.device_put(tiny.params(tiny.QWEN3), model.shardings)
 
 
+@pytest.mark.slow
 def test_a_run_is_lengthened(job, whole):
     """Under a schedule that knows no length it ends as one that was that long from the start; others go on from here
     along the longer one."""
